@@ -1,0 +1,1 @@
+"""The commands band-sweep, band-train, band-data and band-sync: one thin file a command."""

@@ -1,0 +1,241 @@
+"""The configuration of one run, as frozen dataclasses checked where they are made; no torch, no numpy.
+
+A run is data x arch x hyper x train x seed. `Arch` and `TrainConfig` are equal within a population; `Hyper`, the fold
+and the seed may differ between its members. Names follow lfads-torch where it has one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from band.errors import ConfigError
+
+SPLITS = ("auto", "shipped", "stratified", "blocked", "grouped")
+MONITORS = ("valid_recon", "valid_behavior", "valid_loss", "valid_bits_per_spike", "valid_behavior_r2")
+LEVELS = ("scores", "factors", "full")
+
+
+def _require(ok: bool, key: str, rule: str, got: object) -> None:
+    if not ok:
+        raise ConfigError(f"{key} must be {rule}, got {got!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which recording, and which of its trials train, choose and test."""
+
+    path: str = ""  # HDF5 file in the layout of lfads-torch
+    bin_ms: float | None = None  # width of a time bin; None: the file's own attribute
+    split: str = "auto"  # auto: as shipped, else stratified by condition, else blocked
+    fold: int = 0  # which of num_folds is the test fold
+    num_folds: int = 1  # 1: one split, no folds
+    valid_share: float = 0.2  # share of trials that choose, where they are cut here
+    test_share: float = 0.2  # share of trials that are reported, where they are cut here
+    split_seed: int = 0
+    guard_trials: int = 1  # blocked: trials dropped on either side of a cut between blocks
+    group_key: str = ""  # grouped: dataset with one group label a trial, without its split prefix
+
+    def __post_init__(self) -> None:
+        _require(self.split in SPLITS, "data.split", f"one of {', '.join(SPLITS)}", self.split)
+        _require(self.num_folds >= 1 and self.num_folds != 2, "data.num_folds", "1, or at least 3", self.num_folds)
+        _require(0 <= self.fold < self.num_folds, "data.fold", f"in [0, data.num_folds = {self.num_folds})", self.fold)
+        _require(0 < self.valid_share < 1, "data.valid_share", "in (0, 1)", self.valid_share)
+        _require(0 < self.test_share < 1, "data.test_share", "in (0, 1)", self.test_share)
+        shares = self.valid_share + self.test_share
+        _require(shares < 1, "data.valid_share + data.test_share", "below 1", shares)
+        _require(self.guard_trials >= 0, "data.guard_trials", "at least 0", self.guard_trials)
+        _require(self.bin_ms is None or self.bin_ms > 0, "data.bin_ms", "above 0", self.bin_ms)
+        grouped = self.split != "grouped" or bool(self.group_key)
+        _require(grouped, "data.group_key", "given where data.split is grouped", self.group_key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arch:
+    """Sizes and fixed choices of the model, equal within a population; widths of the data are read from the file."""
+
+    ic_enc_dim: int = 64  # initial-condition encoder, units a direction
+    ci_enc_dim: int = 64  # controller-input encoder, units a direction
+    ci_lag: int = 1  # bins by which the controller input is delayed
+    causal_con: bool = True  # zero the backward half of the controller input
+    con_dim: int = 64  # controller units
+    co_dim: int = 4  # controller outputs = inferred inputs; 0: no controller
+    ic_dim: int = 64  # initial condition
+    gen_dim: int = 100  # generator units
+    fac_dim: int = 40  # factors
+    cell_clip: float = 5.0  # bound of every recurrent state
+    ic_post_var_min: float = 1e-4  # floor of the initial condition's posterior variance
+    ic_prior_var: float = 0.1  # fixed variance of the initial condition's prior
+    co_prior_var: float = 0.1  # fixed variance of the controller output's prior
+    reconstruction: str = "poisson"
+
+    def __post_init__(self) -> None:
+        for name in ("ic_enc_dim", "ci_enc_dim", "con_dim", "ic_dim", "gen_dim", "fac_dim"):
+            _require(getattr(self, name) >= 1, f"arch.{name}", "at least 1", getattr(self, name))
+        for name in ("ci_lag", "co_dim"):
+            _require(getattr(self, name) >= 0, f"arch.{name}", "at least 0", getattr(self, name))
+        for name in ("cell_clip", "ic_prior_var", "co_prior_var"):
+            _require(getattr(self, name) > 0, f"arch.{name}", "above 0", getattr(self, name))
+        _require(self.ic_post_var_min >= 0, "arch.ic_post_var_min", "at least 0", self.ic_post_var_min)
+        _require(self.reconstruction == "poisson", "arch.reconstruction", "poisson", self.reconstruction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyper:
+    """What may differ between the members of one population."""
+
+    behavior_weight: float = 0.0  # weight of the behaviour loss: 0 is LFADS, above 0 is BAND
+    lr: float = 4e-3  # AdamW step size at the start
+    lr_decay: float = 0.95  # factor at a plateau
+    lr_patience: int = 6  # epochs without improvement before the rate decays
+    lr_stop: float = 1e-5  # training stops when the rate would fall below
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0  # AdamW's decoupled decay; ramps with the L2 penalties
+    grad_clip: float = 200.0  # bound of the gradient norm, after loss_scale
+    dropout_rate: float = 0.1  # activations of encoder, controller and generator
+    behavior_dropout_rate: float = 0.5  # factors that the behaviour decoder sees
+    cd_rate: float = 0.3  # coordinated dropout: share of counts hidden from the encoder
+    cd_pass_rate: float = 0.0  # share of the seen counts that still pass gradient
+    kl_ic_scale: float = 1.0
+    kl_co_scale: float = 1.0
+    kl_ic_target: float = 0.0  # free nats: KL below this costs nothing
+    kl_co_target: float = 0.0
+    kl_start_epoch: int = 0
+    kl_increase_epoch: int = 500
+    l2_ic_enc_scale: float = 0.0
+    l2_ci_enc_scale: float = 0.0
+    l2_gen_scale: float = 0.0
+    l2_con_scale: float = 0.0
+    l2_start_epoch: int = 0
+    l2_increase_epoch: int = 80
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "adam_epsilon", "grad_clip"):
+            _require(getattr(self, name) > 0, f"hyper.{name}", "above 0", getattr(self, name))
+        for name in ("dropout_rate", "behavior_dropout_rate", "cd_rate", "adam_beta1", "adam_beta2"):
+            _require(0 <= getattr(self, name) < 1, f"hyper.{name}", "in [0, 1)", getattr(self, name))
+        _require(0 <= self.cd_pass_rate <= 1, "hyper.cd_pass_rate", "in [0, 1]", self.cd_pass_rate)
+        _require(0 < self.lr_decay <= 1, "hyper.lr_decay", "in (0, 1]", self.lr_decay)
+        rest = ("behavior_weight", "lr_patience", "lr_stop", "weight_decay")
+        for name in (*rest, *(f.name for f in dataclasses.fields(self) if f.name.startswith(("kl_", "l2_")))):
+            _require(getattr(self, name) >= 0, f"hyper.{name}", "at least 0", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a population is trained, equal within it."""
+
+    batch_size: int = 64  # trials a step and member
+    drop_last: bool = True  # leave out an epoch's incomplete last batch (each epoch reshuffles)
+    max_epochs: int = 700
+    stop_patience: int = 200  # epochs without improvement of the monitored score; 0: never stop early
+    monitor: str = "valid_recon"  # the score that plateau, stopping and the best checkpoint look at
+    smooth: float = 0.3  # weight of the newest epoch in the smoothed monitor
+    loss_scale: float = 1.0
+    recon_reduce_mean: bool = False  # mean instead of sum over bins and neurons
+    kl_co_reduce: str = "sum"  # over time bins: "sum" is the ELBO; "mean" is lfads-torch (scale it by T)
+    valid_samples: int = 1  # posterior draws that the validation loss averages over
+    posterior_samples: int = 50  # draws behind the posterior means of the outputs
+    checkpoint_s: float = 60.0  # seconds between checkpoints
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_epochs", "valid_samples", "posterior_samples"):
+            _require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
+        _require(self.stop_patience >= 0, "train.stop_patience", "at least 0", self.stop_patience)
+        _require(self.monitor in MONITORS, "train.monitor", f"one of {', '.join(MONITORS)}", self.monitor)
+        _require(0 < self.smooth <= 1, "train.smooth", "in (0, 1]", self.smooth)
+        _require(self.loss_scale > 0, "train.loss_scale", "above 0", self.loss_scale)
+        _require(self.kl_co_reduce in ("sum", "mean"), "train.kl_co_reduce", "sum or mean", self.kl_co_reduce)
+        _require(self.checkpoint_s >= 0, "train.checkpoint_s", "at least 0", self.checkpoint_s)
+        _require(self.dtype in ("float32", "float64"), "train.dtype", "float32 or float64", self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """What a finished run leaves beside its scores."""
+
+    level: str = "factors"  # scores: no arrays; factors: rates, factors, behaviour, inputs; full: states too
+
+    def __post_init__(self) -> None:
+        _require(self.level in LEVELS, "output.level", f"one of {', '.join(LEVELS)}", self.level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that defines one run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    arch: Arch = field(default_factory=Arch)
+    hyper: Hyper = field(default_factory=Hyper)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    seed: int = 0  # initial weights, minibatches, masks and noise
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, "seed", "in [0, 2**31)", self.seed)
+        monitored = self.train.monitor.startswith("valid_behavior")
+        fits = not (monitored and self.hyper.behavior_weight == 0)
+        _require(fits, "train.monitor", "another score where hyper.behavior_weight is 0", self.train.monitor)
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "arch": Arch,
+    "hyper": Hyper,
+    "train": TrainConfig,
+    "output": OutputConfig,
+}
+
+
+def _coerce(key: str, kind: str, value: Any) -> Any:
+    """Return `value` as the type its field is annotated with, or raise ConfigError naming the key."""
+    if value is None and "None" in kind:
+        return None
+    base = kind.split(" |")[0]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if base == "bool" and isinstance(value, bool):
+        return value
+    if base == "str" and isinstance(value, str):
+        return value
+    if base == "int" and is_number and float(value).is_integer():
+        return int(value)
+    if base == "float" and is_number and math.isfinite(value):
+        return float(value)
+    raise ConfigError(f"{key} must be of type {base}, got {value!r}")
+
+
+def section_from_dict(name: str, values: dict[str, Any]) -> Any:
+    """Return the dataclass of one section ("data", "arch", …) built from plain values.
+
+    Raises:
+        ConfigError: an unknown field, a value of the wrong type or out of its range.
+    """
+    kind = SECTIONS[name]
+    types = {f.name: str(f.type) for f in dataclasses.fields(kind)}
+    for key in values:
+        if key not in types:
+            raise ConfigError(f"{name}.{key} is not a field; {name} has {', '.join(sorted(types))}")
+    return kind(**{key: _coerce(f"{name}.{key}", types[key], value) for key, value in values.items()})
+
+
+def run_config_from_dict(values: dict[str, Any]) -> RunConfig:
+    """Return the configuration of a run from nested plain values, as `to_dict` gives them.
+
+    Raises:
+        ConfigError: an unknown section or field, a value of the wrong type or out of its range.
+    """
+    for key in values:
+        if key not in SECTIONS and key != "seed":
+            raise ConfigError(f"{key} is not a section; a run has {', '.join(SECTIONS)} and seed")
+    parts = {name: section_from_dict(name, values.get(name) or {}) for name in SECTIONS}
+    return RunConfig(**parts, seed=_coerce("seed", "int", values.get("seed", 0)))
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration as nested plain values, every field present."""
+    return dataclasses.asdict(config)

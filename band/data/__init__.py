@@ -1,0 +1,1 @@
+"""Recordings: HDF5 to trials, splits and folds, checks, and simulated recordings whose truth is known."""

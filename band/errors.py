@@ -1,0 +1,45 @@
+"""Errors that a user can mend: each says what is wrong, where, and what to do; the commands print it without a traceback."""
+
+from __future__ import annotations
+
+
+class BandError(Exception):
+    """Root of the errors a user can mend; `exit_code` is what a command ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(BandError):
+    """A configuration value or sweep file breaks a rule: names the file, the full key, the rule and what was found."""
+
+
+class DataError(BandError):
+    """A recording breaks a rule: names the file, the key, the rule and what was found."""
+
+
+class ShapeError(BandError):
+    """Two arrays do not fit together: names both and their shapes."""
+
+
+class SweepError(BandError):
+    """A sweep folder or a request about one cannot be used as asked."""
+
+
+class StageError(BandError):
+    """A dataset could not be brought to the node, or differs from the one the sweep was generated for."""
+
+
+class PublishError(BandError):
+    """A finished run could not be brought home, or differs from what its manifest says."""
+
+
+class ClaimError(BandError):
+    """A task is held by another attempt that may still be alive."""
+
+    exit_code = 4
+
+
+class SchedulerError(BandError):
+    """Slurm, submitit or ssh refused or did not answer."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""The LFADS/BAND computation on a leading member axis: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Training a population: noise, optimiser, schedules, loop, checkpoint, outputs and scores."""
