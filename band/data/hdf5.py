@@ -1,0 +1,123 @@
+"""Read-only access to HDF5 files that may be broken, foreign or hostile: every failure is a DataError naming the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from band.errors import DataError
+
+SPLIT_NAMES = ("train", "valid", "test")
+BLOCK_BYTES = 64 * 2**20  # data is read in blocks of about this size
+MAX_CHUNK_BYTES = 2**30  # HDF5 decompresses a whole chunk at once
+MAX_EXPANSION = 2000  # deflate cannot exceed 1032:1
+FREE_BYTES = 64 * 2**20  # below this a declared size is harmless, whatever the file's own size
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open `path` for reading only, and turn every failure of HDF5 inside the block into a DataError.
+
+    Raises:
+        DataError: the file is absent, unreadable, not HDF5, truncated, or damaged where it was read.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file; check data.path")
+    if not path.is_file():
+        raise DataError(f"{path}: must be an HDF5 file, found a folder or device")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        if isinstance(error, PermissionError):
+            raise DataError(f"{path}: not readable for this user; check its permissions") from error
+        raise DataError(
+            f"{path}: must be a complete HDF5 file, but reading it failed: {_first_line(error)}; "
+            "it may be truncated, damaged or of another format: copy or export it again"
+        ) from error
+
+
+def datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
+    """Return every dataset of the file by its full name, sorted, each safe to read block by block.
+
+    Raises:
+        DataError: a link out of the file, a type that is no number and no text, or a declared size out of all
+            proportion to what the file holds.
+    """
+    found: dict[str, h5py.Dataset] = {}
+    _collect(file, "", path, found)
+    return dict(sorted(found.items()))
+
+
+def blocks(dataset: h5py.Dataset) -> Iterator[slice]:
+    """Yield slices over the first axis that cover `dataset` in blocks of about BLOCK_BYTES, whole chunks each."""
+    if dataset.shape == () or dataset.shape[0] == 0:
+        return
+    row_bytes = max(1, math.prod(dataset.shape[1:]) * dataset.dtype.itemsize)
+    step = max(1, BLOCK_BYTES // row_bytes)
+    if dataset.chunks:
+        step = max(1, step // dataset.chunks[0]) * dataset.chunks[0]
+    for start in range(0, dataset.shape[0], step):
+        yield slice(start, min(start + step, dataset.shape[0]))
+
+
+def split_of(name: str) -> tuple[str, str] | None:
+    """Return ("train", "encod_data") for "train_encod_data", and None for a name without a split's prefix."""
+    prefix, _, key = name.partition("_")
+    return (prefix, key) if prefix in SPLIT_NAMES and key else None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _collect(group: Any, prefix: str, path: Path, found: dict[str, h5py.Dataset]) -> None:
+    for name in group:
+        full = prefix + name
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise DataError(f"{path}: {full!r} must lie in the file itself, found a link ({type(link).__name__})")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            if full.count("/") > 8:
+                raise DataError(f"{path}: {full!r} is nested deeper than 8 groups")
+            _collect(item, full + "/", path, found)
+        elif isinstance(item, h5py.Dataset):
+            _check_storage(item, full, path)
+            found[full] = item
+
+
+def _check_storage(dataset: h5py.Dataset, name: str, path: Path) -> None:
+    if dataset.external or dataset.is_virtual:
+        raise DataError(f"{path}: {name!r} must lie in the file itself, found external or virtual storage")
+    if dataset.shape is None:
+        raise DataError(f"{path}: {name!r} must hold an array, found an empty dataspace")
+    is_text = h5py.check_string_dtype(dataset.dtype) is not None
+    if not is_text and dataset.dtype.kind not in "biufSU":
+        raise DataError(f"{path}: {name!r} must hold numbers or text, found type {dataset.dtype}")
+    size = math.prod(dataset.shape) * dataset.dtype.itemsize
+    stored = dataset.id.get_storage_size()
+    if size > FREE_BYTES and size > MAX_EXPANSION * stored:
+        raise DataError(
+            f"{path}: {name!r} declares {size:,} bytes {dataset.shape} of which the file holds {stored:,}; "
+            "it was never fully written, or is damaged: export it again"
+        )
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    row = size // max(1, dataset.shape[0]) if dataset.shape else size
+    if max(chunk, row) > MAX_CHUNK_BYTES:
+        raise DataError(
+            f"{path}: {name!r} must have chunks and trials of at most {MAX_CHUNK_BYTES:,} bytes, "
+            f"found {max(chunk, row):,}: write it with smaller chunks"
+        )
+
+
+def as_little_endian(values: np.ndarray) -> np.ndarray:
+    """Return `values` contiguous and little-endian, so that equal numbers have equal bytes on every machine."""
+    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
