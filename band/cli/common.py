@@ -1,0 +1,71 @@
+"""What every command shares: how errors end it, how it prints JSON, and where its colours come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from band.errors import BandError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
+
+
+def main_guard(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code, with what a user can mend said in one line on stderr.
+
+    BandError ends with its `exit_code`, a failed system call with 1, Ctrl-C with 130, a closed pipe quietly with 141
+    and a fault of our own with 70; BAND_DEBUG=1 shows where that one was raised.
+    """
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BandError as error:
+        return fail(str(error), code=error.exit_code)
+    except KeyboardInterrupt:
+        return fail("interrupted", code=INTERRUPTED)
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at its end and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        return fail(str(error), code=1)
+    except Exception as error:
+        if os.environ.get("BAND_DEBUG"):
+            raise
+        return fail(
+            f"{type(error).__name__}: {error}\nThis is a fault of band, not yours. "
+            "Please report it with what BAND_DEBUG=1 before the same command prints.",
+            code=OWN_FAULT,
+        )
+
+
+def fail(message: str, *, code: int = 1) -> int:
+    """Print `message` as an error on stderr and return `code`."""
+    print(f"error: {printable(message)}", file=sys.stderr)
+    return code
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters escaped, so that no file name or value can command the terminal."""
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON on stdout: indented for people, one line in a pipe; NaN is an error of ours."""
+    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None, allow_nan=False))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a rich console for stdout or stderr: colours in a terminal alone, and never with NO_COLOR set."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)

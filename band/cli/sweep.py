@@ -1,0 +1,80 @@
+"""`band-sweep`: looks a command up in a table and imports that command's module alone."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from typing import NamedTuple
+
+from band.cli.common import main_guard
+
+
+class Command(NamedTuple):
+    """Where a command lives, and the one line that says what it does; the same as its module's HELP."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "generate": Command("band.cli.generate", "expand and check a sweep file, say what will run, write the sweep"),
+    "submit": Command("band.cli.submit", "run what is not yet done of a sweep"),
+    "status": Command("band.cli.status", "say how far a sweep is, run by run; changes nothing"),
+    "logs": Command("band.cli.logs", "show what a run printed"),
+    "cancel": Command("band.cli.cancel", "stop runs that are queued or running"),
+    "retry": Command("band.cli.retry", "queue failed runs again"),
+    "report": Command("band.cli.report", "tables and figures of a sweep's results, LFADS beside BAND"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `band-sweep` with `argv` (default: the command line) and return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    return main_guard(lambda: dispatch(arguments))
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run the command that `arguments` begin with; usage errors and --help end in SystemExit as argparse does it."""
+    name = arguments[0] if arguments else "--help"
+    if name not in COMMANDS:
+        return _no_command(name, has_arguments=bool(arguments))
+    module = importlib.import_module(COMMANDS[name].module)
+    parser = argparse.ArgumentParser(prog=f"band-sweep {name}", description=module.HELP)
+    module.add_arguments(parser)
+    code: int = module.run(parser.parse_args(arguments[1:]))
+    return code
+
+
+def _no_command(name: str, *, has_arguments: bool) -> int:
+    """Answer --help, --version, nothing at all, or an unknown command."""
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"band-sweep {version('band')}")
+        return 0
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0 if has_arguments else 2
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}"
+    print(f"error: band-sweep has no command {name!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: band-sweep COMMAND …",
+            "",
+            *lines,
+            "",
+            "band-sweep COMMAND --help says more. Exit codes: 0 done, 1 your input, 2 usage, 3 Slurm or ssh, 4 partial.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

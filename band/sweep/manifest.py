@@ -1,0 +1,113 @@
+"""The manifest of a sweep: one line for the sweep, then one line a run with what sets it apart from the base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from band.errors import SweepError
+
+SCHEMA = 1
+MANIFEST = "manifest.jsonl"
+SWEEPS = "sweeps"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a sweep: its id, the index of its dataset, and the full keys at which it leaves the base."""
+
+    id: str
+    dataset: int
+    overrides: Mapping[str, Any]
+    retired: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A sweep as generated; `base` is a full configuration, `datasets` and `options` as in band/README.md."""
+
+    name: str
+    base: Mapping[str, Any]
+    datasets: list[dict[str, Any]]
+    runs: list[Run]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def run_config(self, run: Run) -> dict[str, Any]:
+        """Return the full configuration of `run` as nested plain values, with `data.path` that of its dataset."""
+        config = {name: dict(part) if isinstance(part, Mapping) else part for name, part in self.base.items()}
+        config["data"]["path"] = self.datasets[run.dataset]["path"]
+        for key, value in run.overrides.items():
+            section, _, name = key.rpartition(".")
+            (config[section] if section else config)[name] = value
+        return config
+
+    def active(self) -> list[Run]:
+        """Return the runs that are not retired."""
+        return [run for run in self.runs if not run.retired]
+
+
+def find_sweep(name_or_path: str | Path) -> Path:
+    """Return the folder of a sweep given as a path, as NAME in ./sweeps or ./experiments/sweeps, or as its YAML file.
+
+    Raises:
+        SweepError: no such folder has a manifest; says where it was looked for.
+    """
+    given = Path(name_or_path)
+    tried = [given, Path(SWEEPS) / given, Path("experiments") / SWEEPS / given]
+    if given.suffix in (".yaml", ".yml"):
+        tried = [given.parent / SWEEPS / given.stem]
+    for folder in tried:
+        if (folder / MANIFEST).is_file():
+            return folder.resolve()
+    looked = ", ".join(str(folder / MANIFEST) for folder in tried)
+    raise SweepError(
+        f"no sweep {str(name_or_path)!r}: looked for {looked}; write one with `band-sweep generate FILE.yaml`"
+    )
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Return the manifest of the sweep in `folder`.
+
+    Raises:
+        SweepError: there is none, or a line of it is not what `generate` writes; names file and line.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SweepError(f"{path} does not exist; write it with `band-sweep generate FILE.yaml`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SweepError(f"{path} cannot be read: {error}") from None
+    return parse_manifest(text, path=path)
+
+
+def parse_manifest(text: str, *, path: Path) -> Manifest:
+    """Return the manifest written in `text`; `path` is what errors name.
+
+    Raises:
+        SweepError: a line is not what `generate` writes; names file and line.
+    """
+    lines = text.splitlines()
+    number = 1
+    try:
+        head = json.loads(lines[0])
+        if head["kind"] != "sweep" or head["schema"] > SCHEMA:
+            raise SweepError(f"{path}:1: schema {head['schema']} of a {head['kind']}; this band reads up to {SCHEMA}")
+        runs = []
+        for number, line in enumerate(lines[1:], start=2):
+            row = json.loads(line)
+            runs.append(Run(row["id"], row["dataset"], row["overrides"], row["retired"]))
+        number = 1
+        return Manifest(
+            name=head["name"],
+            base=head["base"],
+            datasets=head["datasets"],
+            runs=runs,
+            options=head.get("options", {}),
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise SweepError(f"{path}:{number}: not a line of a manifest ({problem}); generate the sweep again") from None
