@@ -1,0 +1,36 @@
+# Every target makes the environment it needs by itself; see scripts/environment.sh for VENV, PYTHON and PIP_*.
+VENV ?= $(or $(VIRTUAL_ENV),.venv)
+BIN := $(VENV)/bin
+TESTS ?=
+export VENV
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench clean environment
+
+help:  ## these lines
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+demo: environment  ## simulate a recording, train a small LFADS/BAND sweep here, show a table and a figure
+	@PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
+
+test: environment  ## the whole test suite; TESTS=tests/data for a part of it
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: environment  ## style, types and formatting; changes nothing
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m mypy
+
+format: environment  ## put the code into the form that lint asks for
+	@$(BIN)/python -m ruff check --fix .
+	@$(BIN)/python -m ruff format .
+
+bench: environment  ## time and memory of a training step beside a plain implementation
+	@$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment, caches and the demo's files; recordings and sweeps stay
+	@rm -rf .venv demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find band tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+environment:  ## the environment alone: .venv, with the project and its tools in it
+	@scripts/environment.sh
