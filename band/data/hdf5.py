@@ -1,4 +1,4 @@
-"""Read-only access to HDF5 files that may be broken, foreign or hostile: every failure is a DataError naming the file."""
+"""Read-only access to HDF5 files that may be broken, foreign or hostile: every failure is a DataError."""
 
 from __future__ import annotations
 

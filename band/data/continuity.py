@@ -1,0 +1,150 @@
+"""The order in which the chops of one continuous recording followed each other, told from how well they join.
+
+A file without trial numbers ships train and valid apart, each usually in order of time. Behaviour and population
+activity run on from one chop into the next, so a linear prediction across the cut tells neighbours from strangers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_TRIALS = 6000  # the joins of all pairs are compared: beyond this that is too much
+NUM_COMPONENTS = 10  # of the population activity, beside the behaviour
+TAIL = 4.0  # degrees of freedom of the residuals: joins have outliers
+MIN_GAIN = 1.0  # nats by which the shipped order must beat a random one to be called continuous
+SWITCH_COST = 4.0  # nats a change between splits must earn: blocks are longer than a chop or two
+
+
+@dataclass(frozen=True)
+class Joins:
+    """How the shipped trials of a recording follow each other.
+
+    Args:
+        is_continuous: whether each trial runs on into the next of its own split.
+        gain: mean log-likelihood ratio (nats) of the shipped order against a random one.
+        order: (n,), pooled trials in the order they were most likely recorded; as shipped if not continuous.
+    """
+
+    is_continuous: bool
+    gain: float
+    order: np.ndarray
+
+
+def find_joins(arrays: Mapping[str, np.ndarray], origin_split: np.ndarray) -> Joins:
+    """Return whether the trials are chops of a continuous recording, and in which order they were recorded.
+
+    Args:
+        arrays: pooled arrays of a recording: "encod_data" (n, T, N) and, where there is one, "behavior" (n, T, K).
+        origin_split: (n,), the shipped split of each; the trials of a split lie together, in the shipped order.
+    """
+    num_trials, num_bins = arrays["encod_data"].shape[:2]
+    as_shipped = np.arange(num_trials)
+    if not 8 <= num_trials <= MAX_TRIALS or num_bins < 4:
+        return Joins(False, 0.0, as_shipped)
+    ratios = _join_ratios(_signals(arrays))
+    follows = origin_split[1:] == origin_split[:-1]
+    shipped = ratios[as_shipped[:-1], as_shipped[1:]][follows]
+    gain = float(shipped.mean() - ratios[~np.eye(num_trials, dtype=bool)].mean())
+    if gain < MIN_GAIN or shipped.mean() < 0:
+        return Joins(False, gain, as_shipped)
+    order = np.flatnonzero(origin_split == origin_split[0])
+    for split in dict.fromkeys(origin_split.tolist()):
+        if split != origin_split[0]:
+            order = _merge(order, np.flatnonzero(origin_split == split), ratios)
+    return Joins(True, gain, order)
+
+
+def _signals(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return what runs on across a cut, (n, T, behaviour channels and components of the counts), float64."""
+    counts = np.sqrt(arrays["encod_data"], dtype=np.float64)
+    counts -= counts.mean(axis=(0, 1))
+    flat = counts.reshape(-1, counts.shape[-1])
+    _, axes = np.linalg.eigh(flat.T @ flat)
+    signals = [counts @ axes[:, ::-1][:, :NUM_COMPONENTS]]
+    behavior = arrays.get("behavior")
+    if behavior is not None and behavior.shape[1] == counts.shape[1]:
+        signals.append(behavior.astype(np.float64))
+    joined = np.concatenate(signals, axis=-1)
+    spread = joined.std(axis=(0, 1))
+    return np.asarray(joined[..., spread > 0] / spread[spread > 0])
+
+
+def _join_ratios(signals: np.ndarray) -> np.ndarray:
+    """Return (n, n): log-likelihood ratio that trial j follows trial i, against a start drawn from all starts."""
+    end, last, first, second = signals[:, -2], signals[:, -1], signals[:, 0], signals[:, 1]
+    dim = signals.shape[-1]
+    one = np.ones((len(signals), 1))
+    step = _regress([signals[:, :-2], signals[:, 1:-1]], signals[:, 2:])
+    one_step = _regress([signals[:, :-1]], signals[:, 1:])
+    predicted_first = np.concatenate([end, last, one], axis=1) @ step.weights
+    from_last, from_first = last @ step.weights[:dim], first @ step.weights[dim : 2 * dim] + step.weights[-1]
+    joined = np.stack(
+        [
+            step.log_density(first - predicted_first[i]) + step.log_density(second - from_last[i] - from_first)
+            for i in range(len(signals))
+        ]
+    )
+    starts = _Residuals(np.zeros((1, dim)), np.cov(first.T).reshape(dim, dim))
+    alone = starts.log_density(first - first.mean(axis=0))
+    alone += one_step.log_density(second - np.concatenate([first, one], axis=1) @ one_step.weights)
+    # Rounded, so that the order does not hang on the last bits of a linear-algebra library.
+    return np.round(joined - alone, 6)
+
+
+@dataclass(frozen=True)
+class _Residuals:
+    weights: np.ndarray
+    covariance: np.ndarray
+
+    def log_density(self, residuals: np.ndarray) -> np.ndarray:
+        """Return the log density of residuals (n, D) under a heavy-tailed distribution, up to a constant."""
+        lower = np.linalg.cholesky(self.covariance + 1e-9 * np.eye(len(self.covariance)))
+        squares = (np.linalg.solve(lower, residuals.T) ** 2).sum(axis=0)
+        log_volume = np.log(np.diag(lower)).sum()
+        return np.asarray(-log_volume - (TAIL + len(lower)) / 2 * np.log1p(squares / TAIL))
+
+
+def _regress(inputs: list[np.ndarray], targets: np.ndarray) -> _Residuals:
+    dim = targets.shape[-1]
+    columns = [values.reshape(-1, dim) for values in inputs]
+    design = np.concatenate([*columns, np.ones((len(columns[0]), 1))], axis=1)
+    flat = targets.reshape(-1, dim)
+    weights = np.linalg.lstsq(design, flat, rcond=None)[0]
+    return _Residuals(weights, np.cov((flat - design @ weights).T).reshape(dim, dim))
+
+
+def _merge(one: np.ndarray, other: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    """Return the interleaving of two sequences, each kept in order, whose joins are likeliest (dynamic programming)."""
+    shape = (len(one) + 1, len(other) + 1, 2)
+    best = np.full(shape, -np.inf)
+    came_from = np.zeros(shape, dtype=np.int8)
+    best[1, 0, 0] = best[0, 1, 1] = 0.0
+    sequences = (one, other)
+    for i in range(len(one) + 1):
+        for j in range(len(other) + 1):
+            for side, (a, b) in enumerate(((i - 1, j), (i, j - 1))):
+                if min(a, b) < 0 or a + b == 0:
+                    continue
+                trial = one[a] if side == 0 else other[b]
+                for previous, count in enumerate((a, b)):
+                    if count:
+                        before = sequences[previous][count - 1]
+                        score = best[a, b, previous] + ratios[before, trial] - SWITCH_COST * (side != previous)
+                        if score > best[i, j, side]:
+                            best[i, j, side], came_from[i, j, side] = score, previous
+    return _walk_back(sequences, best, came_from)
+
+
+def _walk_back(sequences: tuple[np.ndarray, np.ndarray], best: np.ndarray, came_from: np.ndarray) -> np.ndarray:
+    left = [len(sequences[0]), len(sequences[1])]
+    side = int(np.argmax(best[left[0], left[1]]))
+    order = []
+    while sum(left):
+        previous = int(came_from[left[0], left[1], side])
+        left[side] -= 1
+        order.append(sequences[side][left[side]])
+        side = previous
+    return np.array(order[::-1], dtype=np.int64)

@@ -1,0 +1,106 @@
+"""Trials that two splits share: the same trial twice, or windows of one recording that overlap."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from band.errors import DataError
+
+COMPARED = ("encod_data", "behavior")  # what makes two trials the same
+MIN_COUNTS = 10  # fewer spikes than this can agree by chance
+
+
+def same_trials(arrays: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
+    """Return every pair (i, j), i < j, of trials with the same counts and behaviour, bit for bit.
+
+    Trials with hardly a spike are not compared: they can agree by chance.
+    """
+    counts = arrays["encod_data"]
+    firsts: dict[int, list[int]] = {}
+    pairs = []
+    for trial in range(len(counts)):
+        if counts[trial].sum() < MIN_COUNTS:
+            continue
+        print_ = zlib.crc32(counts[trial].tobytes())
+        for earlier in firsts.get(print_, []):
+            if all(np.array_equal(arrays[key][earlier], arrays[key][trial]) for key in COMPARED if key in arrays):
+                pairs.append((earlier, trial))
+                break
+        firsts.setdefault(print_, []).append(trial)
+    return pairs
+
+
+def overlapping_windows(arrays: Mapping[str, np.ndarray]) -> list[tuple[int, int, int]]:
+    """Return (i, j, bins) where the last `bins` bins of trial i are the first of trial j, bit for bit.
+
+    Found by a hash a bin, then compared in full; an overlap counts if it holds MIN_COUNTS spikes.
+    """
+    counts = arrays["encod_data"]
+    num_trials, num_bins = counts.shape[:2]
+    prints = np.array([[zlib.crc32(row.tobytes()) for row in trial] for trial in counts], dtype=np.int64)
+    starts: dict[int, list[int]] = {}
+    for trial in range(num_trials):
+        starts.setdefault(int(prints[trial, 0]), []).append(trial)
+    found = []
+    for trial in range(num_trials):
+        for begin in range(1, num_bins):
+            for other in starts.get(int(prints[trial, begin]), []):
+                if other == trial or not np.array_equal(prints[trial, begin:], prints[other, : num_bins - begin]):
+                    continue
+                if counts[trial, begin:].sum() >= MIN_COUNTS and _tails_agree(arrays, trial, other, begin):
+                    found.append((trial, other, num_bins - begin))
+    return found
+
+
+def check_no_shared_trials(
+    arrays: Mapping[str, np.ndarray],
+    splits: Mapping[str, np.ndarray],
+    *,
+    path: Path,
+    where: Callable[[str, int], str],
+    has_inds: bool,
+) -> None:
+    """Check that no trial stands in two splits, by its number and by its content.
+
+    Args:
+        arrays: the pooled arrays.
+        splits: pooled indices of each split.
+        path: the file, for the message.
+        where: names a pooled trial's place in the file.
+        has_inds: whether "inds" are trial numbers of the file's own.
+
+    Raises:
+        DataError: a trial, or a copy of it, is in two splits.
+    """
+    names = np.full(len(arrays["encod_data"]), "", dtype="U8")
+    for split, indices in splits.items():
+        names[indices] = split
+    for one, other in combinations(splits, 2):
+        twice = set(splits[one].tolist()) & set(splits[other].tolist())
+        assert not twice, f"{one} and {other} share pooled trials {sorted(twice)[:5]}"
+        if not has_inds:
+            continue
+        shared = np.intersect1d(arrays["inds"][splits[one]], arrays["inds"][splits[other]])
+        if len(shared):
+            raise DataError(
+                f"{path}: {one} and {other} must not share trials, but inds has {shared[:5].tolist()} in both "
+                f"({len(shared)} in all); number each trial once, and where one trial was cut into several carry its "
+                "number under another name and set data.split=grouped, data.group_key to that name"
+            )
+    for i, j in same_trials(arrays):
+        if names[i] and names[j] and names[i] != names[j]:
+            raise DataError(
+                f"{path}: {names[i]} and {names[j]} must not share trials, but {where('encod_data', i)} and "
+                f"{where('encod_data', j)} are the same bit for bit; export each trial once"
+            )
+
+
+def _tails_agree(arrays: Mapping[str, np.ndarray], trial: int, other: int, begin: int) -> bool:
+    num_bins = arrays["encod_data"].shape[1]
+    keys = [key for key in COMPARED if key in arrays and arrays[key].shape[1] == num_bins]
+    return all(np.array_equal(arrays[key][trial, begin:], arrays[key][other, : num_bins - begin]) for key in keys)
