@@ -16,6 +16,7 @@ from band.errors import ConfigError
 SPLITS = ("auto", "shipped", "stratified", "blocked", "grouped")
 MONITORS = ("valid_recon", "valid_behavior", "valid_loss", "valid_bits_per_spike", "valid_behavior_r2")
 LEVELS = ("scores", "factors", "full")
+RECONSTRUCTIONS = ("poisson", "poisson_stirling")
 
 
 def _require(ok: bool, key: str, rule: str, got: object) -> None:
@@ -69,7 +70,9 @@ class Arch:
     ic_post_var_min: float = 1e-4  # floor of the initial condition's posterior variance
     ic_prior_var: float = 0.1  # fixed variance of the initial condition's prior
     co_prior_var: float = 0.1  # fixed variance of the controller output's prior
-    reconstruction: str = "poisson"
+    reconstruction: str = (
+        "poisson"  # poisson_stirling: the loss shifted by torch's approximate constant, as lfads-torch prints it
+    )
 
     def __post_init__(self) -> None:
         for name in ("ic_enc_dim", "ci_enc_dim", "con_dim", "ic_dim", "gen_dim", "fac_dim"):
@@ -79,7 +82,12 @@ class Arch:
         for name in ("cell_clip", "ic_prior_var", "co_prior_var"):
             _require(getattr(self, name) > 0, f"arch.{name}", "above 0", getattr(self, name))
         _require(self.ic_post_var_min >= 0, "arch.ic_post_var_min", "at least 0", self.ic_post_var_min)
-        _require(self.reconstruction == "poisson", "arch.reconstruction", "poisson", self.reconstruction)
+        _require(
+            self.reconstruction in RECONSTRUCTIONS,
+            "arch.reconstruction",
+            f"one of {RECONSTRUCTIONS}",
+            self.reconstruction,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
