@@ -68,7 +68,7 @@ class Losses:
     loss: Tensor
     recon: Tensor
     behavior: Tensor
-    kl_ic: Tensor  # scaled, target taken off, not ramped
+    kl_ic: Tensor  # nats, as they are: neither scaled nor ramped, target not taken off
     kl_co: Tensor
     l2: Tensor
 
@@ -142,9 +142,11 @@ def compute_losses(
         recon = recon / latents.log_rates[0, 0].numel()
         behavior = behavior if latents.behavior is None else behavior / latents.behavior[0, 0].numel()
     recon, behavior = (losses.weighted_mean(term, batch.weight) for term in (recon, behavior))
-    kl_ic, kl_co = _divergences(params, latents, batch, arch, scales)
+    kl_ic, kl_co = _divergences(params, latents, batch, arch, scales.kl_co_reduce)
+    kl = scales.kl_ic_scale * (kl_ic - scales.kl_ic_target).clamp(min=0)
+    kl = kl + scales.kl_co_scale * (kl_co - scales.kl_co_target).clamp(min=0)
     l2 = losses.recurrent_l2(params, scales=scales.l2)
-    total = recon + scales.behavior_weight * behavior + kl_ramp * (kl_ic + kl_co) + l2_ramp * l2
+    total = recon + scales.behavior_weight * behavior + kl_ramp * kl + l2_ramp * l2
     return Losses(loss=scales.loss_scale * total, recon=recon, behavior=behavior, kl_ic=kl_ic, kl_co=kl_co, l2=l2)
 
 
@@ -159,8 +161,8 @@ def _gradient_gate(noise: Noise, recon: Tensor) -> Tensor | None:
     return functional.pad(gate, (0, neurons, 0, bins), value=1.0) if bins or neurons else gate
 
 
-def _divergences(params: Params, latents: Latents, batch: Batch, arch: Arch, scales: Scales) -> tuple[Tensor, Tensor]:
-    """Return the scaled divergences (M,) of the initial condition and of the inferred inputs."""
+def _divergences(params: Params, latents: Latents, batch: Batch, arch: Arch, reduce: str) -> tuple[Tensor, Tensor]:
+    """Return the divergences (M,) of the initial condition and of the inferred inputs, in nats a trial."""
     kl_ic = losses.normal_kl(
         latents.ic_mean,
         latents.ic_log_var,
@@ -168,16 +170,11 @@ def _divergences(params: Params, latents: Latents, batch: Batch, arch: Arch, sca
         prior_var=arch.ic_prior_var,
         var_floor=arch.ic_post_var_min,
     )
-    kl_ic = losses.weighted_mean(kl_ic, batch.weight)
-    kl_co = torch.zeros_like(kl_ic)
     decoded = latents.decoded
-    if decoded.co_means is not None and decoded.co_log_vars is not None:
-        by_bin = losses.normal_kl(
-            decoded.co_means, decoded.co_log_vars, prior_mean=params["co_prior.mean"], prior_var=arch.co_prior_var
-        )
-        per_trial = by_bin.sum(dim=2) if scales.kl_co_reduce == "sum" else by_bin.mean(dim=2)
-        kl_co = losses.weighted_mean(per_trial, batch.weight)
-    return (
-        scales.kl_ic_scale * (kl_ic - scales.kl_ic_target).clamp(min=0),
-        scales.kl_co_scale * (kl_co - scales.kl_co_target).clamp(min=0),
+    if decoded.co_means is None or decoded.co_log_vars is None:
+        return losses.weighted_mean(kl_ic, batch.weight), kl_ic.new_zeros(kl_ic.shape[0])
+    by_bin = losses.normal_kl(
+        decoded.co_means, decoded.co_log_vars, prior_mean=params["co_prior.mean"], prior_var=arch.co_prior_var
     )
+    kl_co = by_bin.sum(dim=2) if reduce == "sum" else by_bin.mean(dim=2)
+    return losses.weighted_mean(kl_ic, batch.weight), losses.weighted_mean(kl_co, batch.weight)

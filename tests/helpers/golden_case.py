@@ -79,7 +79,9 @@ class GoldenCase:
     def params(self, dtype: torch.dtype) -> Params:
         """Return the parameters as a population of one."""
         shapes = parameter_shapes(self.arch(), self.widths())
-        state = {k.removeprefix("param/"): torch.from_numpy(v) for k, v in self.arrays.items() if k.startswith("param/")}
+        state = {
+            k.removeprefix("param/"): torch.from_numpy(v) for k, v in self.arrays.items() if k.startswith("param/")
+        }
         return Params(row_from_lfads_torch(state, shapes, dtype)[None], shapes, requires_grad=True)
 
     def batch(self, dtype: torch.dtype) -> Batch:
@@ -123,7 +125,9 @@ class GoldenCase:
     def ramp(self, kind: str, dtype: torch.dtype) -> Tensor:
         """Return the factor (1,) of the KL or L2 ramp at the case's epoch."""
         config = self.meta["config"]
-        start, increase = (torch.tensor([config[f"{kind}_{part}_epoch"]], dtype=dtype) for part in ("start", "increase"))
+        start, increase = (
+            torch.tensor([config[f"{kind}_{part}_epoch"]], dtype=dtype) for part in ("start", "increase")
+        )
         return ramp(torch.tensor([self.meta["epoch"]], dtype=dtype), start=start, increase=increase)
 
 

@@ -21,7 +21,14 @@ EXPECTED_TO_FAIL = {
     "zero_inflated_gamma",
 }  # fmt: skip
 BOUND = 1e-5
-TERMS = {"loss": "loss", "recon": "recon", "beh_recon": "behavior", "wt_kl/ic": "kl_ic", "wt_kl/co": "kl_co", "wt_l2": "l2"}
+TERMS = {
+    "loss": "loss",
+    "recon": "recon",
+    "beh_recon": "behavior",
+    "wt_kl/ic": "kl_ic",
+    "wt_kl/co": "kl_co",
+    "wt_l2": "l2",
+}
 
 
 def fields(latents: Latents, member: int, *, means: bool) -> dict[str, np.ndarray]:
