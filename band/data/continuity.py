@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_TRIALS = 6000  # the joins of all pairs are compared: beyond this that is too much
-NUM_COMPONENTS = 10  # of the population activity, beside the behaviour
+NUM_COMPONENTS = 15  # of the population activity, beside the behaviour
 TAIL = 4.0  # degrees of freedom of the residuals: joins have outliers
 MIN_GAIN = 1.0  # nats by which the shipped order must beat a random one to be called continuous
 SWITCH_COST = 4.0  # nats a change between splits must earn: blocks are longer than a chop or two
@@ -91,7 +91,7 @@ def _join_ratios(signals: np.ndarray) -> np.ndarray:
     alone = starts.log_density(first - first.mean(axis=0))
     alone += one_step.log_density(second - np.concatenate([first, one], axis=1) @ one_step.weights)
     # Rounded, so that the order does not hang on the last bits of a linear-algebra library.
-    return np.round(joined - alone, 6)
+    return np.asarray(np.round(joined - alone, 6))
 
 
 @dataclass(frozen=True)
