@@ -1,8 +1,8 @@
 """Ridge decoders of behaviour from factors, fitted on train trials alone, for scores that every model can be given.
 
-Alpha is chosen per behaviour channel by leaving out one group of trials at a time, in closed form: with H the hat matrix
-of the fit on all rows, the residuals of a left-out group g are (I - H_gg)^-1 (y - H y)_g, so one eigendecomposition
-serves every alpha and every group (Cook and Weisberg 1982, for groups; exact for ridge with a free intercept).
+Alpha is chosen per behaviour channel by leaving out one group of trials at a time, in closed form: with H the hat
+matrix of the fit on all rows, the residuals of a left-out group g are (I - H_gg)^-1 (y - H y)_g. So one
+eigendecomposition serves every alpha and every group; it is exact for ridge with a free intercept.
 """
 
 from __future__ import annotations
@@ -27,11 +27,51 @@ class Ridge:
 
     weights: Array  # (P, Q), of the features as they come
     intercept: Array  # (Q,)
-    alphas: Array  # (channels,), as chosen
+    alphas: Array  # (channels,), as chosen; NaN where nothing could be fitted
 
     def predict(self, features: Array) -> Array:
         """Return (rows, Q) predictions from (rows, P) features; NaN columns were never observed in the fit."""
         return np.asarray(features @ self.weights + self.intercept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """A ridge from factors to behaviour: of a bin to that bin's (zero lag), or of all bins to that of all bins."""
+
+    ridge: Ridge
+    num_bins: int  # of behaviour
+    is_over_trial: bool
+
+    def decode(self, factors: Array) -> Array:
+        """Return behaviour (n, Tb, K) from factors (n, R, F)."""
+        features = _features(factors, num_bins=self.num_bins, is_over_trial=self.is_over_trial)
+        return self.ridge.predict(features).reshape(len(factors), self.num_bins, -1)
+
+
+def fit_decoder(
+    factors: Array, behavior: Array, *, groups: Array | None = None, is_over_trial: bool = False
+) -> Decoder:
+    """Return the ridge decoder of behaviour (n, Tb, K; NaN: missing) from factors (n, R, F), R at least Tb.
+
+    `groups` (n,) labels the trials that cross-validation leaves out together; None: each trial alone. The bins of a
+    channel share an alpha.
+    """
+    num_trials, num_bins, num_channels = behavior.shape
+    groups = np.arange(num_trials) if groups is None else np.asarray(groups)
+    features = _features(factors, num_bins=num_bins, is_over_trial=is_over_trial)
+    ridge = fit_ridge(
+        features,
+        np.asarray(behavior, float).reshape(len(features), -1),
+        groups=np.repeat(groups, len(features) // num_trials),
+        channels=np.tile(np.arange(num_channels), num_bins) if is_over_trial else None,
+    )
+    return Decoder(ridge=ridge, num_bins=num_bins, is_over_trial=is_over_trial)
+
+
+def _features(factors: Array, *, num_bins: int, is_over_trial: bool) -> Array:
+    """Return (n, R * F) features of trials, or (n * num_bins, F) of bins."""
+    factors = np.asarray(factors, float)
+    return factors.reshape(len(factors), -1) if is_over_trial else factors[:, :num_bins].reshape(-1, factors.shape[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +93,14 @@ def fit_ridge(features: Array, targets: Array, *, groups: Array, channels: Array
     """Return the ridge regression of targets on standardised features, alpha chosen by leaving groups out.
 
     Args:
-        features: (rows, P), finite.
+        features: (rows, P).
         targets: (rows, Q), NaN where missing; a row counts for the columns that are observed in it.
         groups: (rows,) label of the group that is left out together.
         channels: (Q,) integers 0, 1, …; columns of one channel share an alpha. None: each column its own.
 
     Returns:
-        The decoder; its weights are NaN for columns with fewer than two groups of observed rows.
+        The decoder; its weights are NaN for columns with fewer than two groups of observed rows, and for all where the
+        features are not finite.
 
     Raises:
         ShapeError: features, targets, groups and channels do not fit together.
@@ -76,7 +117,7 @@ def fit_ridge(features: Array, targets: Array, *, groups: Array, channels: Array
         left_out = left_out_errors(problem.left, problem.eigenvalues, problem.targets, groups=groups[problem.rows])
         for column, channel in enumerate(channels[problem.columns]):
             errors[:, channel] += left_out[:, column]
-    alphas = ALPHAS[errors.argmin(axis=0)]
+    alphas = np.where(errors[0] > 0, ALPHAS[errors.argmin(axis=0)], np.nan)
     weights = np.full((features.shape[1], targets.shape[1]), np.nan)
     intercept = np.full(targets.shape[1], np.nan)
     for problem in problems:
@@ -87,7 +128,7 @@ def fit_ridge(features: Array, targets: Array, *, groups: Array, channels: Array
 
 
 def _problems(features: Array, targets: Array, groups: Array) -> list[_Problem | None]:
-    """Return one problem for each pattern of missing rows; None where it has fewer than two groups."""
+    """Return one problem for each pattern of missing rows; None where it cannot be fitted."""
     observed = ~np.isnan(targets)
     if observed.all():
         return [_problem(features, targets, groups, observed[:, 0], np.arange(targets.shape[1]))]
@@ -99,7 +140,7 @@ def _problems(features: Array, targets: Array, groups: Array) -> list[_Problem |
 
 
 def _problem(features: Array, targets: Array, groups: Array, rows: Array, columns: Array) -> _Problem | None:
-    if len(np.unique(groups[rows])) < 2:
+    if len(np.unique(groups[rows])) < 2 or not np.isfinite(features).all():
         return None
     if not rows.all():
         features, targets = features[rows], targets[rows]

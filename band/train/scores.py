@@ -1,10 +1,11 @@
 """Scores of one model on every split of its recording, each under the name of its definition; numpy alone.
 
-Names are paths: `behavior_r2/ridge_lag0/mean` is the mean over channels of R² = 1 - SS(y - p)/SS(y - channel mean) by the
-ridge decoder at zero lag. Read-outs are `own` (the model's decoder; empty where it has none), `ridge_lag0` (factors of a
-bin to its behaviour) and `ridge_trial` (factors of all bins to the behaviour of all bins). Under the name of an ablation,
-`ridge_…_refitted` was fitted on the ablated train factors and `ridge_…_intact` on the intact ones. What was fitted on the
-very trials that it is scored on stands under `fitted/`. Axes: n trial, R or Tb time bin, N' neuron, F factor, K channel.
+Names are paths: `behavior_r2/ridge_lag0/mean` is the mean over channels of R² = 1 - SS(y - p)/SS(y - channel mean) by
+the ridge decoder at zero lag. Read-outs are `own` (the model's decoder; empty where it has none), `ridge_lag0` (factors
+of a bin to its behaviour) and `ridge_trial` (factors of all bins to the behaviour of all bins). Under the name of an
+ablation, `ridge_…_refitted` was fitted on the ablated train factors and `ridge_…_intact` on the intact ones. What was
+fitted on the very trials that it is scored on stands under `fitted/`.
+Axes: n trial, R or Tb time bin, N' neuron, F factor, K behaviour channel.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from band.errors import ShapeError
-from band.train.decoding import Ridge, fit_ridge
+from band.train.decoding import Decoder, fit_decoder
 
 Array = NDArray[Any]
 Scores = dict[str, float | None]
 
-RIDGES = ("ridge_lag0", "ridge_trial")
 MIN_WITHIN_CONDITION_SHARE = 0.1  # of the variance; below it within-condition scores say little
 MIN_TRIALS_A_CONDITION = 5
 
@@ -114,7 +115,7 @@ def _score_model(
     scores: dict[str, Scores],
     observed: Mapping[str, Observed],
     modelled: Mapping[str, Modelled],
-    decoders: Mapping[str, Ridge],
+    decoders: Mapping[str, Decoder],
     *,
     prefix: str = "",
 ) -> None:
@@ -125,11 +126,11 @@ def _score_model(
         if recording.behavior is not None:
             own = model.behavior if model.behavior is not None else np.full(recording.behavior.shape, np.nan)
             found.update(_behavior_scores(recording, own, read_out="own", prefix=prefix))
-            for name, ridge in decoders.items():
-                decoded = decode(ridge, model.factors, shape=recording.behavior.shape)
+            for name, decoder in decoders.items():
+                decoded = decoder.decode(model.factors)
                 found.update(_behavior_scores(recording, decoded, read_out=name, prefix=_fitted(split) + prefix))
                 if split == "train" and not name.endswith("_intact"):
-                    alphas = {f"{prefix}ridge_alpha/{name}/{k}": float(a) for k, a in enumerate(ridge.alphas)}
+                    alphas = {f"{prefix}ridge_alpha/{name}/{k}": float(a) for k, a in enumerate(decoder.ridge.alphas)}
                     found.update(alphas)
         scores[split].update(found)
 
@@ -178,37 +179,12 @@ def bits_per_spike(rates: Array, spikes: Array) -> float:
 # Behaviour ------------------------------------------------------------------------------------------------------------
 
 
-def _fit_decoders(recording: Observed, model: Modelled) -> dict[str, Ridge]:
+def _fit_decoders(recording: Observed, model: Modelled) -> dict[str, Decoder]:
     """Return the two ridge decoders fitted on one split; none where no behaviour was recorded."""
     if recording.behavior is None:
         return {}
-    behavior = np.asarray(recording.behavior, float)
-    num_trials, num_bins, num_channels = behavior.shape
-    groups = np.arange(num_trials) if recording.groups is None else np.asarray(recording.groups)
-    factors = np.asarray(model.factors, float)
-    at_zero_lag = fit_ridge(
-        factors[:, :num_bins].reshape(num_trials * num_bins, -1),
-        behavior.reshape(num_trials * num_bins, num_channels),
-        groups=np.repeat(groups, num_bins),
-    )
-    over_trial = fit_ridge(
-        factors.reshape(num_trials, -1),
-        behavior.reshape(num_trials, -1),
-        groups=groups,
-        channels=np.tile(np.arange(num_channels), num_bins),
-    )
-    return {"ridge_lag0": at_zero_lag, "ridge_trial": over_trial}
-
-
-def decode(ridge: Ridge, factors: Array, *, shape: tuple[int, ...]) -> Array:
-    """Return behaviour (n, Tb, K) = `shape` decoded from factors (n, R, F), at zero lag or over the whole trial.
-
-    Which of the two a decoder does shows in the number of its targets: K, or Tb x K.
-    """
-    num_trials, num_bins, num_channels = shape
-    is_lag0 = ridge.weights.shape == (factors.shape[2], num_channels)
-    features = factors[:, :num_bins].reshape(-1, factors.shape[2]) if is_lag0 else factors.reshape(num_trials, -1)
-    return ridge.predict(np.asarray(features, float)).reshape(shape)
+    fit = partial(fit_decoder, model.factors, recording.behavior, groups=recording.groups)
+    return {"ridge_lag0": fit(), "ridge_trial": fit(is_over_trial=True)}
 
 
 def _behavior_scores(recording: Observed, decoded: Array, *, read_out: str, prefix: str) -> Scores:
