@@ -1,0 +1,140 @@
+"""Runs of equal shape into populations, and populations into tasks that fill a machine."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from band.errors import SweepError
+from band.sweep.estimate import PROCESS_BYTES, Estimate, Shapes, estimate
+from band.sweep.manifest import Manifest, Run
+from band.sweep.resources import Resources
+
+MAX_MEMBERS_CPU = 16  # beyond it a core gains nothing, and first results only come later
+MAX_MEMBERS_GPU = 64
+GROUPS_A_SLOT = 4  # with that many populations a slot, they balance themselves and are not split further
+MEMORY_SHARE = 0.9  # of what is free; the rest is for the system and for what the estimate missed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A task before it is written: members of one population, and what the task needs."""
+
+    runs: tuple[Run, ...]
+    dataset: int
+    seconds: float  # alone on one core, summed over the members
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How many tasks run at once, and with what."""
+
+    slots: int
+    threads: int
+    device: str  # "cpu" or "cuda"
+    memory_bytes: int  # of all tasks together
+    gpus: tuple[int, ...] = ()
+
+    @property
+    def max_members(self) -> int:
+        """The largest population that pays on this device."""
+        return MAX_MEMBERS_GPU if self.device == "cuda" else MAX_MEMBERS_CPU
+
+
+def room_for(resources: Resources, *, jobs: int = 0, threads: int = 0, device: str = "auto") -> Room:
+    """Return how many tasks at once a machine has room for.
+
+    Args:
+        resources: what the machine has.
+        jobs: tasks at once; 0: one a GPU, else one for each `threads` cores.
+        threads: cores a task; 0: one, or with `jobs` given an even share of the cores.
+        device: "cpu", "cuda", or "auto": GPUs where there are any.
+
+    Raises:
+        SweepError: GPUs are asked for where the trainer would see none.
+    """
+    if device == "cuda" and not resources.gpus:
+        raise SweepError(
+            "--device cuda: no GPU is visible to the installed torch; use --device cpu, or install a CUDA torch"
+        )
+    use_gpus = bool(resources.gpus) and device != "cpu"
+    slots = jobs or (len(resources.gpus) if use_gpus else max(resources.cores // max(threads, 1), 1))
+    share = max(resources.cores // slots, 1) if jobs or use_gpus else 1
+    return Room(
+        slots=slots,
+        threads=threads or share,
+        device="cuda" if use_gpus else "cpu",
+        memory_bytes=int(MEMORY_SHARE * resources.memory_bytes),
+        gpus=resources.gpus if use_gpus else (),
+    )
+
+
+def population_key(run: Run, *, config: Mapping[str, Any]) -> str:
+    """Return what must be equal for two runs to be members of one population."""
+    data = {key: value for key, value in config["data"].items() if key != "fold"}
+    return json.dumps([run.dataset, data, config["arch"], config["train"], config["output"]], sort_keys=True)
+
+
+def pack(manifest: Manifest, runs: Sequence[Run], *, room: Room, members: int = 0) -> list[Packed]:
+    """Return the tasks that train `runs`: longest first, neighbours of the manifest together.
+
+    Args:
+        manifest: the sweep.
+        runs: those to pack; each ends up in exactly one task.
+        room: what runs at once.
+        members: the largest population; 0: what pays on the device and fits the memory.
+
+    Raises:
+        SweepError: a single run needs more memory than there is.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(population_key(run, config=manifest.run_config(run)), []).append(run)
+    tasks = []
+    for group in groups.values():
+        cost = estimate(manifest.run_config(group[0]), dataset_shapes_of(manifest, group[0].dataset))
+        parts = math.ceil(len(group) / _member_limit(cost, room=room, members=members))
+        if len(groups) < GROUPS_A_SLOT * room.slots:
+            parts = min(math.ceil(parts / room.slots) * room.slots, len(group))
+        tasks += [_packed(part, cost=cost) for part in split_evenly(group, parts=parts)]
+    return sorted(tasks, key=lambda task: -task.seconds)
+
+
+def dataset_shapes_of(manifest: Manifest, dataset: int) -> Shapes:
+    """Return {split: {key: shape}} of one of the sweep's recordings."""
+    shapes: Shapes = manifest.datasets[dataset].get("shapes") or {}
+    return shapes
+
+
+def split_evenly(items: Sequence[Any], *, parts: int) -> list[Sequence[Any]]:
+    """Return `items` in `parts` consecutive pieces whose sizes differ by one at most."""
+    edges = [len(items) * part // parts for part in range(parts + 1)]
+    return [items[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def _member_limit(cost: Estimate, *, room: Room, members: int) -> int:
+    """Return how many members of that cost fit into one task."""
+    most = members or room.max_members
+    if room.device == "cuda":  # their memory is the GPU's, which the trainer finds out
+        return most
+    if PROCESS_BYTES + cost.memory_bytes > room.memory_bytes:
+        need, free = (f"{value / 2**30:.1f} GiB" for value in (PROCESS_BYTES + cost.memory_bytes, room.memory_bytes))
+        raise SweepError(
+            f"one run needs about {need} of memory and {free} can be used; free some, or make arch smaller"
+        )
+    fits = (room.memory_bytes // room.slots - PROCESS_BYTES) // cost.memory_bytes
+    return max(min(most, fits), 1)
+
+
+def _packed(runs: Sequence[Run], *, cost: Estimate) -> Packed:
+    return Packed(
+        runs=tuple(runs),
+        dataset=runs[0].dataset,
+        seconds=cost.seconds * len(runs),
+        memory_bytes=PROCESS_BYTES + cost.memory_bytes * len(runs),
+    )
