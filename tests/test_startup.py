@@ -1,0 +1,66 @@
+"""Commands of the login node start at once: none of the heavy libraries, and a quarter of a second at the most."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy")
+LIMIT_S = 0.25  # of processor time: the clock on the wall also counts what else this machine is doing
+SWEEP_COMMANDS = ("generate", "submit", "status", "logs", "cancel", "retry", "report")
+STARTS = [
+    ("sync", "--help"),
+    ("train", "--help"),
+    ("data", "--help"),
+    ("sweep", "--help"),
+    ("sweep", "--version"),
+    *(("sweep", command, "--help") for command in SWEEP_COMMANDS),
+    *(("sweep", command, "no_such_sweep") for command in SWEEP_COMMANDS),
+]
+PROGRAM = """
+import importlib, sys
+heavy, command, *arguments = sys.argv[1:]
+try:
+    code = importlib.import_module("band.cli." + command).main(arguments)
+except SystemExit as end:
+    code = end.code
+print("loaded:", *sorted(set(heavy.split()) & set(sys.modules)), file=sys.stderr)
+raise SystemExit(code)
+"""
+START = [sys.executable, "-c", PROGRAM, " ".join(HEAVY)]
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in an interpreter of its own; its stderr ends with what it has loaded."""
+    return subprocess.run([*START, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def processor_seconds(*arguments: str) -> float:
+    """Return the processor time that one start of a command takes, its interpreter included."""
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen([*START, *arguments], stdout=quiet, stderr=quiet) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.parametrize("arguments", STARTS, ids=" ".join)
+def test_a_command_starts_without_the_heavy_libraries(arguments: tuple[str, ...]) -> None:
+    done = start(*arguments)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (1 if "no_such_sweep" in arguments else 0), done.stderr
+    assert done.stderr.splitlines()[-1] == "loaded:"
+
+
+@pytest.mark.parametrize("arguments", STARTS, ids=" ".join)
+def test_a_command_starts_in_a_quarter_of_a_second(arguments: tuple[str, ...]) -> None:
+    assert min(processor_seconds(*arguments) for _ in range(3)) < LIMIT_S
+
+
+def test_band_sync_says_that_it_has_done_nothing_and_what_to_do_instead() -> None:
+    done = start("sync", "somewhere")
+    assert done.returncode == 2 and not done.stdout
+    assert "not there yet" in done.stderr and "rsync" in done.stderr
