@@ -1,0 +1,179 @@
+"""The id of a run: a readable prefix and a hash of the science in it, the same wherever and whenever it is generated.
+
+Left out of the hash are the fields that change nothing that is learnt (paths, how much is kept, how often is saved),
+the fields that have no effect in this run, and the fields at the value of `LEGACY`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HASH_DIGITS = 10
+_NEVER = object()  # equal to no value
+UNHASHED = {
+    "data.path": "only what a recording holds counts, not where it lies",
+    "output.level": "it decides what is kept of a run, not what the run learns",
+    "train.checkpoint_s": "it decides how often a run is saved, not what it learns",
+}
+
+# Frozen: a field added later enters with the value that does what was done before it existed, and no value here may
+# ever change, whatever the default in config.py becomes. So an old sweep keeps its ids, and its results.
+LEGACY: dict[str, Any] = {
+    "data.bin_ms": None,
+    "data.split": "auto",
+    "data.fold": 0,
+    "data.num_folds": 1,
+    "data.valid_share": 0.2,
+    "data.test_share": 0.2,
+    "data.split_seed": 0,
+    "data.guard_trials": 1,
+    "data.group_key": "",
+    "arch.ic_enc_dim": 64,
+    "arch.ci_enc_dim": 64,
+    "arch.ci_lag": 1,
+    "arch.causal_con": True,
+    "arch.con_dim": 64,
+    "arch.co_dim": 4,
+    "arch.ic_dim": 64,
+    "arch.gen_dim": 100,
+    "arch.fac_dim": 40,
+    "arch.cell_clip": 5.0,
+    "arch.ic_post_var_min": 1e-4,
+    "arch.ic_prior_var": 0.1,
+    "arch.co_prior_var": 0.1,
+    "arch.reconstruction": "poisson",
+    "hyper.behavior_weight": 0.0,
+    "hyper.lr": 4e-3,
+    "hyper.lr_decay": 0.95,
+    "hyper.lr_patience": 6,
+    "hyper.lr_stop": 1e-5,
+    "hyper.adam_beta1": 0.9,
+    "hyper.adam_beta2": 0.999,
+    "hyper.adam_epsilon": 1e-8,
+    "hyper.weight_decay": 0.0,
+    "hyper.grad_clip": 200.0,
+    "hyper.dropout_rate": 0.1,
+    "hyper.behavior_dropout_rate": 0.5,
+    "hyper.cd_rate": 0.3,
+    "hyper.cd_pass_rate": 0.0,
+    "hyper.kl_ic_scale": 1.0,
+    "hyper.kl_co_scale": 1.0,
+    "hyper.kl_ic_target": 0.0,
+    "hyper.kl_co_target": 0.0,
+    "hyper.kl_start_epoch": 0,
+    "hyper.kl_increase_epoch": 500,
+    "hyper.l2_ic_enc_scale": 0.0,
+    "hyper.l2_ci_enc_scale": 0.0,
+    "hyper.l2_gen_scale": 0.0,
+    "hyper.l2_con_scale": 0.0,
+    "hyper.l2_start_epoch": 0,
+    "hyper.l2_increase_epoch": 80,
+    "train.batch_size": 64,
+    "train.drop_last": True,
+    "train.max_epochs": 700,
+    "train.stop_patience": 200,
+    "train.monitor": "valid_recon",
+    "train.smooth": 0.3,
+    "train.loss_scale": 1.0,
+    "train.recon_reduce_mean": False,
+    "train.kl_co_reduce": "sum",
+    "train.valid_samples": 1,
+    "train.posterior_samples": 50,
+    "train.dtype": "float32",
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Where some fields have no effect: what has to hold for that, in words, and the test of it."""
+
+    keys: tuple[str, ...]
+    where: str
+    holds: Callable[[Mapping[str, Any]], bool]
+
+
+def _is(*splits: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda config: config["data"]["split"] in splits
+
+
+def _has_folds(config: Mapping[str, Any]) -> bool:
+    return bool(config["data"]["num_folds"] > 1)
+
+
+_CONTROLLER: tuple[str, ...] = (
+    "arch.ci_lag",
+    "arch.causal_con",
+    "arch.con_dim",
+    "arch.ci_enc_dim",
+    "arch.co_prior_var",
+)
+_CONTROLLER += ("hyper.kl_co_scale", "hyper.kl_co_target", "hyper.l2_con_scale", "hyper.l2_ci_enc_scale")
+WITHOUT_EFFECT = (
+    Condition(
+        ("hyper.behavior_dropout_rate",), "hyper.behavior_weight is 0", lambda c: not c["hyper"]["behavior_weight"]
+    ),
+    Condition(("hyper.cd_pass_rate",), "hyper.cd_rate is 0", lambda c: not c["hyper"]["cd_rate"]),
+    Condition((*_CONTROLLER, "train.kl_co_reduce"), "arch.co_dim is 0", lambda c: not c["arch"]["co_dim"]),
+    Condition(("hyper.lr_patience",), "hyper.lr_decay is 1", lambda c: c["hyper"]["lr_decay"] == 1),
+    Condition(("data.valid_share", "data.test_share"), "data.num_folds cuts the trials", _has_folds),
+    Condition(("data.valid_share", "data.test_share", "data.split_seed"), "data.split is shipped", _is("shipped")),
+    Condition(("data.split_seed",), "data.split is blocked", _is("blocked")),
+    Condition(("data.group_key",), "data.split is not grouped", _is("shipped", "stratified", "blocked")),
+    Condition(("data.guard_trials",), "data.split is not blocked", _is("shipped", "stratified", "grouped")),
+)
+
+
+def without_effect(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return {full key: why} of the fields that change nothing in a run of this configuration."""
+    found = [condition for condition in WITHOUT_EFFECT if condition.holds(config)]
+    return {key: condition.where for condition in found for key in condition.keys}
+
+
+def science(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {full key: value} of the fields that an id depends on.
+
+    Args:
+        config: a full run configuration as nested plain values.
+    """
+    idle = without_effect(config)
+    kept = {}
+    for section, part in config.items():
+        for name, value in part.items() if isinstance(part, Mapping) else ((section, part),):
+            key = name if name == section else f"{section}.{name}"
+            if LEGACY.get(key, _NEVER) != value and key not in UNHASHED and key not in idle:
+                kept[key] = value
+    return kept
+
+
+def run_id(config: Mapping[str, Any], *, dataset_digest: str) -> str:
+    """Return the id of a run, as `band0.1-s2-f1-3fa9c04b1d`: weight, seed, fold where there are folds, and hash.
+
+    Args:
+        config: a full run configuration as nested plain values.
+        dataset_digest: identity of the recording it is trained on.
+    """
+    payload = json.dumps(
+        {"config": science(config), "dataset": dataset_digest},
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+    )
+    return f"{_prefix(config)}-{hashlib.sha256(payload.encode()).hexdigest()[:HASH_DIGITS]}"
+
+
+def pair_id(config: Mapping[str, Any], *, dataset_digest: str) -> str:
+    """Return the id of the LFADS run that differs from this one in behaviour weight alone; of LFADS itself its own."""
+    twin = {**config, "hyper": {**config["hyper"], "behavior_weight": 0.0}}
+    return run_id(twin, dataset_digest=dataset_digest)
+
+
+def _prefix(config: Mapping[str, Any]) -> str:
+    weight, data = config["hyper"]["behavior_weight"], config["data"]
+    model = f"band{weight:g}".replace("+", "") if weight else "lfads"
+    fold = f"-f{data['fold']}" if data["num_folds"] > 1 else ""
+    return f"{model}-s{config['seed']}{fold}"
