@@ -106,7 +106,7 @@ class Params:
 
     def select(self, members: Sequence[int], *, requires_grad: bool = False) -> Params:
         """Return a copy that holds only the members at these positions."""
-        index = torch.as_tensor(members, device=self.flat.device)
+        index = torch.as_tensor(members, dtype=torch.int64, device=self.flat.device)
         return Params(self.flat.detach()[index], self.shapes, requires_grad=requires_grad)
 
 

@@ -1,0 +1,135 @@
+"""A member that ended becomes a finished run folder: result.json, metrics.csv, model.pt, outputs.h5."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from band.config import to_dict
+from band.files import write_atomic
+from band.model.params import has_controller
+from band.run_dir import seal
+from band.train.loop import effective_beta
+from band.train.outputs import SPLITS, Posterior, compute_posterior, score_member, write_outputs
+from band.train.population import COLUMNS, Member, Population
+from band.train.trials import Trials
+
+SCHEMA = 1
+INTEGERS = ("epoch", "step")
+
+
+def metrics_lines(rows: Iterable[list[float]], *, header: bool) -> str:
+    """Return epochs as lines of CSV; what does not exist is an empty cell, floats as short as reads back exactly."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if header:
+        writer.writerow(COLUMNS)
+    for row in rows:
+        cells = zip(COLUMNS, row, strict=True)
+        writer.writerow(
+            "" if math.isnan(v) else str(int(v)) if name in INTEGERS else repr(float(v)) for name, v in cells
+        )
+    return text.getvalue()
+
+
+def export_member(
+    population: Population,
+    position: int,
+    trials: Trials,
+    place: int,
+    *,
+    folder: Path,
+    dataset: dict[str, Any],
+    provenance: dict[str, Any],
+    on_progress: Callable[[str, float], None] = lambda what, share: None,
+) -> str:
+    """Write the finished folder of one member and return its outcome, "ok" or "diverged".
+
+    Args:
+        population: state at the member's end.
+        position: of the member in it.
+        trials: the recording.
+        place: of the member's splits in it.
+        folder: created if need be; unfinished leftovers in it are replaced.
+        dataset: path and digest, for result.json.
+        provenance: see `band.train.provenance`.
+        on_progress: called with what is being computed and the share done.
+    """
+    member = population.members[position]
+    folder.mkdir(parents=True, exist_ok=True)
+    has_diverged = member.schedule.stopped_by == "diverged"
+    scores: dict[str, dict[str, float | None]] = {split: {} for split in SPLITS}
+    _write_model(folder / "model.pt", population, position)
+    write_atomic(folder / "metrics.csv", metrics_lines(member.history, header=True).encode())
+    if not has_diverged:
+        posterior, ablated = _posteriors(population, position, trials, place, on_progress)
+        scores = score_member(posterior, ablated, trials, place)
+        if member.config.output.level != "scores":
+            write_outputs(folder / "outputs.h5", posterior, trials, place, level=member.config.output.level)
+    split = trials.splits[place]
+    outcome = "diverged" if has_diverged else "ok"
+    result = {
+        "schema": SCHEMA,
+        "run_id": member.run_id,
+        "config": to_dict(member.config),
+        "dataset": {"path": dataset["path"], "digest": dataset["digest"]},
+        "training": _training(member, population, trials, outcome),
+        "scores": scores,
+        "split": {**{name: len(getattr(split, name)) for name in SPLITS}, "how": split.how},
+        "provenance": provenance,
+    }
+    seal(folder, result=result)
+    return outcome
+
+
+def _training(member: Member, population: Population, trials: Trials, outcome: str) -> dict[str, Any]:
+    schedule = member.schedule
+    reason = f"first tensor not finite: {member.first_non_finite}" if outcome == "diverged" else None
+    return {
+        "outcome": outcome,
+        "reason": reason,
+        "epochs": member.epoch,
+        "steps": population.step,
+        "best_epoch": schedule.best_epoch if schedule.best_epoch >= 0 else None,
+        "best_monitor": schedule.best if math.isfinite(schedule.best) else None,
+        "parameters": "best" if schedule.best_epoch >= 0 else "last: no epoch had the full KL and L2 weights",
+        "stopped_by": schedule.stopped_by,
+        "seconds": round(population.seconds, 3),
+        "effective_beta": effective_beta(member.config.hyper, member.config.train, trials.widths),
+    }
+
+
+def _write_model(path: Path, population: Population, position: int) -> None:
+    params = population.final_params(position)
+    buffer = io.BytesIO()
+    meta = {"schema": SCHEMA, "config": to_dict(population.members[position].config)}
+    torch.save({"meta": json.dumps(meta), "params": {n: v[0].clone().cpu() for n, v in params.items()}}, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def _posteriors(
+    population: Population, position: int, trials: Trials, place: int, on_progress: Callable[[str, float], None]
+) -> tuple[Posterior, dict[str, Posterior]]:
+    """Return the posterior of a member, and the same with inputs switched off, by name of the ablation."""
+    config = population.members[position].config
+    params = population.final_params(position)
+
+    def compute(what: str, *, co_off: bool, ext_off: bool) -> Posterior:
+        return compute_posterior(
+            params, trials, place, config=config, co_off=co_off, ext_off=ext_off,
+            on_progress=lambda share: on_progress(what, share),
+        )  # fmt: skip
+
+    ablated = {}
+    if has_controller(config.arch):
+        ablated["noci"] = compute("without controller", co_off=True, ext_off=False)
+    if trials.ext_input is not None:
+        ablated["all_inputs_off"] = compute("without inputs", co_off=True, ext_off=True)
+    return compute("posterior", co_off=False, ext_off=False), ablated

@@ -1,0 +1,316 @@
+"""Training a population until its last member ends: steps, epochs, validation, stopping, divergence.
+
+Axes: M active member, B trial, P parameters of one member.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from band.config import Hyper, TrainConfig
+from band.model.forward import Latents, Losses, Scales, compute_losses, run_model
+from band.model.losses import ramp
+from band.model.params import Params, Widths
+from band.train.evaluate import evaluate
+from band.train.noise import NoiseSource, Rates
+from band.train.optimiser import AdamWSettings, adamw_step_, clip_gradient_
+from band.train.population import COLUMNS, TRAIN_TERMS, Population
+from band.train.schedule import monitored
+from band.train.trials import Trials, epoch_batches
+
+L2_ROOMS = ("ic_enc", "ci_enc", "gen", "con")
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """What depends only on which members are active."""
+
+    noise: NoiseSource
+    scales: Scales
+    settings: AdamWSettings
+    places: list[int]  # of each active member among those of the trials
+
+
+class Loop:
+    """Trains a population step by step; `population` is its whole state between two steps."""
+
+    def __init__(self, population: Population, trials: Trials, *, places: dict[str, int]) -> None:
+        """Take a population, started or restored.
+
+        Args:
+            population: its active members.
+            trials: the recording and each run's splits.
+            places: position of each run id among the splits of `trials`.
+        """
+        self.population, self._trials, self._places = population, trials, places
+        config = population.members[0].config
+        self._arch, self._train = config.arch, config.train
+        self._device = population.params.flat.device
+        self._dtype = population.params.flat.dtype
+        self._prepare()
+
+    def step(self) -> list[int]:
+        """Do one optimiser step of every member; return the positions of those that completed an epoch or diverged."""
+        population, fixed = self.population, self._fixed
+        batch = self._trials.batch(*self._next_batch())
+        noise = fixed.noise.training(population.step)
+        latents = run_model(population.params, batch, arch=self._arch, widths=self._trials.widths, noise=noise)
+        terms = compute_losses(
+            population.params, latents, batch, arch=self._arch, scales=fixed.scales,
+            kl_ramp=self._kl_ramp, l2_ramp=self._l2_ramp, noise=noise,
+        )  # fmt: skip
+        gradient = population.params.gradient(terms.loss)
+        norm = clip_gradient_(gradient, bound=fixed.settings.grad_clip)
+        population.step += 1
+        diverged = self._find_diverged(latents, terms, gradient, norm)
+        gradient[diverged] = 0
+        adamw_step_(
+            population.params.flat, gradient, population.moments,
+            step=population.step, lr=self._lr, decay_ramp=self._l2_ramp, settings=fixed.settings,
+        )  # fmt: skip
+        self._add(terms, norm)
+        return self._completed(diverged)
+
+    def end_epochs(self, positions: list[int]) -> None:
+        """Validate the members that completed an epoch, record the scores, let their schedules decide."""
+        population = self.population
+        done = [p for p in positions if not population.members[p].has_ended]
+        if not done:
+            return
+        part = population if len(done) == len(population) else population.keep(done)
+        fixed = self._fixed if part is population else self._fixed_for(part)
+        index = torch.tensor(done, device=self._device)
+        # Members of one population may stand at different epochs; each draws by its own.
+        by_epoch: dict[int, list[int]] = {}
+        for i, p in enumerate(done):
+            by_epoch.setdefault(population.members[p].epoch, []).append(i)
+        scores: dict[int, dict[str, float]] = {}
+        for epoch, rows in by_epoch.items():
+            whole = len(rows) == len(part)
+            some = part if whole else part.keep(rows)
+            inner = fixed if whole else self._fixed_for(some)
+            chosen = index if whole else index[torch.tensor(rows, device=self._device)]
+            found = evaluate(
+                some.params, self._trials, inner.noise, arch=self._arch, scales=inner.scales,
+                ramps=(self._kl_ramp[chosen], self._l2_ramp[chosen]), members=inner.places,
+                purpose=("valid", epoch), num_samples=self._train.valid_samples,
+            )  # fmt: skip
+            scores.update(zip(rows, found, strict=True))
+        for i, p in enumerate(done):
+            self._end_epoch(p, scores[i])
+        self._set_epoch_tensors()
+
+    def drop_ended(self) -> None:
+        """Select out the members that ended; the loop goes on with the rest, if any."""
+        active = [p for p, member in enumerate(self.population.members) if not member.has_ended]
+        if len(active) < len(self.population):
+            self.population = self.population.keep(active)
+            if active:
+                self._prepare()
+
+    def _prepare(self) -> None:
+        self._fixed = self._fixed_for(self.population)
+        self._epoch_batches = [self._shuffled(p) for p in range(len(self.population))]
+        self._set_epoch_tensors()
+
+    def _fixed_for(self, population: Population) -> _Fixed:
+        hypers = [member.config.hyper for member in population.members]
+
+        def per_member(name: str) -> Tensor:
+            values = [getattr(hyper, name) for hyper in hypers]
+            return torch.tensor(values, dtype=self._dtype, device=self._device)
+
+        train = self._train
+        scales = Scales(
+            **{
+                name: per_member(name)
+                for name in ("behavior_weight", "kl_ic_scale", "kl_co_scale", "kl_ic_target", "kl_co_target")
+            },
+            l2={room: per_member(f"l2_{room}_scale") for room in L2_ROOMS},
+            loss_scale=train.loss_scale,
+            recon_reduce_mean=train.recon_reduce_mean,
+            kl_co_reduce=train.kl_co_reduce,
+        )
+        names = ("dropout_rate", "behavior_dropout_rate", "cd_rate", "cd_pass_rate")
+        noise = NoiseSource(
+            [member.config.seed for member in population.members],
+            Rates(*(per_member(name).cpu().double() for name in names)),
+            arch=self._arch, widths=self._trials.widths, batch_size=train.batch_size,
+            dtype=self._dtype, device=self._device,
+        )  # fmt: skip
+        names = ("adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "grad_clip")
+        settings = AdamWSettings(*(per_member(name) for name in names))
+        return _Fixed(noise, scales, settings, [self._places[member.run_id] for member in population.members])
+
+    def _shuffled(self, position: int) -> tuple[Tensor, Tensor]:
+        member = self.population.members[position]
+        trials = self._trials.splits[self._places[member.run_id]].train
+        index, weight = epoch_batches(
+            trials, seed=member.config.seed, epoch=member.epoch,
+            batch_size=self._train.batch_size, drop_last=self._train.drop_last,
+        )  # fmt: skip
+        return index.to(self._device), weight.to(self._device, self._dtype)
+
+    def _set_epoch_tensors(self) -> None:
+        """Set what changes only when an epoch ends: step sizes and ramps, (M,) each."""
+        members = self.population.members
+
+        def tensor(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=self._dtype, device=self._device)
+
+        def ramps(kind: str) -> Tensor:
+            starts, increases = (
+                tensor([getattr(m.config.hyper, f"{kind}_{part}_epoch") for m in members])
+                for part in ("start", "increase")
+            )
+            return ramp(tensor([m.epoch for m in members]), start=starts, increase=increases)
+
+        self._lr = tensor([m.schedule.lr for m in members])
+        self._kl_ramp, self._l2_ramp = ramps("kl"), ramps("l2")
+
+    def _next_batch(self) -> tuple[Tensor, Tensor]:
+        """Return index and weight (M, B) of the next minibatch of every member."""
+        picks = [
+            (index[member.batch], weight[member.batch])
+            for member, (index, weight) in zip(self.population.members, self._epoch_batches, strict=True)
+        ]
+        return torch.stack([index for index, _ in picks]), torch.stack([weight for _, weight in picks])
+
+    def _add(self, terms: Losses, norm: Tensor) -> None:
+        values = [getattr(terms, name) for name in TRAIN_TERMS[:-1]]
+        self.population.sums += torch.stack([*(value.detach() for value in values), norm], dim=1)
+
+    def _find_diverged(self, latents: Latents, terms: Losses, gradient: Tensor, norm: Tensor) -> list[int]:
+        """Return the positions of members whose loss or gradient is not finite, after naming what was so first."""
+        finite = torch.isfinite(norm) & torch.isfinite(terms.loss)
+        if bool(finite.all()):
+            return []
+        positions = (~finite).nonzero().flatten().tolist()
+        for p in positions:
+            member = self.population.members[p]
+            member.first_non_finite = _first_non_finite(p, self.population, latents, terms, gradient)
+            member.schedule.stopped_by = "diverged"
+        return positions
+
+    def _completed(self, diverged: list[int]) -> list[int]:
+        completed = list(diverged)
+        for p, member in enumerate(self.population.members):
+            if member.has_ended:
+                continue
+            member.batch += 1
+            if member.batch == len(self._epoch_batches[p][0]):
+                completed.append(p)
+        return sorted(completed)
+
+    def _end_epoch(self, position: int, score: dict[str, float]) -> None:
+        """Record an epoch of one member and let its schedule decide."""
+        population = self.population
+        member = population.members[position]
+        hyper = member.config.hyper
+        score = _without_behavior(score) if hyper.behavior_weight == 0 else score
+        means = population.sums[position] / member.batch
+        row = {f"train_{name}": value for name, value in zip(TRAIN_TERMS, means.tolist(), strict=True)}
+        if hyper.behavior_weight == 0:
+            row["train_behavior"] = math.nan
+        row.update(epoch=member.epoch, step=population.step, lr=member.schedule.lr, **score)
+        row.update(kl_ramp=float(self._kl_ramp[position]), l2_ramp=float(self._l2_ramp[position]))
+        if not math.isfinite(score["valid_loss"]):
+            member.first_non_finite, member.schedule.stopped_by = "validation loss", "diverged"
+        elif member.schedule.observe(
+            monitored(score, self._train.monitor), epoch=member.epoch, hyper=hyper, train=self._train
+        ):
+            population.best[position] = population.params.flat.detach()[position]
+        row["monitor_smoothed"] = member.schedule.smoothed
+        member.history.append([row[name] for name in COLUMNS])
+        population.sums[position] = 0
+        member.epoch, member.batch = member.epoch + 1, 0
+        if not member.has_ended:
+            self._epoch_batches[position] = self._shuffled(position)
+
+
+def _without_behavior(score: dict[str, float]) -> dict[str, float]:
+    """Return the scores of a member that has no behaviour decoder: those of behaviour are NaN."""
+    return score | {"valid_behavior": math.nan, "valid_behavior_r2": math.nan}
+
+
+def _first_non_finite(position: int, population: Population, latents: Latents, terms: Losses, gradient: Tensor) -> str:
+    """Return the name of the first tensor of a member's step that is not finite, in the order of computation."""
+    decoded = {f.name: getattr(latents.decoded, f.name) for f in dataclasses.fields(latents.decoded)}
+    named = {
+        **{f"parameter {name}": value for name, value in population.params.items()},
+        "ic_mean": latents.ic_mean,
+        "ic_log_var": latents.ic_log_var,
+        **decoded,
+        "log_rates": latents.log_rates,
+        "behavior": latents.behavior,
+        **{f"loss term {f.name}": getattr(terms, f.name) for f in dataclasses.fields(terms)},
+    }
+    order = [*named.items(), *((f"gradient of {n}", g) for n, g in _named_rows(population, gradient))]
+    for name, value in order:
+        if value is not None and not bool(torch.isfinite(value[position]).all()):
+            return name
+    return "gradient norm"
+
+
+def _named_rows(population: Population, gradient: Tensor) -> list[tuple[str, Tensor]]:
+    return Params(gradient, population.params.shapes).items()
+
+
+def train_population(
+    loop: Loop,
+    *,
+    on_epoch: Callable[[Population], None],
+    on_ended: Callable[[Population, list[int]], None],
+    after_step: Callable[[Population], bool],
+) -> bool:
+    """Train until every member has ended, or `after_step` says to stop.
+
+    Args:
+        loop: the population and its trials.
+        on_epoch: called after members completed an epoch.
+        on_ended: called with the population and the positions of members that ended, before they are selected out.
+        after_step: called between steps with the whole state; True stops.
+
+    Returns:
+        whether all members ended.
+    """
+    while loop.population.members:
+        completed = loop.step()
+        if completed:
+            loop.end_epochs(completed)
+            on_epoch(loop.population)
+            ended = [p for p, member in enumerate(loop.population.members) if member.has_ended]
+            if ended:
+                on_ended(loop.population, ended)
+                loop.drop_ended()
+        if loop.population.members and after_step(loop.population):
+            return False
+    return True
+
+
+def effective_beta(hyper: Hyper, train: TrainConfig, widths: Widths) -> dict[str, float]:
+    """Return the KL weights in units of the evidence bound, where 1 is the bound, and what coordinated dropout changes.
+
+    Args:
+        hyper: the member.
+        train: whether the loss sums or averages over counts, and the divergence of the inputs over bins.
+        widths: R reconstructed bins of N' neurons.
+
+    Returns:
+        beta_ic and beta_co at the end of the ramp; cd_gradient_share, the share of counts whose gradient reaches the
+        parameters: the reconstruction is not rescaled for it, so against it the divergences weigh 1 / share as much.
+    """
+    unit = widths.num_recon_bins * widths.num_recon_neurons if train.recon_reduce_mean else 1
+    bins = widths.num_recon_bins if train.kl_co_reduce == "mean" else 1
+    share = hyper.cd_rate + (1 - hyper.cd_rate) * hyper.cd_pass_rate if hyper.cd_rate > 0 else 1.0
+    return {
+        "beta_ic": hyper.kl_ic_scale * unit,
+        "beta_co": hyper.kl_co_scale * unit / bins,
+        "cd_gradient_share": share,
+    }

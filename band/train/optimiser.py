@@ -1,0 +1,62 @@
+"""AdamW and gradient clipping over the flat rows of a population, every setting per member.
+
+Axes: M member, P parameters of one member.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AdamWSettings:
+    """Settings that stay as they are through a run, (M,) each."""
+
+    beta1: Tensor
+    beta2: Tensor
+    epsilon: Tensor
+    weight_decay: Tensor
+    grad_clip: Tensor
+
+
+def clip_gradient_(gradient: Tensor, *, bound: Tensor) -> Tensor:
+    """Scale each member's gradient (M, P) down to at most `bound` (M,) and return the norms (M,) from before."""
+    norm = torch.linalg.vector_norm(gradient, dim=1)
+    factor = (bound / (norm + 1e-6)).clamp(max=1)
+    gradient.mul_(factor[:, None])
+    return norm
+
+
+def adamw_step_(
+    flat: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor, Tensor],
+    *,
+    step: int,
+    lr: Tensor,
+    decay_ramp: Tensor,
+    settings: AdamWSettings,
+) -> None:
+    """Update parameters (M, P) and both moments in place, with decoupled weight decay.
+
+    Args:
+        flat: (M, P), parameters.
+        gradient: (M, P), used up.
+        moments: first and second moment, (M, P) each.
+        step: number of this step, from 1.
+        lr: (M,), step size.
+        decay_ramp: (M,), factor of the weight decay.
+        settings: what stays as it is.
+
+    Source: Loshchilov and Hutter 2019, as in torch.optim.AdamW.
+    """
+    first, second = moments
+    beta1, beta2 = settings.beta1[:, None], settings.beta2[:, None]
+    first.lerp_(gradient, 1 - beta1)
+    second.mul_(beta2).add_(gradient.square_().mul_(1 - beta2))
+    flat.mul_(1 - (lr * decay_ramp * settings.weight_decay)[:, None])
+    root = torch.sqrt(second, out=gradient).mul_((1 - beta2**step) ** -0.5).add_(settings.epsilon[:, None])
+    flat.sub_(torch.div(first, root, out=root).mul_((lr[:, None]) / (1 - beta1**step)))
