@@ -24,7 +24,7 @@ from band.files import (
 
 SCHEMA = 1
 RESULT = "result.json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,@-]{0,159}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]{0,159}")
 
 
 def check_name(name: object, *, what: str = "name") -> str:
@@ -36,7 +36,7 @@ def check_name(name: object, *, what: str = "name") -> str:
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
     raise SweepError(
-        f"{what} must be 1 to 160 of the characters A-Z a-z 0-9 . _ + = , @ - and begin with a letter or digit, "
+        f"{what} must be 1 to 160 of the characters A-Z a-z 0-9 . _ + = @ - and begin with a letter or digit, "
         f"got {str(name)[:80]!r}"
     )
 

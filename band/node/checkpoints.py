@@ -1,0 +1,162 @@
+"""Which population checkpoints there are, here and at home: known by their digest, chosen by their step.
+
+A checkpoint file is not opened here (that would need torch). The trainer's `checkpoint` event names its digest, and is
+kept in the event stream at home and beside the files; so a file counts exactly if its content is one that was reported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from band.errors import BandError
+from band.files import append_line, copy_verified, sha256_file
+from band.node.job import Job
+from band.run_dir import read_events
+
+RECORD_NAME = "checkpoints.jsonl"
+_FILE = re.compile(r"population\.([0-9]{1,3})\.pt")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was reported of a checkpoint."""
+
+    step: int
+    runs: frozenset[str]  # its members
+
+
+class Checkpoints:
+    """The checkpoints that an attempt can continue from, and their copies at home."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._records: dict[str, Record] = {}  # by digest
+        self._here: dict[Path, str] = {}  # digests of files on this node
+        self._home: dict[int, str] = {}  # digests of the slots at home
+
+    def learn(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Take note of the checkpoints that events report."""
+        for event in events:
+            if event["event"] == "checkpoint":
+                with suppress(KeyError, TypeError, ValueError):
+                    self._records[str(event["sha256"])] = Record(int(event["step"]), frozenset(event["runs"]))
+
+    def look_at_home(self) -> None:
+        """Find what is at home; OSError where that cannot be read."""
+        for slot, path in _files(self._job.task.folder.path):
+            with suppress(BandError):
+                self._home[slot] = sha256_file(path)
+
+    def look_at(self, folder: Path) -> None:
+        """Find what an earlier attempt left in a folder on this node."""
+        for _, path in _files(folder):
+            with suppress(BandError, OSError):
+                self._here[path] = sha256_file(path)
+
+    def add(self, event: Mapping[str, Any], *, folder: Path, runs: Sequence[str]) -> None:
+        """Take a checkpoint event of the trainer that works in `folder` on `runs`, and report it."""
+        fields = {**event, "runs": list(event.get("runs", runs))}
+        self._job.reporter.forward(fields)
+        with suppress(OSError):
+            append_line(self._job.work / RECORD_NAME, fields)
+        self.learn([fields])
+        with suppress(KeyError):
+            self._here[folder / f"population.{fields['slot']}.pt"] = fields["sha256"]
+
+    def newest_step(self, runs: Iterable[str]) -> int:
+        """Return the step of the newest checkpoint that has any of `runs`, -1 if there is none."""
+        records = self._ranked(runs, digests=[*self._here.values(), *self._home.values()])
+        return self._records[records[0]].step if records else -1
+
+    def covered(self, runs: Sequence[str]) -> list[str]:
+        """Return those of `runs` that the newest checkpoint with any of them has; all of them if there is none."""
+        ranked = self._ranked(runs, digests=[*self._here.values(), *self._home.values()])
+        return [run for run in runs if run in self._records[ranked[0]].runs] if ranked else list(runs)
+
+    def seed(self, folder: Path, *, runs: Sequence[str]) -> int:
+        """Copy the two newest checkpoints with all of `runs` into a trainer's folder; return the newer one's step."""
+        sources = {digest: path for path, digest in self._here.items()}
+        home = {digest: self._job.task.folder.path / f"population.{slot}.pt" for slot, digest in self._home.items()}
+        sources = {**home, **sources}
+        steps: list[int] = []
+        for digest in self._ranked(runs, digests=sources, whole=True):
+            target = folder / f"population.{len(steps)}.pt"
+            try:
+                self._here[target] = copy_verified(sources[digest], target, sha256=digest)
+            except (BandError, OSError):
+                continue  # damaged since we looked: the next one serves
+            steps.append(self._records[digest].step)
+            if len(steps) == 2:
+                break
+        return max(steps, default=-1)
+
+    def mirror(self, parts: Sequence[Sequence[str]]) -> None:
+        """Bring the newest checkpoint of each part home, into slots that no part's newest one at home stands in.
+
+        Raises:
+            OSError: home cannot be written, or the event stream there lacks what tells the copies apart.
+        """
+        if not self._job.reporter.writer.flush():
+            raise OSError("the event stream at home cannot be written")
+        for part in parts:
+            ranked = self._ranked(part, digests=[*self._here.values(), *self._home.values()], whole=True)
+            if ranked and ranked[0] not in self._home.values():
+                self._bring_home(ranked[0], slot=self._free_slot(parts))
+
+    def is_home(self, parts: Sequence[Sequence[str]]) -> bool:
+        """Return whether home has the newest checkpoint of each part."""
+        everywhere = [*self._here.values(), *self._home.values()]
+        newest = [self._ranked(part, digests=everywhere, whole=True)[:1] for part in parts]
+        return all(digest in self._home.values() for found in newest for digest in found)
+
+    def clear_home(self) -> None:
+        """Remove the copies at home; errors are passed over."""
+        for slot in list(self._home):
+            with suppress(OSError):
+                (self._job.task.folder.path / f"population.{slot}.pt").unlink(missing_ok=True)
+                del self._home[slot]
+
+    def _bring_home(self, digest: str, *, slot: int) -> None:
+        source = next(path for path, found in self._here.items() if found == digest)
+        target = self._job.task.folder.path / f"population.{slot}.pt"
+        try:
+            copy_verified(source, target, sha256=digest)
+        except (BandError, FileNotFoundError):
+            return  # the trainer has just put a newer one in its place, whose event is on its way
+        self._home[slot] = digest
+        self._job.reporter.report("mirrored", step=self._records[digest].step, slot=slot)
+
+    def _free_slot(self, parts: Sequence[Sequence[str]]) -> int:
+        newest = [self._ranked(part, digests=self._home.values(), whole=True)[:1] for part in parts]
+        needed = {digest for found in newest for digest in found}
+        return next(slot for slot in range(1000) if self._home.get(slot) not in needed)
+
+    def _ranked(self, runs: Iterable[str], *, digests: Iterable[str], whole: bool = False) -> list[str]:
+        """Return the known digests, newest first, of checkpoints with any (or, if `whole`, all) of `runs`."""
+        wanted = set(runs)
+        known = {digest for digest in digests if digest in self._records}
+        fit = [
+            digest
+            for digest in known
+            if (wanted <= self._records[digest].runs if whole else wanted & self._records[digest].runs)
+        ]
+        return sorted(fit, key=lambda digest: (self._records[digest].step, digest), reverse=True)
+
+
+def _files(folder: Path) -> list[tuple[int, Path]]:
+    return [(int(match[1]), path) for path in folder.iterdir() if (match := _FILE.fullmatch(path.name))]
+
+
+def task_events(job: Job) -> list[list[dict[str, Any]]]:
+    """Return the event streams of all attempts at the task, in the order of their claims.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    streams = [read_events(path)[0] for path in job.sweep.event_files(job.task.name)]
+    return sorted(streams, key=lambda events: next((e.get("claim", 0) for e in events if e["event"] == "claimed"), 0))

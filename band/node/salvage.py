@@ -1,0 +1,81 @@
+"""What earlier attempts at the task left on this node or on the way home: published, continued from, then swept up."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from band.node.checkpoints import RECORD_NAME, Checkpoints
+from band.node.job import Job
+from band.node.publish import Publisher, is_published, outcome_of, publish_incoming
+from band.node.scratch import home_scratch
+from band.run_dir import RESULT, read_events
+
+
+def leftovers(job: Job) -> list[Path]:
+    """Return the work folders of the task on this node, this attempt's own among them."""
+    found = []
+    for scratch in {job.scratch.path: job.scratch, home_scratch(job.sweep).path: home_scratch(job.sweep)}.values():
+        with suppress(OSError):
+            found += [path for path in scratch.sweep_work(job.sweep.name).iterdir() if _is_of(job, path)]
+    return sorted(found)
+
+
+def _is_of(job: Job, path: Path) -> bool:
+    return path.name.partition(".")[0] == job.task.name and path.is_dir() and not path.is_symlink()
+
+
+def salvage(job: Job, *, publisher: Publisher, checkpoints: Checkpoints) -> None:
+    """Publish every finished run that an earlier attempt left, and find its checkpoints."""
+    _publish_incoming(job, publisher=publisher)
+    for leftover in leftovers(job):
+        with suppress(OSError):
+            checkpoints.learn(read_events(leftover / RECORD_NAME)[0])
+        for part in sorted(path for path in leftover.iterdir() if path.is_dir() and not path.is_symlink()):
+            checkpoints.look_at(part)
+            for run in finished_runs(part):
+                if run.name in job.task.run_ids and not is_published(job.sweep, run.name):
+                    publisher.add(run.name, folder=run)
+
+
+def finished_runs(part: Path) -> list[Path]:
+    """Return the sealed run folders in a trainer's folder."""
+    try:
+        return sorted(path for path in (part / "runs").iterdir() if (path / RESULT).is_file())
+    except OSError:
+        return []
+
+
+def _publish_incoming(job: Job, *, publisher: Publisher) -> None:
+    for run_id in job.task.run_ids:
+        for folder, attempt in _incoming(job, run_id=run_id):
+            with suppress(OSError):
+                done = publish_incoming(folder, sweep=job.sweep, run_id=run_id, attempt=attempt)
+                if done is not None:
+                    publisher.done.add(run_id)
+                    job.reporter.report(done[0], run=run_id, outcome=outcome_of(done[1]))
+
+
+def _incoming(job: Job, *, run_id: str) -> list[tuple[Path, str]]:
+    """Return the folders in which a run is on its way in, each with the name of its attempt (which has no dot)."""
+    pairs = [(path, path.name[len(run_id) + 1 :]) for path in sorted(job.sweep.incoming.glob(f"{run_id}.*"))]
+    return [(path, attempt) for path, attempt in pairs if attempt and "." not in attempt]
+
+
+def sweep_up(job: Job) -> None:
+    """Remove the task's work folders on this node; the caller knows that all in them is at home."""
+    for leftover in leftovers(job):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for scratch in (job.scratch, home_scratch(job.sweep)):
+        with suppress(OSError):
+            folder = scratch.sweep_work(job.sweep.name)
+            folder.rmdir()
+            folder.parent.rmdir()
+    with suppress(OSError):
+        home_scratch(job.sweep).data.rmdir()
+        home_scratch(job.sweep).path.rmdir()
+    for run_id in job.task.run_ids:
+        if is_published(job.sweep, run_id):
+            for folder, _ in _incoming(job, run_id=run_id):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,241 @@
+"""Watches one trainer: its events, its checkpoints, its finished runs, and its end, whatever that is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import band
+from band.node.checkpoints import Checkpoints
+from band.node.child import Trainer
+from band.node.job import Job
+from band.node.publish import Publisher
+from band.node.salvage import finished_runs
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+OUR_EVENTS = frozenset(
+    ("claimed", "staged", "mirrored", "split", "published", "superseded", "failed", "interrupted", "ended")
+)
+MAX_LOG_BYTES = 32 << 20
+TAIL_BYTES = 4000
+
+
+class StopRequest:
+    """Whether and why the attempt was asked to stop; within the block it takes the signals that ask."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.count = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._take) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self.ask(signal.Signals(number).name)
+
+    def ask(self, reason: str) -> None:
+        """Ask to stop; the first reason stands."""
+        self.reason = self.reason or reason
+        self.count += 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a trainer ended."""
+
+    kind: str  # "ended", "stopped", "failed", or "lost" where another attempt holds the task now
+    error: str = ""
+    message: str = ""
+    traceback: str = ""
+    was_killed: bool = False  # by SIGKILL that we did not send: out of memory, or somebody
+
+
+class Supervisor:
+    """Runs trainers for the parts of a task, one after the other."""
+
+    def __init__(self, job: Job, *, publisher: Publisher, checkpoints: Checkpoints, stop: StopRequest) -> None:
+        self._job = job
+        self._publisher = publisher
+        self._checkpoints = checkpoints
+        self._stop = stop
+        self._log_bytes = 0
+        self._next_mirror = 0.0
+
+    def supervise(
+        self, command: Sequence[str], *, runs: Sequence[str], folder: Path, later: Sequence[Sequence[str]]
+    ) -> Ending:
+        """Run one trainer to its end.
+
+        Args:
+            command: the trainer's command line but for `--events-fd`.
+            runs: the runs that it trains.
+            folder: where it works.
+            later: the parts that come after it, whose checkpoints are kept at home too.
+        """
+        watch = _Watch(self._job, runs=runs, folder=folder, later=later)
+        self._next_mirror = time.monotonic() + self._job.timing.mirror_s
+        trainer = Trainer(command, cwd=folder, environment=child_environment(self._job))
+        asked: float | None = None
+        try:
+            while not self._look(trainer, watch=watch):
+                if self._stop.reason and asked is None:
+                    asked = time.monotonic()
+                    trainer.command("stop")
+                if asked is not None and (self._stop.count > 1 or time.monotonic() - asked > self._job.timing.stop_s):
+                    watch.we_killed = True
+                    trainer.kill()
+                if asked is None and not self._keep_home(watch):
+                    watch.we_killed = watch.is_lost = True
+                    trainer.kill()
+        finally:
+            status = trainer.close()
+        self._collect(watch)
+        return self._ending(status, watch=watch)
+
+    def mirror(self, parts: Sequence[Sequence[str]]) -> bool:
+        """Bring the newest checkpoints home; return False where another attempt holds the task now.
+
+        A home that cannot be written is passed over: `Checkpoints.is_home` tells.
+        """
+        try:
+            if not self._job.claim.still_mine():
+                return False
+            # A checkpoint without a finished run must not replace one that has it while that run is on this node alone.
+            if self._publisher.flush():
+                self._checkpoints.mirror(parts)
+        except OSError:
+            self._next_mirror = time.monotonic() + min(self._job.timing.retry_s, self._job.timing.mirror_s)
+        return True
+
+    def _look(self, trainer: Trainer, *, watch: _Watch) -> bool:
+        """Take what the trainer has to say; return whether it has ended and said all."""
+        has_ended = trainer.has_ended()
+        events, printed = trainer.read(timeout_s=0.0 if has_ended else self._job.timing.tick_s)
+        for event in events:
+            self._handle(event, watch=watch)
+        if printed:
+            watch.tail = (watch.tail + printed)[-TAIL_BYTES:]
+            self._log(printed)
+        return has_ended and not events and not printed
+
+    def _handle(self, event: dict[str, Any], *, watch: _Watch) -> None:
+        event.setdefault("t", time.time())
+        name = event["event"]
+        if name == "failed":
+            watch.failure = event
+        elif name == "checkpoint":
+            self._checkpoints.add(event, folder=watch.folder, runs=watch.open_runs(self._publisher))
+        elif name not in OUR_EVENTS:
+            self._job.reporter.forward(event)
+            if name == "run_finished" and event.get("run") in watch.runs:
+                self._publisher.add(event["run"], folder=watch.folder / "runs" / event["run"])
+
+    def _keep_home(self, watch: _Watch) -> bool:
+        self._publisher.flush()
+        if time.monotonic() < self._next_mirror:
+            return True
+        self._next_mirror = time.monotonic() + self._job.timing.mirror_s
+        return self.mirror([watch.open_runs(self._publisher), *watch.later])
+
+    def _collect(self, watch: _Watch) -> None:
+        """Take the runs that were finished by a trainer that died before it could say so."""
+        for run in finished_runs(watch.folder):
+            known = run.name in self._publisher.done or run.name in self._publisher.waiting
+            if run.name in watch.runs and not known:
+                self._job.reporter.report("run_finished", run=run.name)
+                self._publisher.add(run.name, folder=run)
+
+    def _ending(self, status: int, *, watch: _Watch) -> Ending:
+        if watch.is_lost:
+            return Ending(kind="lost")
+        open_runs = watch.open_runs(self._publisher)
+        if not open_runs:
+            return Ending(kind="ended")
+        if self._stop.reason and (watch.we_killed or status in (0, 4)):
+            return Ending(kind="stopped")
+        return watch.failed(status, open_runs=open_runs, damaged=self._publisher.damaged)
+
+    def _log(self, printed: bytes) -> None:
+        if self._log_bytes > MAX_LOG_BYTES:
+            return
+        self._log_bytes += len(printed)
+        if self._log_bytes > MAX_LOG_BYTES:
+            printed += b"\n[the log ends here: it has reached its greatest size]\n"
+        path = self._job.sweep.log_file(self._job.task.name, attempt=self._job.attempt.name)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab", buffering=0) as file:
+                file.write(printed)
+
+
+class _Watch:
+    """What is seen of one trainer."""
+
+    def __init__(self, job: Job, *, runs: Sequence[str], folder: Path, later: Sequence[Sequence[str]]) -> None:
+        self.runs = list(runs)
+        self.folder = folder
+        self.later = later
+        self.tail = b""
+        self.failure: Mapping[str, Any] = {}
+        self.we_killed = False
+        self.is_lost = False
+
+    def open_runs(self, publisher: Publisher) -> list[str]:
+        return [run for run in self.runs if run not in publisher.done and run not in publisher.waiting]
+
+    def failed(self, status: int, *, open_runs: Sequence[str], damaged: Mapping[str, str]) -> Ending:
+        printed = self.tail.decode(errors="replace")
+        if self.failure:
+            error, message, trace = (str(self.failure.get(key, "")) for key in ("error", "message", "traceback"))
+            return Ending(kind="failed", error=error, message=message, traceback=trace or printed)
+        if status < 0:
+            name = signal.Signals(-status).name
+            message = f"the trainer died of {name}" + (
+                ", perhaps for want of memory" if -status == signal.SIGKILL else ""
+            )
+            killed = -status == signal.SIGKILL
+            return Ending(kind="failed", error=name, message=message, traceback=printed, was_killed=killed)
+        message = f"the trainer ended with code {status} before {', '.join(open_runs)} was finished"
+        reasons = [damaged[run] for run in open_runs if run in damaged]
+        return Ending(kind="failed", error="TrainerEnded", message="; ".join([message, *reasons]), traceback=printed)
+
+
+def child_environment(job: Job) -> dict[str, str]:
+    """Return the trainer's environment: ours, this code first, as many threads as the task has."""
+    threads = str(job.task.threads)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    source = str(Path(band.__file__).resolve().parent.parent)
+    paths = [] if source in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")) else [source]
+    paths += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return {
+        **os.environ,
+        **dict.fromkeys(names, threads),
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "BAND_ATTEMPT": job.attempt.name,
+    }
+
+
+def worker_command() -> list[str]:
+    """Return the command that starts the trainer with this interpreter."""
+    return [sys.executable, "-m", "band.train.worker"]
