@@ -8,6 +8,7 @@ import importlib
 import sys
 from typing import NamedTuple
 
+from band import __version__
 from band.cli.common import main_guard
 
 
@@ -50,9 +51,7 @@ def dispatch(arguments: list[str]) -> int:
 def _no_command(name: str, *, has_arguments: bool) -> int:
     """Answer --help, --version, nothing at all, or an unknown command."""
     if name == "--version":
-        from importlib.metadata import version
-
-        print(f"band-sweep {version('band')}")
+        print(f"band-sweep {__version__}")
         return 0
     if name in ("-h", "--help"):
         print(_overview())
@@ -71,7 +70,8 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "band-sweep COMMAND --help says more. Exit codes: 0 done, 1 your input, 2 usage, 3 Slurm or ssh, 4 partial.",
+            "band-sweep COMMAND --help says more.",
+            "Exit codes: 0 done, 1 your input, 2 usage, 3 Slurm or ssh, 4 partial.",
         ]
     )
 

@@ -46,7 +46,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """All axes of a sweep: (product + explicit) x folds x seeds x datasets x pair, without what `exclude` leaves out."""
+    """All axes of a sweep: (product + explicit) x outer x pair, without what `exclude` leaves out."""
 
     product: list[Axis]  # grid, zip, random
     explicit: list[Point]  # list

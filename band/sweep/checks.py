@@ -39,17 +39,26 @@ def check_fit(config: Config, shapes: Shapes, *, path: str) -> None:
     _check_batch(config, shapes, path)
 
 
-def train_trials(data: Mapping[str, Any], shapes: Shapes) -> float:
-    """Return how many trials are expected to train; a real split differs by a trial or so, and by guards."""
+def split_sizes(data: Mapping[str, Any], shapes: Shapes) -> dict[str, float]:
+    """Return how many trials are expected in train, valid and test; real splits differ by a trial or so, and by guards.
+
+    Args:
+        data: the section of a full run configuration.
+        shapes: as for `check_fit`.
+    """
     counts = {split: _trials(shapes, split) for split in SPLITS}
     total = sum(counts.values())
     if data["num_folds"] > 1:
-        return float(total * (1 - 2 / data["num_folds"]))
-    shares = {"valid": data["valid_share"], "test": data["test_share"]}
-    if data["split"] in ("auto", "shipped"):
-        cut = sum(share for split, share in shares.items() if not counts[split])
-        return float(counts["train"] * (1 - cut))
-    return float(total * (1 - sum(shares.values())))
+        fold = total / data["num_folds"]
+        return {"train": total - 2 * fold, "valid": fold, "test": fold}
+    is_shipped = data["split"] in ("auto", "shipped")
+    pool = counts["train"] if is_shipped else total
+    sizes = {
+        split: float(counts[split]) if is_shipped and counts[split] else pool * data[f"{split}_share"]
+        for split in ("valid", "test")
+    }
+    cut = sum(size for split, size in sizes.items() if not (is_shipped and counts[split]))
+    return {"train": pool - cut, **sizes}
 
 
 def not_reached(config: Config, shapes: Shapes) -> dict[str, str]:
@@ -61,7 +70,7 @@ def not_reached(config: Config, shapes: Shapes) -> dict[str, str]:
     found = {f"data.{split}_share": f"the recording ships its {split} split" for split in shipped}
     if len(shipped) == 2:
         keys = ("data.split_seed", "data.guard_trials", "data.group_key")
-        found |= {key: "the recording ships its splits" for key in keys}
+        found |= dict.fromkeys(keys, "the recording ships its splits")
     return found
 
 
@@ -115,7 +124,7 @@ def _check_folds(config: Config, shapes: Shapes, path: str) -> None:
 
 
 def _check_batch(config: Config, shapes: Shapes, path: str) -> None:
-    train, trials = config["train"], train_trials(config["data"], shapes)
+    train, trials = config["train"], split_sizes(config["data"], shapes)["train"]
     if train["drop_last"] and train["batch_size"] > math.ceil(trials) + SLACK:
         raise ConfigError(
             f"train.batch_size must be at most the trials that train, about {trials:.0f} of {path}, "

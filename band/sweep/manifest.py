@@ -27,12 +27,18 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A sweep as generated; `base` is a full configuration, `datasets` and `options` as in band/README.md."""
+    """A sweep as generated, as band/README.md has it.
+
+    `base` is a full configuration, `source` the name of the sweep file, `sets` what --set was given, `options` the
+    sections of the file that later commands read: cluster, submit, pack.
+    """
 
     name: str
     base: Mapping[str, Any]
     datasets: list[dict[str, Any]]
     runs: list[Run]
+    source: str = ""
+    sets: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def run_config(self, run: Run) -> dict[str, Any]:
@@ -97,7 +103,8 @@ def parse_manifest(text: str, *, path: Path) -> Manifest:
         if head["kind"] != "sweep" or head["schema"] > SCHEMA:
             raise SweepError(f"{path}:1: schema {head['schema']} of a {head['kind']}; this band reads up to {SCHEMA}")
         runs = []
-        for number, line in enumerate(lines[1:], start=2):
+        for line in lines[1:]:
+            number += 1
             row = json.loads(line)
             runs.append(Run(row["id"], row["dataset"], row["overrides"], row["retired"]))
         number = 1
@@ -106,8 +113,30 @@ def parse_manifest(text: str, *, path: Path) -> Manifest:
             base=head["base"],
             datasets=head["datasets"],
             runs=runs,
+            source=head.get("source", ""),
+            sets=tuple(head.get("set", ())),
             options=head.get("options", {}),
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise SweepError(f"{path}:{number}: not a line of a manifest ({problem}); generate the sweep again") from None
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """Return the text that `parse_manifest` reads back."""
+    head = {
+        "kind": "sweep",
+        "schema": SCHEMA,
+        "name": manifest.name,
+        "source": manifest.source,
+        "set": list(manifest.sets),
+        "options": manifest.options,
+        "base": manifest.base,
+        "datasets": manifest.datasets,
+    }
+    encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
+    lines = [encode(head)]
+    for run in manifest.runs:
+        row = {"id": run.id, "dataset": run.dataset, "overrides": run.overrides, "retired": run.retired}
+        lines.append(encode({"kind": "run", **row}))
+    return "\n".join(lines) + "\n"

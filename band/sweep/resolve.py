@@ -111,6 +111,7 @@ class Resolver:
         self.datasets = Datasets()
         self.runs: dict[str, Run] = {}
         self.duplicates: Counter[str] = Counter()
+        self._reasons: dict[str, list[str]] = {}
         self.base_config = self._plain(follow_ties(base))
 
     @property
@@ -221,10 +222,11 @@ class Resolver:
         identity = run_id(config, dataset_digest=self.datasets.entries[index]["digest"])
         if identity not in self.runs:
             self.runs[identity] = Run(identity, index, self._overrides(config))
+            self._reasons[identity] = reasons
             return
-        paths = {index, self.runs[identity].dataset}
-        default = "the recordings hold the same data" if len(paths) > 1 else "the same values are given twice"
-        self.duplicates["; ".join(reasons) or default] += 1
+        is_copy = index != self.runs[identity].dataset
+        default = "the recordings hold the same data" if is_copy else "the same values are given twice"
+        self.duplicates["; ".join(reasons or self._reasons[identity]) or default] += 1
 
     def _overrides(self, config: dict[str, Any]) -> dict[str, Any]:
         overrides = {}
