@@ -103,8 +103,9 @@ class Supervisor:
                 if asked is not None and (self._stop.count > 1 or time.monotonic() - asked > self._job.timing.stop_s):
                     watch.we_killed = True
                     trainer.kill()
-                if asked is None and not self._keep_home(watch):
-                    watch.we_killed = watch.is_lost = True
+                if asked is None:
+                    self._keep_home(watch)
+                if watch.is_lost:
                     trainer.kill()
         finally:
             status = trainer.close()
@@ -146,15 +147,21 @@ class Supervisor:
             self._checkpoints.add(event, folder=watch.folder, runs=watch.open_runs(self._publisher))
         elif name not in OUR_EVENTS:
             self._job.reporter.forward(event)
-            if name == "run_finished" and event.get("run") in watch.runs:
-                self._publisher.add(event["run"], folder=watch.folder / "runs" / event["run"])
+            if name == "run_finished" and event.get("run") in watch.open_runs(self._publisher):
+                self._take_finished(event["run"], watch=watch)
 
-    def _keep_home(self, watch: _Watch) -> bool:
+    def _take_finished(self, run: str, *, watch: _Watch) -> None:
+        """Publish a run; not before home has a checkpoint from which the others go on without it as they do here."""
+        open_runs = watch.open_runs(self._publisher)
+        if len(open_runs) > 1:
+            watch.is_lost = not self.mirror([open_runs, *watch.later])
+        self._publisher.add(run, folder=watch.folder / "runs" / run)
+
+    def _keep_home(self, watch: _Watch) -> None:
         self._publisher.flush()
-        if time.monotonic() < self._next_mirror:
-            return True
-        self._next_mirror = time.monotonic() + self._job.timing.mirror_s
-        return self.mirror([watch.open_runs(self._publisher), *watch.later])
+        if time.monotonic() >= self._next_mirror:
+            self._next_mirror = time.monotonic() + self._job.timing.mirror_s
+            watch.is_lost = not self.mirror([watch.open_runs(self._publisher), *watch.later])
 
     def _collect(self, watch: _Watch) -> None:
         """Take the runs that were finished by a trainer that died before it could say so."""

@@ -26,7 +26,7 @@ ALL_PUBLISHED, SOME_FAILED, INTERRUPTED, HOME_UNWRITABLE = 0, 1, 4, 75
 
 
 def run_task(
-    task_json: Path,
+    task_json: Path | str,
     *,
     on_event: OnEvent | None = None,
     trainer: Sequence[str] | None = None,
@@ -48,7 +48,7 @@ def run_task(
     try:
         with StopRequest() as stop:
             return _attempt(
-                read_task(task_json), on_event=on_event, command=command, timing=timing or Timing(), stop=stop
+                read_task(Path(task_json)), on_event=on_event, command=command, timing=timing or Timing(), stop=stop
             )
     except BandError as error:
         print(f"error: {error}", file=sys.stderr)
