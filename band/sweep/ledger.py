@@ -15,7 +15,7 @@ from band.run_dir import SweepDir
 
 SCHEMA = 1
 INTENT = "intent.json"
-QUEUE_LOG = "queue.log"
+RECEIPT = "receipt.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class Intent:
     runs: tuple[str, ...] = ()
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # submit: {task: run ids}
     failures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # retry: {run id: attempts that are forgiven}
+    options: Mapping[str, Any] = field(default_factory=dict)  # submit: what the scheduler was asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ def record(
     runs: Iterable[str] = (),
     tasks: Mapping[str, Iterable[str]] | None = None,
     failures: Mapping[str, Iterable[str]] | None = None,
+    options: Mapping[str, Any] | None = None,
     scheduler: str = "local",
 ) -> Intent:
     """Write a request into a new numbered folder and return it; two at once get different numbers.
@@ -60,9 +62,10 @@ def record(
         runs=tuple(runs),
         tasks={task: tuple(members) for task, members in (tasks or {}).items()},
         failures={run: tuple(attempts) for run, attempts in (failures or {}).items()},
+        options=dict(options or {}),
     )
     values: dict[str, Any] = {"schema": SCHEMA, "action": action, "t": intent.t, "scheduler": scheduler}
-    values |= {"runs": intent.runs, "tasks": intent.tasks, "failures": intent.failures}
+    values |= {"runs": intent.runs, "tasks": intent.tasks, "failures": intent.failures, "options": intent.options}
     create_exclusive(sweep.submission(intent.number) / INTENT, canonical_json(values) + b"\n")
     return intent
 
@@ -114,6 +117,7 @@ def _read_intent(path: Path, *, number: str) -> Intent | None:
             runs=tuple(values["runs"]),
             tasks={task: tuple(runs) for task, runs in values["tasks"].items()},
             failures={run: tuple(attempts) for run, attempts in values["failures"].items()},
+            options=dict(values["options"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise SweepError(f"{path} is not a request that band wrote ({error!r}); restore it or delete it") from None

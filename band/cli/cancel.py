@@ -1,0 +1,49 @@
+"""`band-sweep cancel`: stops runs that are queued or running, at their last checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from band.cli.common import fail
+from band.cli.progress import Watch, plural
+from band.errors import SweepError
+from band.run_dir import SweepDir
+from band.sweep.control import NOT_OVER, cancel, match_runs, wait_until
+from band.sweep.local import LocalScheduler
+from band.sweep.manifest import find_sweep
+
+HELP = "stop runs that are queued or running"
+WAIT_S = 120.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("sweep", metavar="NAME", help="name, folder or YAML file of a sweep")
+    parser.add_argument("runs", metavar="RUN", nargs="*", help="run ids, their beginnings, or patterns with * and ?")
+    parser.add_argument("--all", action="store_true", help="every run that is not over")
+    parser.add_argument("--no-wait", action="store_true", help="return without waiting for running tasks to stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Cancel runs, and wait until those that were running have stopped; 4 if they have not."""
+    if bool(args.runs) == args.all:
+        raise SweepError("name the runs to cancel, or say --all; a cancelled run stays so until it is retried")
+    sweep = SweepDir(find_sweep(args.sweep))
+    watch = Watch(sweep, scheduler=LocalScheduler(sweep))
+    survey = watch.look()
+    chosen = match_runs(survey.manifest, args.runs) if args.runs else survey.in_state(*NOT_OVER)
+    running = [name for name in chosen if survey.runs[name].state == "running"]
+    marked = cancel(sweep, survey, runs=chosen)
+    print(
+        f"cancelled {plural(len(marked), 'run')}"
+        + (f", {len(chosen) - len(marked)} were over" if len(chosen) > len(marked) else "")
+    )
+    if running and not args.no_wait:
+        print(f"waiting for {plural(len(running), 'running run')} to save a checkpoint and stop", file=sys.stderr)
+        stopped = wait_until(lambda: not set(watch.look().in_state("running")).intersection(running), timeout_s=WAIT_S)
+        if not stopped:
+            return fail(f"some still run after {WAIT_S:.0f} s; look again with: band-sweep status {sweep.name}", code=4)
+    if marked:
+        print(f"to take them up again: band-sweep retry {sweep.name} RUN … && band-sweep submit {sweep.name}")
+    return 0

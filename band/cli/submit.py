@@ -1,0 +1,171 @@
+"""`band-sweep submit`: runs what is not yet done of a sweep, and follows it."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from typing import Any
+
+from band.cli.common import INTERRUPTED, fail, print_json
+from band.cli.progress import Watch, duration, plural, show, size
+from band.errors import SweepError
+from band.run_dir import SweepDir
+from band.sweep.control import retry, stop_queue
+from band.sweep.local import QUEUE_LOG, LocalScheduler, queue_claim, start_queue
+from band.sweep.manifest import find_sweep
+from band.sweep.pack import Packed, room_for
+from band.sweep.resources import detect
+from band.sweep.status import Survey
+from band.sweep.submit import Plan, plan, write
+
+HELP = "run what is not yet done of a sweep"
+CLUSTERS = ("local",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("sweep", metavar="NAME", help="name, folder or YAML file of a generated sweep")
+    parser.add_argument("--cluster", default="local", help="where to run: local is this machine (default)")
+    parser.add_argument("--detach", action="store_true", help="return at once; the work goes on without a terminal")
+    parser.add_argument("--jobs", type=_count, default=0, metavar="N", help="tasks at once (default: as many as fit)")
+    parser.add_argument("--threads", type=_count, default=0, metavar="N", help="cores a task (default: 1)")
+    parser.add_argument("--pack", type=_count, default=0, metavar="N", help="at most N runs trained together in a task")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: GPUs where visible")
+    parser.add_argument("--limit", type=_count, default=0, metavar="N", help="take up only the first N open runs")
+    parser.add_argument("--retry-failed", action="store_true", help="take up failed runs again")
+    parser.add_argument("--retry-cancelled", action="store_true", help="take up cancelled runs again")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run; write nothing")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON and do not follow the sweep")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, write, start and follow; 0 when every run is published, 4 when not."""
+    if args.cluster not in CLUSTERS:
+        raise SweepError(f"--cluster must be one of {', '.join(CLUSTERS)}, got {args.cluster!r}")
+    sweep = SweepDir(find_sweep(args.sweep))
+    watch = Watch(sweep, scheduler=LocalScheduler(sweep))
+    survey = watch.look()
+    again = [state for state in ("failed", "cancelled") if getattr(args, f"retry_{state}")]
+    if again and not args.dry_run and retry(sweep, survey, runs=survey.in_state(*again)):
+        survey = watch.look()
+    room = room_for(detect(), jobs=args.jobs, threads=args.threads, device=args.device)
+    members = args.pack or int(survey.manifest.options.get("pack") or 0)
+    planned = plan(survey, sweep=sweep, room=room, members=members, limit=args.limit)
+    print_json(_plan_json(planned, survey=survey)) if args.json else print(_plan_text(planned, survey=survey))
+    if args.dry_run:
+        return 0
+    return _start(planned, sweep=sweep, survey=survey, watch=watch, follow=not (args.detach or args.json))
+
+
+def _start(planned: Plan, *, sweep: SweepDir, survey: Survey, watch: Watch, follow: bool) -> int:
+    if not planned.runs:
+        if queue_claim(sweep) is not None:
+            return fail(f"{_queue_line(sweep)}: it has all of this already", code=4)
+        return 0 if survey.is_complete else 4
+    intent = write(planned, sweep=sweep, manifest=survey.manifest)
+    has_started = queue_claim(sweep) is None and start_queue(sweep, submission=intent.number)
+    if not has_started:
+        print(f"{_queue_line(sweep)}: it takes these runs up", file=sys.stderr)
+        return 4
+    if not follow:
+        log = sweep.submission(intent.number) / QUEUE_LOG
+        print(
+            f"running on its own; follow it with: band-sweep status {sweep.name} --watch   (log: {log})",
+            file=sys.stderr,
+        )
+        return 0
+    return _follow(sweep, watch=watch)
+
+
+def _follow(sweep: SweepDir, *, watch: Watch) -> int:
+    """Show the sweep until its queue has ended; Ctrl-C asks it to stop, a second Ctrl-C leaves at once."""
+    stops = [0]
+
+    def on_signal(number: int, frame: object) -> None:
+        stops[0] += 1
+        if stops[0] > 1:
+            raise KeyboardInterrupt
+        stop_queue(sweep)
+        print("\nstopping: running tasks save a checkpoint first; Ctrl-C again leaves them to it", file=sys.stderr)
+
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(caught, on_signal)
+    survey = show(watch, until=lambda: queue_claim(sweep) is None)
+    return _verdict(sweep, survey=survey, was_stopped=bool(stops[0]))
+
+
+def _verdict(sweep: SweepDir, *, survey: Survey, was_stopped: bool) -> int:
+    published, asked = len(survey.in_state("published")), len(survey.manifest.active())
+    print(f"{sweep.name}: {published} of {plural(asked, 'run')} published")
+    if survey.is_complete:
+        print(f"next: band-sweep report {sweep.name}")
+        return 0
+    if survey.in_state("failed"):
+        print(f"{plural(len(survey.in_state('failed')), 'run')} failed: band-sweep status {sweep.name} says why")
+    if len(survey.in_state("failed", "cancelled", "published", "retired")) < len(survey.runs):
+        print(f"to continue: band-sweep submit {sweep.name}")
+    return INTERRUPTED if was_stopped else 4
+
+
+def _queue_line(sweep: SweepDir) -> str:
+    claim = queue_claim(sweep)
+    if claim is None:
+        return "a queue was already working on this sweep"
+    return f"a queue is already working on this sweep (process {claim.attempt.pid} on {claim.attempt.host})"
+
+
+def _plan_text(planned: Plan, *, survey: Survey) -> str:
+    name, counts = survey.manifest.name, survey.counts()
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    lines = [f"{name}: {plural(len(survey.runs), 'run')} ({states})"]
+    if not planned.runs:
+        return "\n".join([*lines, _nothing(survey)])
+    room = planned.room
+    where = plural(len(room.gpus), "GPU") if room.gpus else f"{plural(room.threads, 'core')} each"
+    tasks = [f"{plural(len(planned.new), 'new task')} of {_members(planned.new)}"] if planned.new else []
+    tasks += [f"{plural(len(planned.continued), 'task')} continued"] if planned.continued else []
+    lines.append(f"{plural(len(planned.runs), 'run')} to train: {', '.join(tasks)}; {room.slots} at once, {where}")
+    memory = sum(sorted((task.memory_bytes for task in planned.new), reverse=True)[: room.slots])
+    lines.append(
+        f"about {duration(planned.walltime_s)} ({duration(planned.seconds)} of one core), "
+        + (f"{size(memory)} of memory, " if memory else "")
+        + f"{size(planned.home_bytes)} of results"
+    )
+    return "\n".join(lines)
+
+
+def _members(tasks: list[Packed]) -> str:
+    counts = sorted({len(task.runs) for task in tasks})
+    return plural(counts[0], "run") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} runs"
+
+
+def _nothing(survey: Survey) -> str:
+    name = survey.manifest.name
+    if survey.is_complete:
+        return f"nothing to do: every run is published; see band-sweep report {name}"
+    hints = [f"--retry-{state}" for state in ("failed", "cancelled") if survey.in_state(state)]
+    hint = f"; band-sweep submit {name} {' '.join(hints)} takes them up again" if hints else ""
+    return f"nothing to start{hint}"
+
+
+def _plan_json(planned: Plan, *, survey: Survey) -> dict[str, Any]:
+    return {
+        "sweep": survey.manifest.name,
+        "states": survey.counts(),
+        "runs": list(planned.runs),
+        "new_tasks": [[run.id for run in task.runs] for task in planned.new],
+        "continued_tasks": {task: list(runs) for task, runs in planned.continued.items()},
+        "slots": planned.room.slots,
+        "threads": planned.room.threads,
+        "device": planned.room.device,
+        "walltime_s": planned.walltime_s,
+        "core_s": planned.seconds,
+        "home_bytes": planned.home_bytes,
+    }

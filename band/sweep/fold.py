@@ -1,0 +1,187 @@
+"""Event streams folded into what each attempt came to; cheap to go on with, so a watcher reads only what is new."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from band.run_dir import SweepDir
+
+EPOCH_LINE = b'{"event":"epoch"'  # as `files.canonical_json` begins it; such lines are most of a stream
+
+
+@dataclass
+class AttemptFold:
+    """What the event stream of one attempt at one task says so far."""
+
+    task: str
+    attempt: str
+    offset: int = 0  # bytes of the stream that are folded in
+    first_t: float = 0.0
+    last_t: float = 0.0
+    phases: dict[str, str] = field(default_factory=dict)  # run: started, finished, published, superseded or failed
+    outcomes: dict[str, str] = field(default_factory=dict)  # run: ok or diverged
+    failures: dict[str, dict[str, str]] = field(default_factory=dict)  # run: error, message
+    epochs: dict[str, list[int]] = field(default_factory=dict)  # run: epoch, most epochs
+    first_epochs: dict[str, Any] = field(default_factory=dict)  # the attempt's first epoch event: t, and {run: epoch}
+    steps_per_s: float = 0.0
+    checkpoint_step: int = -1
+    interruption: str = ""  # why it broke off to be continued
+    code: int | None = None  # of `ended`, the last event of an attempt that could still speak
+
+    @property
+    def stem(self) -> str:
+        """TASK.ATTEMPT, as in file names."""
+        return f"{self.task}.{self.attempt}"
+
+    def failure(self, run: str) -> dict[str, str] | None:
+        """Return why this attempt gave a run up, None if it did not."""
+        return self.failures[run] if self.phases.get(run) == "failed" else None
+
+    def epochs_per_s(self, run: str) -> float:
+        """Return how fast a run has gone in this attempt; 0 while unknown."""
+        begun = self.first_epochs.get("epochs", {}).get(run)
+        if begun is None or run not in self.epochs or self.last_t <= self.first_epochs["t"]:
+            return 0.0
+        return float((self.epochs[run][0] - begun) / (self.last_t - self.first_epochs["t"]))
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Fold in one event; one of an unknown name counts for its time alone."""
+        self.last_t = float(event["t"])
+        self.first_t = self.first_t or self.last_t
+        handle = _HANDLERS.get(event["event"])
+        if handle is not None:
+            handle(self, event)
+
+
+def _on_started(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    fold.phases.update(dict.fromkeys(event["runs"], "started"))
+
+
+def _on_epoch(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    for run, values in event["runs"].items():
+        fold.epochs[run] = [int(values["epoch"]), int(values["max_epochs"])]
+    if not fold.first_epochs:
+        fold.first_epochs = {"t": event["t"], "epochs": {run: epoch for run, (epoch, _) in fold.epochs.items()}}
+    fold.steps_per_s = float(event.get("steps_per_s") or 0.0)
+
+
+def _on_checkpoint(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    fold.checkpoint_step = int(event["step"])
+
+
+def _on_run(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    phase = {"run_finished": "finished"}.get(event["event"], event["event"])
+    fold.phases[event["run"]] = phase
+    if event.get("outcome"):
+        fold.outcomes[event["run"]] = event["outcome"]
+
+
+def _on_failed(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    failure = {"error": str(event.get("error", "")), "message": str(event.get("message", ""))}
+    for run in event["runs"]:
+        if fold.phases.get(run) not in ("published", "superseded"):
+            fold.phases[run] = "failed"
+            fold.failures[run] = failure
+
+
+def _on_interrupted(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    fold.interruption = str(event.get("reason") or "unknown")
+
+
+def _on_ended(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    fold.code = int(event["code"])
+
+
+_HANDLERS = {
+    "started": _on_started,
+    "epoch": _on_epoch,
+    "checkpoint": _on_checkpoint,
+    "run_finished": _on_run,
+    "published": _on_run,
+    "superseded": _on_run,
+    "failed": _on_failed,
+    "interrupted": _on_interrupted,
+    "ended": _on_ended,
+}
+
+
+def fold_stream(path: Path, *, fold: AttemptFold) -> None:
+    """Fold in what the stream holds beyond `fold.offset`; half a last line waits, what is no event is passed over."""
+    try:
+        with path.open("rb") as file:
+            file.seek(fold.offset)
+            data = file.read()
+    except FileNotFoundError:
+        return
+    end = data.rfind(b"\n") + 1
+    last_epoch = b""
+    for line in data[:end].splitlines():
+        if line.startswith(EPOCH_LINE) and fold.first_epochs:
+            last_epoch = line  # of the epochs in between nothing is kept
+        else:
+            _add_line(fold, line)
+    if last_epoch:
+        last_t = fold.last_t
+        _add_line(fold, last_epoch)
+        fold.last_t = max(fold.last_t, last_t)
+    fold.offset += end
+
+
+def _add_line(fold: AttemptFold, line: bytes) -> None:
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        fold.add(json.loads(line))
+
+
+def read_folds(
+    sweep: SweepDir, *, known: dict[str, AttemptFold] | None = None, done: Collection[str] = ()
+) -> dict[str, AttemptFold]:
+    """Return {TASK.ATTEMPT: fold} of every attempt.
+
+    Args:
+        sweep: the sweep.
+        known: an earlier answer, which is carried on in place.
+        done: tasks whose runs are all published: what the index says of them is final.
+    """
+    folds = read_index(sweep) if known is None else known
+    with suppress(FileNotFoundError):
+        for entry in os.scandir(sweep.events):
+            task, _, attempt = entry.name.removesuffix(".jsonl").partition(".")
+            if not attempt or not entry.name.endswith(".jsonl"):
+                continue
+            fold = folds.get(f"{task}.{attempt}")
+            if fold is not None and (fold.code is not None or task in done):
+                continue
+            fold = folds.setdefault(f"{task}.{attempt}", AttemptFold(task, attempt))
+            fold_stream(Path(entry.path), fold=fold)
+    return folds
+
+
+def read_index(sweep: SweepDir) -> dict[str, AttemptFold]:
+    """Return {TASK.ATTEMPT: fold} of the attempts that queues have folded into the index; damaged lines are skipped."""
+    folds: dict[str, AttemptFold] = {}
+    with suppress(FileNotFoundError):
+        for entry in sorted(os.scandir(sweep.index), key=lambda entry: entry.name):
+            for line in Path(entry.path).read_bytes().splitlines():
+                with suppress(ValueError, TypeError, RecursionError):
+                    fold = AttemptFold(**json.loads(line))
+                    folds[fold.stem] = fold
+    return folds
+
+
+def index_line(fold: AttemptFold) -> dict[str, Any]:
+    """Return what the index keeps of an attempt."""
+    return asdict(fold)
+
+
+def by_task(folds: Iterable[AttemptFold]) -> dict[str, list[AttemptFold]]:
+    """Return the attempts at each task, oldest first."""
+    tasks: dict[str, list[AttemptFold]] = {}
+    for fold in sorted(folds, key=lambda fold: fold.first_t):
+        tasks.setdefault(fold.task, []).append(fold)
+    return tasks

@@ -1,0 +1,119 @@
+"""What a submission would run, in which tasks, and the task files for it; the same for every scheduler."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from band.files import canonical_json, read_json_object, write_atomic
+from band.run_dir import SweepDir
+from band.sweep.estimate import estimate
+from band.sweep.ledger import Intent, new_task, record
+from band.sweep.manifest import Manifest, Run
+from band.sweep.pack import Packed, Room, dataset_shapes_of, pack
+from band.sweep.processes import held_claim
+from band.sweep.resources import num_cores
+from band.sweep.status import Survey
+
+SCHEMA = 1
+WANTED = ("new", "interrupted", "unsynced", "lost")  # states of a run that submitting takes up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a submission will do: new tasks, and tasks of earlier submissions that are continued as they were packed."""
+
+    new: list[Packed]
+    continued: dict[str, tuple[str, ...]]  # {task: all its runs}
+    runs: tuple[str, ...]  # all that will be trained
+    room: Room
+    seconds: float  # on one core, all runs together
+    home_bytes: int
+
+    @property
+    def walltime_s(self) -> float:
+        """Expected time on this machine: the work spread over the slots, but no less than the longest task."""
+        longest = max((task.seconds for task in self.new), default=0.0)
+        return max(self.seconds / self.room.slots, longest)
+
+
+def plan(survey: Survey, *, sweep: SweepDir, room: Room, members: int = 0, limit: int = 0) -> Plan:
+    """Return what submitting now would do; nothing is written.
+
+    Args:
+        survey: the sweep's present state.
+        sweep: its folder.
+        room: what runs at once.
+        members: the largest population of a new task; 0: as many as pay.
+        limit: take up only so many runs, the first of the manifest; 0: all.
+
+    Raises:
+        SweepError: a single run needs more memory than there is.
+    """
+    manifest = survey.manifest
+    wanted = [run for run in manifest.active() if survey.runs[run.id].state in WANTED]
+    wanted = wanted[:limit] if limit else wanted
+    task_of = {run: task for task, runs in survey.ledger.tasks.items() for run in runs}
+    packed = {task for task in {task_of.get(run.id) for run in wanted} if task and sweep.task(task).task_json.exists()}
+    costs = [_cost(manifest, run, epoch=survey.runs[run.id].epoch) for run in wanted]
+    return Plan(
+        new=pack(manifest, [run for run in wanted if task_of.get(run.id) not in packed], room=room, members=members),
+        continued={task: survey.ledger.tasks[task] for task in sorted(packed)},
+        runs=tuple(run.id for run in wanted),
+        room=room,
+        seconds=sum(seconds for seconds, _ in costs),
+        home_bytes=sum(home_bytes for _, home_bytes in costs),
+    )
+
+
+def _cost(manifest: Manifest, run: Run, *, epoch: int) -> tuple[float, int]:
+    """Return the seconds that a run still takes alone, and its bytes at home."""
+    config = manifest.run_config(run)
+    cost = estimate(config, dataset_shapes_of(manifest, run.dataset))
+    return cost.seconds * (1 - epoch / max(config["train"]["max_epochs"], epoch, 1)), cost.home_bytes
+
+
+def write(plan: Plan, *, sweep: SweepDir, manifest: Manifest) -> Intent:
+    """Write the task files of a plan and then the request, which alone makes them count.
+
+    Raises:
+        OSError: the sweep folder cannot be written; nothing is submitted then.
+    """
+    tasks = dict(plan.continued)
+    for task, members in plan.continued.items():
+        _follow_dataset(sweep, task=task, manifest=manifest, run=members[0])
+    for packed in plan.new:
+        task = new_task(sweep)
+        values = _task_values(packed, task=task, sweep=sweep, manifest=manifest, room=plan.room)
+        write_atomic(sweep.task(task).task_json, canonical_json(values) + b"\n")
+        tasks[task] = tuple(run.id for run in packed.runs)
+    options = dataclasses.asdict(plan.room) | {"cores": num_cores()}
+    return record(sweep, "submit", runs=plan.runs, tasks=tasks, options=options)
+
+
+def _task_values(packed: Packed, *, task: str, sweep: SweepDir, manifest: Manifest, room: Room) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "sweep": sweep.name,
+        "task": task,
+        "runs": [{"id": run.id, "config": manifest.run_config(run)} for run in packed.runs],
+        "dataset": _dataset(manifest, packed.dataset),
+        "threads": room.threads,
+        "device": room.device,
+        "memory_bytes": packed.memory_bytes,
+    }
+
+
+def _dataset(manifest: Manifest, number: int) -> dict[str, Any]:
+    return {key: manifest.datasets[number][key] for key in ("path", "digest", "file_digest", "size_bytes")}
+
+
+def _follow_dataset(sweep: SweepDir, *, task: str, manifest: Manifest, run: str) -> None:
+    """Point a task that nobody holds to where its recording is now: its content is part of the run's identity."""
+    path = sweep.task(task).task_json
+    number = next((other.dataset for other in manifest.runs if other.id == run), None)
+    values = read_json_object(path)
+    if number is None or values["dataset"] == _dataset(manifest, number) or held_claim(path.parent):
+        return
+    write_atomic(path, canonical_json({**values, "dataset": _dataset(manifest, number)}) + b"\n")
