@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from band.errors import DataError
+from band.files import write_atomic
 
 if TYPE_CHECKING:
     import h5py
 
 SCHEMA = 1
 MAX_ENTRIES = 4096
+_TYPES = {"dataset": str, "file": str, "shapes": dict}
 SETTLED_NS = 2 * 10**9  # a file younger than this may change again within its clock's resolution
 
 
@@ -60,7 +61,7 @@ def _cached(path: Path, kind: str, compute: Callable[[Path], Any]) -> Any:
     key = os.path.realpath(path)
     stamp = _stamp(path)
     entry = _read_cache().get(key)
-    if isinstance(entry, dict) and entry.get("stamp") == stamp and kind in entry:
+    if isinstance(entry, dict) and entry.get("stamp") == stamp and isinstance(entry.get(kind), _TYPES[kind]):
         return entry[kind]
     value = compute(path)
     if _stamp(path) != stamp:
@@ -100,14 +101,7 @@ def _remember(key: str, stamp: list[int], kind: str, value: Any) -> None:
     path = cache_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"schema": SCHEMA, "entries": newest}, file)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        write_atomic(path, json.dumps({"schema": SCHEMA, "entries": newest}).encode())
     except OSError:
         return
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 
 from band.errors import DataError
+from band.files import write_atomic
 
 SPLIT_NAMES = ("train", "valid", "test")
 BLOCK_BYTES = 64 * 2**20  # data is read in blocks of about this size
@@ -65,6 +67,25 @@ def blocks(dataset: h5py.Dataset) -> Iterator[slice]:
         step = max(1, step // dataset.chunks[0]) * dataset.chunks[0]
     for start in range(0, dataset.shape[0], step):
         yield slice(start, min(start + step, dataset.shape[0]))
+
+
+def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], *, attributes: Mapping[str, str | float]) -> None:
+    """Write arrays under their names into a new file, whole or not at all, compressed where that pays.
+
+    Raises:
+        DataError: the folder cannot be written to, or has no room.
+    """
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs.update(attributes)
+        for name, values in sorted(arrays.items()):
+            compression = "gzip" if values.ndim > 1 else None
+            file.create_dataset(name, data=values, compression=compression, shuffle=bool(compression))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, buffer.getvalue())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
 
 
 def split_of(name: str) -> tuple[str, str] | None:

@@ -58,7 +58,7 @@ def open_recording(
     path: str | os.PathLike[str],
     *,
     bin_ms: float | None = None,
-    likelihood: str = "poisson",
+    likelihood: str | None = "poisson",
     resident_bytes: int = RESIDENT_BYTES,
 ) -> Recording:
     """Return the checked trials of an HDF5 file in the layout of lfads-torch.
@@ -66,7 +66,8 @@ def open_recording(
     Args:
         path: the file; opened for reading only.
         bin_ms: width of a time bin; None takes the file's attribute `bin_ms`, where it has one.
-        likelihood: whose support the reconstructed data must lie in, a key of `checks.SUPPORTS`.
+        likelihood: whose support the reconstructed data must lie in, a key of `checks.SUPPORTS`; None: values
+            are not looked at, as an inspection of a file that may be bad needs it.
         resident_bytes: above this size in sum, arrays are memory-mapped from an unnamed file on scratch
             ($BAND_SCRATCH), which vanishes with the process however it ends.
 
@@ -95,8 +96,29 @@ def open_recording(
     if not recording.has_inds:
         inds = _frozen(np.arange(recording.num_trials))
         recording = replace(recording, arrays={**arrays, "inds": inds})
-    _check_values(recording, likelihood)
+    if likelihood is not None:
+        check_values(recording, likelihood=likelihood)
     return recording
+
+
+def check_values(recording: Recording, *, likelihood: str = "poisson") -> None:
+    """Check the values of a recording: finite, in the likelihood's support, no trial in two shipped splits.
+
+    Raises:
+        DataError: a rule is broken.
+    """
+    for key, values in recording.arrays.items():
+        where = lambda trial, key=key: recording.where(key, trial)  # noqa: E731
+        if key == "recon_data":
+            check_support(values, path=recording.path, where=where, likelihood=likelihood)
+        elif key in RANKS and values.dtype.kind == "f":
+            check_finite(values, path=recording.path, where=where)
+    if not recording.arrays["recon_data"].any():
+        raise DataError(f"{recording.path}: recon_data must hold at least one count above 0, found none in any trial")
+    shipped = {split: np.flatnonzero(recording.origin_split == split) for split in SPLIT_NAMES}
+    check_no_shared_trials(
+        recording.arrays, shipped, path=recording.path, where=recording.where, has_inds=recording.has_inds
+    )
 
 
 def _layout(found: dict[str, h5py.Dataset]) -> tuple[Layout, tuple[str, ...]]:
@@ -189,18 +211,3 @@ def _bin_ms(file: h5py.File, path: Path) -> float | None:
             f"{path}: attribute bin_ms must be a number above 0, found {file.attrs['bin_ms']!r}; set data.bin_ms"
         )
     return width
-
-
-def _check_values(recording: Recording, likelihood: str) -> None:
-    for key, values in recording.arrays.items():
-        where = lambda trial, key=key: recording.where(key, trial)  # noqa: E731
-        if key == "recon_data":
-            check_support(values, path=recording.path, where=where, likelihood=likelihood)
-        elif key in RANKS and values.dtype.kind == "f":
-            check_finite(values, path=recording.path, where=where)
-    if not recording.arrays["recon_data"].any():
-        raise DataError(f"{recording.path}: recon_data must hold at least one count above 0, found none in any trial")
-    shipped = {split: np.flatnonzero(recording.origin_split == split) for split in SPLIT_NAMES}
-    check_no_shared_trials(
-        recording.arrays, shipped, path=recording.path, where=recording.where, has_inds=recording.has_inds
-    )

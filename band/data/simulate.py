@@ -1,11 +1,4 @@
-"""Simulated recordings whose truth is known: Poisson spikes of a Lorenz system, and of reaches with corrections.
-
-The reach task is what BAND is for. Planned reaches, the same in every trial of a condition but for vigour, timing and
-aim, make most of the neural variance; slow fluctuations unrelated to behaviour make some; corrections in mid-flight, at
-random times and in random directions, make a few per cent of it, and most of the behaviour's variance within conditions.
-Its parameters follow from linear ceilings alone (`tests/data/test_simulate.py` computes them again); no model was
-trained to choose them. REACH_CEILINGS in datasets/README.md lists the figures.
-"""
+"""Simulated recordings whose truth is known: Poisson spikes of a Lorenz system, and of reaches with corrections."""
 
 from __future__ import annotations
 
@@ -38,7 +31,19 @@ class LorenzTask:
 
 @dataclass(frozen=True, kw_only=True)
 class ReachTask:
-    """Centre-out reaches with planned dynamics and mid-flight corrections."""
+    """Centre-out reaches with planned dynamics and mid-flight corrections: what BAND is for.
+
+    Planned reaches, the same in every trial of a condition but for vigour, timing and aim, make most of the neural
+    variance; slow fluctuations unrelated to behaviour make some; corrections in mid-flight, at random times and in
+    random directions, make a few per cent of it and most of the behaviour's variance within conditions.
+
+    The defaults follow from linear marks alone, computed by `band.data.ceilings`; no model was trained to choose them.
+    Over seeds 0 to 4, corrections make 4.9 to 5.0 % of the log rates' variance and 82 to 85 % of the velocity's
+    variance within conditions, which is 36 to 39 % of it all. Deviation R² of velocity on test, by ridge: on the true
+    latents 0.998; on smoothed spikes 0.32 to 0.43; on those of known condition, its mean taken off, 0.51 to 0.56, and
+    on their first four principal components 0.18 to 0.28. For the control, without corrections: 0.986 to 0.988, below
+    0, 0.17 to 0.23, and 0.01. The true rates give 0.33 bits a spike, their condition means 0.25.
+    """
 
     num_conditions: int = 8  # directions of the target
     trials_per_condition: tuple[int, int, int] = (48, 13, 14)  # train, valid, test
@@ -46,7 +51,7 @@ class ReachTask:
     num_bins: int = 50
     bin_ms: float = 20.0
     mean_rate_hz: float = 16.0  # before modulation
-    log_rate_std: float = 0.7  # of each neuron over time and trials, in nats
+    log_rate_std: float = 0.8  # of each neuron over time and trials, in nats
     correction_share: float = 0.05  # of the log rates' variance
     fluctuation_share: float = 0.12  # of the log rates' variance; slow, and unrelated to behaviour
     correction_probability: float = 0.6  # of each of two corrections, an early and a late one
