@@ -156,10 +156,10 @@ def _cost(plan: Plan) -> str:
     each = cost.seconds / cost.num_runs
     folder = next(parent for parent in [plan.folder, *plan.folder.absolute().parents] if parent.is_dir())
     free = shutil.disk_usage(folder).free
-    room = "more than the" if cost.home_bytes > free else "of"
+    room = f", MORE than the {_bytes(free)} free" if cost.home_bytes > free else f" of {_bytes(free)} free"
     return (
         f"about {_time(cost.seconds)} on one core ({_time(each)} a run, each alone), "
-        f"{_bytes(cost.memory_bytes)} of memory a run, {_bytes(cost.home_bytes)} at home {room} {_bytes(free)} free"
+        f"{_bytes(cost.memory_bytes)} of memory a run, {_bytes(cost.home_bytes)} at home{room}"
     )
 
 

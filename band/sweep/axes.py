@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from band.sweep.fields import flatten, mapping, resolve_key
 from band.sweep.yaml_file import Node, Source, kind_of, plain
 
 WEIGHT = "hyper.behavior_weight"
-MAX_SEEDS = 1_000_000
+MAX_SEEDS = 100_000
 Point = dict[str, Node]
 
 
@@ -194,17 +195,17 @@ def _dataset_points(entry: Node) -> list[Point]:
     if not isinstance(path.value, str) or not path.value:
         raise ConfigError(f"{path.source}: datasets must be paths of HDF5 files, found {kind_of(path)}")
     rest = {key: field_value(key, child) for key, child in flat.items()}
-    return [{"data.path": Node(file, path.source), **rest} for file in _files(path)]
+    return [{"data.path": Node(absolute(file), file.source), **rest} for file in _files(path)]
 
 
-def _files(path: Node) -> list[str]:
-    pattern = absolute(path)
+def _files(path: Node) -> list[Node]:
     if not glob.has_magic(path.value):
-        return [pattern]
-    files = sorted(glob.glob(pattern))
+        return [path]
+    folder = path.source.folder
+    files = sorted(glob.glob(os.path.expanduser(path.value), root_dir=folder))
     if not files:
-        raise ConfigError(f"{path.source}: datasets: no file matches {pattern}")
-    return files
+        raise ConfigError(f"{path.source}: datasets: no file in {folder} matches {path.value}")
+    return [Node(file, path.source) for file in files]
 
 
 def _exclude(document: Document) -> list[Rule]:

@@ -124,9 +124,8 @@ def _check_folds(config: Config, shapes: Shapes, path: str) -> None:
 
 
 def _check_batch(config: Config, shapes: Shapes, path: str) -> None:
-    train, trials = config["train"], split_sizes(config["data"], shapes)["train"]
-    if train["drop_last"] and train["batch_size"] > math.ceil(trials) + SLACK:
+    batch_size, trials = config["train"]["batch_size"], split_sizes(config["data"], shapes)["train"]
+    if batch_size > math.ceil(trials) + SLACK:
         raise ConfigError(
-            f"train.batch_size must be at most the trials that train, about {trials:.0f} of {path}, "
-            f"got {train['batch_size']}; or set train.drop_last to false"
+            f"train.batch_size must be at most the trials that train, about {trials:.0f} of {path}, got {batch_size}"
         )

@@ -15,7 +15,7 @@ from band.sweep.fields import FIELDS, did_you_mean, flatten, mapping
 from band.sweep.yaml_file import Node, kind_of, read_scalar
 
 DIGITS = 6  # of a drawn number: beyond them, libraries of elementary functions differ
-MAX_DRAWS = 1_000_000
+MAX_DRAWS = 100_000
 NUMERIC = ("uniform", "loguniform", "uniform_int", "loguniform_int")
 DISTRIBUTIONS = (*NUMERIC, "choice")
 

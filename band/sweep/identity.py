@@ -105,20 +105,28 @@ def _has_folds(config: Mapping[str, Any]) -> bool:
     return bool(config["data"]["num_folds"] > 1)
 
 
-_CONTROLLER: tuple[str, ...] = (
+def _has_no_l2(config: Mapping[str, Any]) -> bool:
+    names = ("l2_ic_enc_scale", "l2_ci_enc_scale", "l2_gen_scale", "l2_con_scale", "weight_decay")
+    return not any(config["hyper"][name] for name in names)
+
+
+_CONTROLLER = (
     "arch.ci_lag",
     "arch.causal_con",
     "arch.con_dim",
     "arch.ci_enc_dim",
     "arch.co_prior_var",
+    "hyper.kl_co_scale",
+    "hyper.kl_co_target",
+    "train.kl_co_reduce",
 )
-_CONTROLLER += ("hyper.kl_co_scale", "hyper.kl_co_target", "hyper.l2_con_scale", "hyper.l2_ci_enc_scale")
 WITHOUT_EFFECT = (
     Condition(
         ("hyper.behavior_dropout_rate",), "hyper.behavior_weight is 0", lambda c: not c["hyper"]["behavior_weight"]
     ),
     Condition(("hyper.cd_pass_rate",), "hyper.cd_rate is 0", lambda c: not c["hyper"]["cd_rate"]),
-    Condition((*_CONTROLLER, "train.kl_co_reduce"), "arch.co_dim is 0", lambda c: not c["arch"]["co_dim"]),
+    Condition(_CONTROLLER, "arch.co_dim is 0", lambda c: not c["arch"]["co_dim"]),
+    Condition(("hyper.l2_start_epoch", "hyper.l2_increase_epoch"), "every L2 scale and weight_decay are 0", _has_no_l2),
     Condition(("hyper.lr_patience",), "hyper.lr_decay is 1", lambda c: c["hyper"]["lr_decay"] == 1),
     Condition(("data.valid_share", "data.test_share"), "data.num_folds cuts the trials", _has_folds),
     Condition(("data.valid_share", "data.test_share", "data.split_seed"), "data.split is shipped", _is("shipped")),

@@ -28,6 +28,9 @@ class Tie(NamedTuple):
 
     key: str
 
+    def __str__(self) -> str:
+        return f"${{{self.key}}}"
+
 
 class Reference(NamedTuple):
     """A place where the base value of a field is referred to."""

@@ -72,6 +72,7 @@ def make_plan(path: str | Path, *, sets: Sequence[str] = (), name: str | None = 
         SweepError: the folder belongs to another sweep file, or its manifest is damaged.
     """
     path = Path(path)
+    _check_file(path)
     document = read_document(path, sets=sets)
     expansion = expand(document)
     sweep = SweepDir(path.parent / SWEEPS / _name(document, name))
@@ -114,6 +115,14 @@ def write_plan(plan: Plan) -> None:
     sweep.path.mkdir(parents=True, exist_ok=True)
     write_atomic(sweep.sweep_yaml, plan.text)
     write_atomic(sweep.manifest, manifest_text(plan.manifest).encode())
+
+
+def _check_file(path: Path) -> None:
+    if path.is_file():
+        return
+    near = [path.with_suffix(".yaml"), Path("experiments") / path.with_suffix(".yaml").name]
+    found = next((f"; did you mean {candidate}?" for candidate in near if candidate.is_file()), "")
+    raise ConfigError(f"{path}: must be a sweep file (YAML), {'is a folder' if path.is_dir() else 'not found'}{found}")
 
 
 def _name(document: Document, name: str | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from band.config import SECTIONS, RunConfig, section_from_dict
 from band.data.digest import dataset_digest, dataset_shapes, file_digest
 from band.errors import ConfigError, DataError
-from band.sweep.axes import Axes, Point
+from band.sweep.axes import Axes, Axis, Point
 from band.sweep.checks import check_fit, check_recording, not_reached
 from band.sweep.document import field_value
 from band.sweep.fields import FIELDS
@@ -99,6 +99,7 @@ class Resolver:
         swept = list(dict.fromkeys(key for axis in axes.every() for key in axis.keys))
         tied = [key for key, node in base.items() if isinstance(node.value, Tie)]
         self._base, self._axes, self._swept = base, axes, swept
+        self._reachable = [key for key in swept if key not in UNHASHED]
         self._has_ties = any(isinstance(n.value, Tie) for p in _points(axes) for n in p.values()) or bool(tied)
         self._varied = list(dict.fromkeys([*swept, *tied]))
         self._fields = {name: [key for key in FIELDS if key.startswith(f"{name}.")] for name in SECTIONS}
@@ -153,33 +154,31 @@ class Resolver:
             raise ConfigError(f"{self._axes.exclude[0].source}: exclude leaves out every run")
         for axis in self._axes.every():
             for key in axis.keys:
-                self._check_reach_of(key, axis.origin, axis.points)
+                self._check_reach_of(key, axis)
         rules = zip(self._axes.exclude, self._matched, strict=True)
         return [f"{rule.source}: exclude: no run matches {_rule(rule.values)}" for rule, count in rules if not count]
 
-    def _check_reach_of(self, key: str, origin: str, points: list[Point]) -> None:
-        nodes = [point[key] for point in points if key in point]
+    def _check_reach_of(self, key: str, axis: Axis) -> None:
+        nodes = [point[key] for point in axis.points if key in point]
         if key in self._reached or len({node.value for node in nodes}) < 2:
             return
-        source = nodes[0].source
-        if key == "data.path":
-            if len(self.datasets.entries) > 1 and len({entry["digest"] for entry in self.datasets.entries}) == 1:
-                paths = " and ".join(entry["path"] for entry in self.datasets.entries[:2])
-                raise ConfigError(f"{source}: {origin}.{key} would not reach the runs: {paths} hold the same data")
-            return
-        if key in UNHASHED:
-            reason = f"{UNHASHED[key]}; set it under base"
-            raise ConfigError(f"{source}: {origin}.{key} would not reach the runs: {reason}")
+        entries, reason = self.datasets.entries, ""
         if key in self._idle:
-            raise ConfigError(f"{source}: {origin}.{key} would not reach the runs: {self._idle[key]} in all of them")
+            reason = f"{self._idle[key]} in all of them"
+        elif key == "data.path" and len(entries) > 1 and len({entry["digest"] for entry in entries}) == 1:
+            reason = " and ".join(entry["path"] for entry in entries[:2]) + " hold the same data"
+        elif key in UNHASHED and key != "data.path" and len(axis.keys) == 1:
+            reason = f"{UNHASHED[key]}; set it under base"
+        if reason:
+            raise ConfigError(f"{nodes[0].source}: {axis.origin}.{key} would not reach the runs: {reason}")
 
     def _note_reach(self, point: Point, idle: Mapping[str, str], index: int) -> None:
-        if len(self._reached) == len(self._swept):
+        if len(self._reached) == len(self._reachable):
             return
         shapes = self.datasets.entries[index]["shapes"]
         idle = {**idle, **not_reached(self._nested(point), shapes)}
         self._idle |= idle
-        self._reached |= {key for key in self._swept if key in point and key not in idle and key not in UNHASHED}
+        self._reached |= {key for key in self._reachable if key in point and key not in idle}
 
     def _nested(self, point: Point) -> dict[str, Any]:
         return {name: self._section(name, point)[1] for name in SECTIONS}

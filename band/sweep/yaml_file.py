@@ -98,7 +98,9 @@ def parse_yaml(text: str, *, file: str, folder: str, is_line: bool = False) -> N
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
         line = text.count("\n", 0, getattr(error, "position", 0)) if mark is None else mark.line
         where = file if is_line else f"{file}:{line + 1}"
-        raise ConfigError(f"{where}: not YAML: {problem}; check indentation, colons and quotes there") from None
+        has_braces = "${" in "".join(text.splitlines()[line : line + 1])
+        advice = "inside { } or [ ], ${…} needs quotes around it" if has_braces else "check indentation, colons, quotes"
+        raise ConfigError(f"{where}: not YAML: {problem}; {advice}") from None
 
 
 def parse_setting(text: str) -> tuple[str, Node]:
