@@ -1,0 +1,299 @@
+"""One attempt at a task, with a trainer that speaks the protocol and ends in every way there is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_task import HELPERS, QUICK, TRAINER, FakeTask, children_of, kill, make_task, wait_for
+from fake_trainer import expected_state
+
+from band.attempts import Attempt, take
+from band.node.task import run_task
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def made(**runs: dict[str, Any]) -> FakeTask:
+        return make_task(tmp_path, runs, monkeypatch=monkeypatch)
+
+    return made
+
+
+def assert_all_published(task: FakeTask, **epochs: int) -> None:
+    assert task.published() == {run: expected_state(run, epochs=count) for run, count in epochs.items()}
+
+
+def assert_nothing_left(task: FakeTask) -> None:
+    assert [name for name in task.files() if not name.startswith("claim.")] == ["task.json"]
+    assert len(task.files()) == 2
+    assert not task.work.exists()
+    assert list(task.sweep.incoming.iterdir()) == []
+
+
+def test_a_task_ends_with_every_run_published_once_and_nothing_left_but_the_claim(make: Any) -> None:
+    task = make(a={"epochs": 3}, b={"epochs": 5})
+    assert task.attempt() == 0
+    assert_all_published(task, a=3, b=5)
+    assert_nothing_left(task)
+    assert set(task.ledger().values()) == {1}
+    names = [event["event"] for event in task.events()]
+    assert names[0] == "claimed" and names[-1] == "ended"
+    assert [event["run"] for event in task.events("published")] == ["a", "b"]
+    assert sorted(path.name for path in task.sweep.run("a").iterdir()) == ["metrics.csv", "outputs.h5", "result.json"]
+    (log,) = task.sweep.logs.iterdir()
+    assert "training a, b from step 0" in log.read_text()
+
+
+def test_calling_a_finished_task_again_trains_nothing(make: Any) -> None:
+    task = make(a={"epochs": 3})
+    assert task.attempt() == 0
+    before = task.ledger()
+    assert task.attempt() == 0
+    assert task.ledger() == before
+
+
+def test_a_listener_hears_every_epoch(make: Any) -> None:
+    task = make(a={"epochs": 4})
+    heard: list[Any] = []
+    assert run_task(task.task_json, on_event=heard.append, trainer=TRAINER, timing=QUICK) == 0
+    assert [event["runs"]["a"]["epoch"] for event in heard if event["event"] == "epoch"] == [1, 2, 3, 4]
+
+
+def test_of_a_population_the_one_that_raises_ends_alone_and_the_others_finish(make: Any) -> None:
+    task = make(a={"epochs": 6}, b={"epochs": 6}, c={"epochs": 6, "raise_at": 3}, d={"epochs": 6}, e={"epochs": 6})
+    assert task.attempt() == 1
+    assert_all_published(task, a=6, b=6, d=6, e=6)
+    (failed,) = task.events("failed")
+    assert failed["runs"] == ["c"] and failed["error"] == "RuntimeError"
+    assert "cannot go beyond epoch 3" in failed["message"] and "Traceback" in failed["traceback"]
+    again = {line for line, count in task.ledger().items() if count > 1}
+    assert again == {"epoch a 3", "epoch b 3"}  # begun beyond the checkpoint at 3, which every half goes on from
+
+
+def test_of_a_population_the_one_that_segfaults_ends_alone_and_the_others_finish(make: Any) -> None:
+    task = make(a={"epochs": 4}, b={"epochs": 4, "signal_at": [2, signal.SIGSEGV]}, c={"epochs": 4})
+    assert task.attempt() == 1
+    assert_all_published(task, a=4, c=4)
+    (failed,) = task.events("failed")
+    assert failed["runs"] == ["b"] and failed["error"] == "SIGSEGV"
+    assert "Segmentation fault" in failed["traceback"]  # what the interpreter's last words were
+
+
+def test_a_population_killed_for_memory_is_tried_again_as_it_was_and_then_in_halves(make: Any) -> None:
+    task = make(a={"epochs": 4}, b={"epochs": 4, "signal_at": [2, signal.SIGKILL]})
+    assert task.attempt() == 1
+    assert_all_published(task, a=4)
+    assert [event["runs"] for event in task.events("restarted")] == [["a", "b"], ["b"]]
+    assert [event["parts"] for event in task.events("split")] == [[["a"], ["b"]]]
+    assert [event["runs"] for event in task.events("failed")] == [["b"]]
+
+
+def test_a_failed_run_is_tried_again_from_its_checkpoint_by_the_next_attempt(make: Any) -> None:
+    task = make(a={"epochs": 3}, b={"epochs": 6, "raise_at": 4})
+    assert task.attempt() == 1
+    text = task.task_json.read_text()
+    task.task_json.write_text(text.replace('"raise_at":4', '"raise_at":99'))
+    assert task.attempt() == 0
+    assert_all_published(task, a=3, b=6)
+    assert set(task.ledger().values()) == {1}
+    assert_nothing_left(task)
+
+
+def test_runs_to_be_skipped_are_left_alone(make: Any) -> None:
+    task = make(a={"epochs": 2}, b={"epochs": 2})
+    task.task_json.with_name("skip.json").write_text('{"runs": ["b"]}')
+    assert task.attempt() == 0
+    assert_all_published(task, a=2)
+    assert all(" b " not in line for line in task.ledger())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
+def test_a_signal_stops_at_a_checkpoint_that_the_next_attempt_on_another_node_continues(
+    make: Any, number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    task = make(a={"epochs": 40, "epoch_s": 0.02, "checkpoint_every": 1000}, b={"epochs": 8, "epoch_s": 0.0})
+    process = task.start()
+    wait_for(lambda: task.ledger()["epoch a 15"] == 1)
+    process.send_signal(number)
+    assert process.wait(20) == 4
+    assert task.events("interrupted")[0]["reason"] == signal.Signals(number).name
+    monkeypatch.setenv("BAND_SCRATCH", str(tmp_path / "another"))
+    assert task.attempt() == 0
+    assert_all_published(task, a=40, b=8)
+    assert set(task.ledger().values()) == {1}
+    assert_nothing_left(task)
+
+
+def test_a_trainer_that_does_not_listen_is_killed_and_the_task_continues(make: Any) -> None:
+    task = make(a={"epochs": 200, "epoch_s": 0.02, "deaf": True})
+    stopper = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGTERM))
+    stopper.start()
+    assert task.attempt(stop_s=0.3) == 4
+    text = task.task_json.read_text()
+    task.task_json.write_text(text.replace('"epochs":200', '"epochs":40').replace('"deaf":true', '"deaf":false'))
+    assert task.attempt() == 0
+    assert_all_published(task, a=40)
+    assert max(task.ledger().values()) <= 2  # at most the epoch it was in
+
+
+def test_a_second_signal_does_not_wait_for_the_trainer(make: Any) -> None:
+    task = make(a={"epochs": 2000, "epoch_s": 0.02, "deaf": True})
+    for delay in (0.5, 0.7):
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert task.attempt(stop_s=60.0) == 4
+
+
+def test_the_trainer_of_a_killed_supervisor_dies_and_the_next_attempt_continues(make: Any) -> None:
+    task = make(a={"epochs": 60, "epoch_s": 0.02, "deaf": True}, b={"epochs": 5})
+    process = task.start()
+    wait_for(lambda: task.ledger()["epoch a 10"] == 1)
+    (child,) = children_of(process.pid)
+    kill(process.pid)
+    process.wait()
+    wait_for(lambda: not Path(f"/proc/{child}").exists() or "\nState:\tZ" in Path(f"/proc/{child}/status").read_text())
+    assert task.attempt() == 0
+    assert_all_published(task, a=60, b=5)
+    assert max(task.ledger().values()) <= 2
+    assert_nothing_left(task)
+
+
+def test_a_home_that_is_read_only_for_a_while_delays_a_task_and_loses_nothing(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(a={"epochs": 3}, b={"epochs": 30, "epoch_s": 0.02})
+    real_open, until = os.open, [12]
+
+    def read_only_at_first(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        name = os.fspath(path)
+        if flags & (os.O_WRONLY | os.O_RDWR) and str(task.sweep.path) in str(name) and "claim" not in str(name):
+            until[0] -= 1
+            if until[0] > 0:
+                raise OSError(30, "Read-only file system", name)
+        return real_open(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", read_only_at_first)
+    assert task.attempt(home_wait_s=20.0) == 0
+    assert until[0] <= 0
+    assert_all_published(task, a=3, b=30)
+    assert [event["event"] for event in task.events()][0] == "claimed"  # kept until home took it
+
+
+def test_a_home_that_stays_read_only_ends_with_75_and_the_next_attempt_on_that_node_publishes(
+    make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 3}, b={"epochs": 4})
+    with monkeypatch.context() as patch:
+        real_mkdir = os.mkdir
+
+        def read_only(path: Any, *args: Any, **kwargs: Any) -> None:
+            if str(task.sweep.path) in str(path):
+                raise OSError(30, "Read-only file system", str(path))
+            real_mkdir(path, *args, **kwargs)
+
+        patch.setattr(os, "mkdir", read_only)
+        assert task.attempt() == 75
+    said = capsys.readouterr().err
+    assert str(task.work) in said and "a, b" in said
+    assert task.published() == {}
+    before = task.ledger()
+    assert task.attempt() == 0
+    assert_all_published(task, a=3, b=4)
+    assert task.ledger() == before
+    assert_nothing_left(task)
+
+
+def test_a_changed_recording_is_refused_before_anything_is_trained(
+    make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 3})
+    (task.home / "recording.h5").write_bytes(b"other")
+    assert task.attempt() == 1
+    assert "is not the recording that the sweep was generated for" in capsys.readouterr().err
+    assert task.events("failed")[0]["error"] == "StageError"
+    assert not task.ledger()
+
+
+def test_a_scratch_that_cannot_be_used_is_replaced_by_home_and_said_aloud(
+    make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 3})
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BAND_SCRATCH", str(tmp_path / "file"))
+    assert task.attempt() == 0
+    assert_all_published(task, a=3)
+    (event,) = task.events("staged")
+    assert event["source"] == "home" and "cannot be used" in event["reason"]
+    assert "reads the recording from home" in capsys.readouterr().err
+    assert not (task.sweep.path / ".scratch").exists()
+
+
+def test_a_held_task_is_refused_and_left_alone(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    task = make(a={"epochs": 3})
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        ticks = int(Path(f"/proc/{alive.pid}/stat").read_text().rpartition(")")[2].split()[19])
+        holder = Attempt(**{**Attempt.current().__dict__, "pid": alive.pid, "start_ticks": ticks})
+        take(task.task_json.parent, attempt=holder)
+        assert task.attempt() == 4
+        assert "is held by attempt" in capsys.readouterr().err
+        assert not task.ledger() and not task.events()
+    finally:
+        alive.kill()
+        alive.wait()
+    assert task.attempt() == 0
+
+
+def test_an_attempt_that_has_lost_its_claim_stops_and_changes_no_checkpoint_at_home(make: Any) -> None:
+    task = make(a={"epochs": 500, "epoch_s": 0.02})
+    process = task.start()
+    wait_for(lambda: bool(task.events("mirrored")))
+    folder = task.task_json.parent
+    before = {path.name for path in folder.glob("claim.*")}
+    taken = take(folder, attempt=Attempt.current(), is_over=lambda claim: True)
+    assert process.wait(20) == 4
+    assert task.events("interrupted")[0]["reason"] == "another attempt holds the task"
+    assert taken.still_mine() and before.isdisjoint(path.name for path in folder.glob("claim.*"))
+
+
+def test_a_run_published_meanwhile_by_another_attempt_stands_and_ours_is_kept(make: Any) -> None:
+    task = make(a={"epochs": 40, "epoch_s": 0.02})
+    process = task.start()
+    wait_for(lambda: task.ledger()["epoch a 5"] == 1)
+    from band.run_dir import seal
+
+    theirs = task.sweep.run("a")
+    other = task.sweep.runs / ".other"
+    other.mkdir(parents=True)
+    (other / "metrics.csv").write_text("state\ntheirs\n")
+    seal(other, result={"run_id": "a", "training": {"outcome": "ok"}})
+    other.rename(theirs)
+    assert process.wait(20) == 0
+    assert task.published() == {"a": "theirs"}
+    (kept,) = task.sweep.superseded.iterdir()
+    assert expected_state("a", epochs=40) in (kept / "metrics.csv").read_text()
+    assert [event["run"] for event in task.events("superseded")] == ["a"]
+
+
+def test_a_published_folder_that_was_half_deleted_is_trained_again_and_kept_aside(make: Any) -> None:
+    task = make(a={"epochs": 3})
+    assert task.attempt() == 0
+    (task.sweep.run("a") / "result.json").unlink()
+    assert task.attempt() == 0
+    assert_all_published(task, a=3)
+    assert [path.name for path in task.sweep.superseded.iterdir()] == ["a.damaged"]
+
+
+def test_the_module_runs_a_task_from_the_command_line_with_the_trainer_of_the_environment(make: Any) -> None:
+    task = make(a={"epochs": 2})
+    environment = {**os.environ, "BAND_TRAINER": " ".join(TRAINER), "PYTHONPATH": str(HELPERS.parents[1])}
+    command = [sys.executable, "-m", "band.node.task"]
+    assert subprocess.run([*command, str(task.task_json)], env=environment).returncode == 0
+    assert_all_published(task, a=2)
+    assert subprocess.run(command, env=environment, stderr=subprocess.DEVNULL).returncode == 2
