@@ -99,7 +99,7 @@ def _table(survey: Survey, *, all_runs: bool) -> list[str]:
 
 
 def _row(run: str, status: RunStatus, *, width: int) -> str:
-    epoch = f"{status.epoch}/{status.max_epochs}" if status.max_epochs else ""
+    epoch = f"{status.epoch}/{status.max_epochs}" if status.max_epochs and status.state != "published" else ""
     left = duration(status.eta_s) if status.eta_s is not None else ""
     state = status.outcome if status.state == "published" and status.outcome not in ("", "ok") else status.state
     word = coloured(f"{state:<12}", state=status.state)

@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from band.files import write_atomic
+
 FLOPS_PER_S = 40e9  # of one CPU core inside the large matrix products of a training step
 SECONDS_PER_BIN = 1.5e-3  # of one step, whatever its sizes: recurrent cells called one bin after the other, and back
 BACKWARD = 2.0  # backward pass, in forward passes
@@ -219,8 +221,6 @@ def calibrate(measured_s: float, *, estimated_s: float) -> None:
         return
     ratio = speed_correction() * math.sqrt(measured_s / estimated_s)
     ratio = min(max(ratio, 0.01), 100.0)
-    from band.files import write_atomic
-
     path = calibration_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps({"seconds_ratio": ratio}).encode())

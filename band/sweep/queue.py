@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from band.attempts import Attempt, take
 from band.errors import BandError, ClaimError
 from band.files import append_line, canonical_json, read_json_object, write_atomic
 from band.run_dir import EventWriter, SweepDir
+from band.sweep.calibrate import learn_from_task
 from band.sweep.fold import AttemptFold, index_line
 from band.sweep.ledger import RECEIPT, read_intents
 from band.sweep.local import Claims, queue_tasks
@@ -135,16 +137,23 @@ class Queue:
 
     def _start(self, task: str) -> None:
         survey = self._survey()
-        members = survey.ledger.tasks[task]
-        skipped = [run for run in members if run in survey.runs and survey.runs[run].state in ("failed", "cancelled")]
-        skipped += [run for run in members if run not in survey.runs or survey.runs[run].state == "retired"]
-        folder = self.sweep.task(task).path
-        write_atomic(folder / "skip.json", canonical_json({"runs": sorted(skipped)}) + b"\n")
+        self._write_skip(task, survey=survey)
         used = {entry.gpu for entry in self.running.values()}
         gpu = next((index for index in self.room["gpus"] if index not in used), None)
         job = start_job(self.sweep, submission=self.submission, task=task, gpu=gpu)
         self._enter(task, job=job, gpu=gpu)
         say(f"task {task} started: {len(self._open_runs(task, survey=survey))} runs")
+
+    def _write_skip(self, task: str, *, survey: Survey) -> None:
+        """Tell the coming attempt which runs to leave alone; no file where there are none."""
+        path = self.sweep.task(task).path / "skip.json"
+        stays = ("failed", "cancelled", "retired")
+        members = survey.ledger.tasks[task]
+        skipped = [run for run in members if run not in survey.runs or survey.runs[run].state in stays]
+        if skipped:
+            write_atomic(path, canonical_json({"runs": sorted(skipped)}) + b"\n")
+        else:
+            path.unlink(missing_ok=True)
 
     def _enter(self, task: str, *, job: Job | None, gpu: int | None) -> None:
         threads, memory_bytes = self._needs(task)
@@ -183,6 +192,7 @@ class Queue:
         open_runs = self._open_runs(task, survey=survey)
         if not open_runs:
             say(f"task {task} is over")
+            self._learn_speed(task)
             return
         if self.num_stops:
             say(f"task {task} has stopped; {len(open_runs)} of its runs are not finished")
@@ -206,6 +216,11 @@ class Queue:
         error = last_words.strip().split("\n")[-1] if last_words.strip() else ""
         events.write("failed", runs=runs, error="Died", message=error or message, traceback=last_words)
         events.write("ended", code=1)
+
+    def _learn_speed(self, task: str) -> None:
+        """Compare what the runs of a task took with what was expected, for the estimates to come."""
+        with suppress(BandError, OSError, KeyError, TypeError):  # an estimate is not worth a failure
+            learn_from_task(self.sweep, task=task)
 
     def _index(self, task: str) -> None:
         """Keep what the ended attempts at a task came to, so that nobody need read their streams again."""
