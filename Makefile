@@ -11,7 +11,7 @@ help:  ## these lines
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 demo: environment  ## simulate a recording, train a small LFADS/BAND sweep here, show a table and a figure
-	@PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
+	@scripts/demo.sh
 
 test: environment  ## the whole test suite; TESTS=tests/data for a part of it
 	@$(BIN)/python -m pytest $(TESTS)
