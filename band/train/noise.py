@@ -61,12 +61,14 @@ class NoiseSource:
 
         with_controller = has_controller(arch)
         seen = (bins, trials, widths.num_neurons)
-        uses_pass = bool((rates.cd_pass > 0).any())
+        # A member without coordinated dropout sees every count, and every count passes its gradient all the same.
+        pass_rate = torch.where(rates.cd > 0, rates.cd_pass, 1.0)
+        uses_pass = bool((rates.cd > 0).any() and (pass_rate > 0).any())
         return Noise(
             eps_ic=self._normal("ic", step, (trials, arch.ic_dim)),
             eps_co=self._normal("co", step, (recon_bins, trials, arch.co_dim)) if with_controller else None,
             cd_keep=mask("cd", rates.cd, *seen),
-            cd_pass=self._mask(step, "cd_pass", 1 - rates.cd_pass, seen, scaled=False) if uses_pass else None,
+            cd_pass=self._mask(step, "cd_pass", 1 - pass_rate, seen, scaled=False) if uses_pass else None,
             encoder=mask("encoder", rates.dropout, *seen),
             ic=mask("ic_enc", rates.dropout, trials, 2 * arch.ic_enc_dim),
             ext_input=mask("ext_input", rates.dropout, recon_bins, trials, widths.ext_input_dim)

@@ -58,7 +58,8 @@ class Events:
     """Writes events to the supervisor, one JSON object a line."""
 
     def __init__(self, descriptor: int) -> None:
-        self._file = os.fdopen(descriptor, "w", encoding="utf-8")
+        # Left open until the process ends: its end of file tells the supervisor that no event will follow.
+        self._file = os.fdopen(descriptor, "w", encoding="utf-8", closefd=False)
 
     def send(self, event: str, **fields: Any) -> None:
         """Write one event; a supervisor that is gone ends the process."""
@@ -92,4 +93,7 @@ def keep_freed_memory() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # at once: a supervisor may close the pipes as soon as events end, which would read as its death

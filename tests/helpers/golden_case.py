@@ -141,15 +141,6 @@ class Pass:
     gradients: dict[str, Tensor]
 
 
-def stack_noise(noises: list[Noise]) -> Noise:
-    """Return the noise of a population from the noise of its members."""
-    fields = {}
-    for name in ("eps_ic", "eps_co", "cd_keep"):
-        values = [getattr(noise, name) for noise in noises]
-        fields[name] = None if values[0] is None else torch.cat(values)
-    return Noise(**fields)
-
-
 def run_case(case: GoldenCase, dtype: torch.dtype, *, neighbours: int = 0, member: int = 0) -> Pass:
     """Run a case as one member among `neighbours` others of other parameters, data, noise and loss weights."""
     arch, widths = case.arch(), case.widths()

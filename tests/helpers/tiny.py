@@ -1,0 +1,126 @@
+"""A tiny recording and tiny runs on it, for tests of the trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from band.config import Arch, DataConfig, Hyper, RunConfig, TrainConfig, to_dict
+from band.train.loop import Loop, train_population
+from band.train.population import Population
+from band.train.trials import Trials
+
+ARCH = Arch(ic_enc_dim=8, ci_enc_dim=8, con_dim=6, co_dim=2, ic_dim=5, gen_dim=12, fac_dim=6)
+CPU = torch.device("cpu")
+
+
+def write_recording(path: Path, *, trials: int = 40, bins: int = 12, neurons: int = 9, seed: int = 0) -> Path:
+    """Write a small recording whose rates and behaviour follow one latent per trial."""
+    rng = np.random.default_rng(seed)
+    phase = rng.uniform(0, 2 * np.pi, (trials, 1, 1))
+    time = np.arange(bins)[None, :, None]
+    latent = np.concatenate([np.sin(phase + time / 2), np.cos(phase + time / 2)], axis=2)
+    rates = np.exp(latent @ rng.normal(0, 0.7, (2, neurons)) - 0.5)
+    spikes = rng.poisson(rates).astype(np.float32)
+    behavior = (latent + rng.normal(0, 0.1, latent.shape)).astype(np.float32)
+    cut = trials * 3 // 4
+    with h5py.File(path, "w") as file:
+        file.attrs["bin_ms"] = 20.0
+        for name, part in (("train", slice(0, cut)), ("valid", slice(cut, None))):
+            for key, values in (("encod_data", spikes), ("recon_data", spikes), ("behavior", behavior)):
+                file[f"{name}_{key}"] = values[part]
+            file[f"{name}_cond"] = (np.arange(trials) % 4)[part]
+    return path
+
+
+def config(
+    *, seed: int = 0, fold: int = 0, num_folds: int = 1, train: dict[str, Any] | None = None, **hyper: Any
+) -> RunConfig:
+    """Return a small run."""
+    training = {"batch_size": 8, "max_epochs": 6, "posterior_samples": 3, "stop_patience": 0, **(train or {})}
+    return RunConfig(
+        data=DataConfig(fold=fold, num_folds=num_folds),
+        arch=ARCH,
+        hyper=Hyper(**{"kl_increase_epoch": 2, "lr": 5e-3, **hyper}),
+        train=TrainConfig(**training),
+        seed=seed,
+    )
+
+
+def make_loop(path: Path, configs: dict[str, RunConfig]) -> Loop:
+    """Return the loop of an untrained population."""
+    trials = Trials.load(path, list(configs.values()), device=CPU)
+    population = Population.start(list(configs.items()), trials.widths, device=CPU)
+    return Loop(population, trials, places={run: place for place, run in enumerate(configs)})
+
+
+def train(path: Path, configs: dict[str, RunConfig]) -> dict[str, tuple[torch.Tensor, Any]]:
+    """Train a population to its end; return for each run its last flat row and its member."""
+    ended: dict[str, tuple[torch.Tensor, Any]] = {}
+
+    def on_ended(population: Population, positions: list[int]) -> None:
+        for p in positions:
+            ended[population.members[p].run_id] = (population.params.flat[p].clone(), population.members[p])
+
+    assert train_population(
+        make_loop(path, configs), on_epoch=lambda _: None, on_ended=on_ended, after_step=lambda _: False
+    )
+    return ended
+
+
+def write_task(folder: Path, data: Path, configs: dict[str, RunConfig]) -> Path:
+    """Write a task.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    task = {
+        "schema": 1, "sweep": "tiny", "task": "0000", "threads": 1, "device": "cpu",
+        "runs": [{"id": run, "config": to_dict(config)} for run, config in configs.items()],
+        "dataset": {"path": str(data), "digest": "0" * 64},
+    }  # fmt: skip
+    path = folder / "task.json"
+    path.write_text(json.dumps(task))
+    return path
+
+
+class Worker:
+    """A trainer process with its pipes."""
+
+    def __init__(self, task: Path, work: Path, data: Path, runs: list[str]) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        read, write = os.pipe()
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "band.train.worker",
+                "--task", str(task), "--work", str(work), "--data", str(data),
+                "--runs", ",".join(runs), "--events-fd", str(write),
+            ],
+            pass_fds=[write], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        os.close(write)
+        self._events = os.fdopen(read)
+
+    def command(self, word: str) -> None:
+        """Send a command."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def events(self):
+        """Yield events until the process ends."""
+        for line in self._events:
+            yield json.loads(line)
+
+    def wait(self) -> int:
+        """Return the exit code, all pipes drained."""
+        for _ in self._events:
+            pass
+        self._events.close()
+        self.process.communicate()
+        return self.process.returncode

@@ -1,0 +1,194 @@
+"""The trainer process: killed at any moment and started again it ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from tiny import Worker, config, write_recording, write_task
+
+from band.run_dir import verify
+from band.train.checkpoint import checkpoint_path, newest_checkpoint
+
+TIMING = ("seconds",)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    return write_recording(tmp_path_factory.mktemp("tiny") / "tiny.h5")
+
+
+def runs(**train):
+    common = {"max_epochs": 40, "checkpoint_s": 0.05, **train}
+    return {
+        "lfads": config(seed=1, train=common),
+        "band": config(seed=1, behavior_weight=0.5, train=common),
+        "early": config(seed=2, lr=2e-2, lr_patience=0, lr_decay=0.5, lr_stop=2e-3, train=common),
+    }  # fmt: skip
+
+
+def finished(folder) -> dict:
+    """Return what a finished run says, without what may differ between two trainings of it."""
+    result = verify(folder)
+    with h5py.File(folder / "outputs.h5") as file:
+        outputs = {key: np.asarray(file[key]) for key in file}
+    model = torch.load(folder / "model.pt", weights_only=True)["params"]
+    training = {key: value for key, value in result["training"].items() if key not in TIMING}
+    return {
+        "metrics": (folder / "metrics.csv").read_bytes(),
+        "scores": result["scores"],
+        "training": training,
+        "outputs": outputs,
+        "model": model,
+    }
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert a["metrics"] == b["metrics"] and a["scores"] == b["scores"] and a["training"] == b["training"]
+    assert a["outputs"].keys() == b["outputs"].keys() and a["model"].keys() == b["model"].keys()
+    for key in a["outputs"]:
+        assert np.array_equal(a["outputs"][key], b["outputs"][key]), key
+    for key in a["model"]:
+        assert torch.equal(a["model"][key], b["model"][key]), key
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recording, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    worker = Worker(write_task(folder, recording, runs()), folder / "work", recording, list(runs()))
+    events = list(worker.events())
+    assert worker.wait() == 0
+    assert events[0]["event"] == "started"
+    assert {e["run"] for e in events if e["event"] == "run_finished"} == set(runs())
+    for run in runs():
+        names = {path.name for path in (folder / "work" / "runs" / run).iterdir()}
+        assert names == {"result.json", "metrics.csv", "model.pt", "outputs.h5"}
+    return {run: finished(folder / "work" / "runs" / run) for run in runs()}
+
+
+def test_a_finished_run_is_four_files_and_says_what_was_done(undisturbed):
+    assert undisturbed["early"]["training"]["stopped_by"] == "lr_stop"
+    assert undisturbed["lfads"]["training"]["epochs"] == 40
+    assert "behavior_r2/own/mean" in undisturbed["band"]["scores"]["test"]
+    assert undisturbed["lfads"]["scores"]["test"].get("behavior_r2/own/mean") is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_trainer_killed_at_random_moments_ends_bit_identical(undisturbed, recording, tmp_path, seed):
+    moments = random.Random(seed)
+    task = write_task(tmp_path, recording, runs())
+    work, kills = tmp_path / "work", 0
+    last_checkpoint, starts = 0, []
+    while True:
+        worker = Worker(task, work, recording, list(runs()))
+        patience = time.monotonic() + moments.uniform(0.0, 1.2)
+        for event in worker.events():
+            if event["event"] == "started":
+                starts.append((event["step"], last_checkpoint))
+                patience = time.monotonic() + moments.uniform(0.0, 1.2)
+            if event["event"] == "checkpoint":
+                last_checkpoint = event["step"]
+            if kills < 4 and time.monotonic() > patience:
+                worker.process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+        if worker.wait() == 0:
+            break
+    assert kills >= 2
+    assert all(step >= known for step, known in starts), "no step before the last checkpoint is done again"
+    for run in runs():
+        assert_same(finished(work / "runs" / run), undisturbed[run])
+
+
+def test_stop_saves_a_checkpoint_and_the_next_start_goes_on_from_it(undisturbed, recording, tmp_path):
+    task = write_task(tmp_path, recording, runs(checkpoint_s=1e6))
+    worker = Worker(task, tmp_path / "work", recording, list(runs()))
+    stopped_at = None
+    for event in worker.events():
+        if event["event"] == "started":
+            worker.command("stop")
+        if event["event"] == "checkpoint":
+            stopped_at = event["step"]
+    assert worker.wait() == 4 and stopped_at is not None
+    worker = Worker(task, tmp_path / "work", recording, list(runs()))
+    events = list(worker.events())
+    assert worker.wait() == 0 and events[0]["step"] == stopped_at
+    for run in runs():
+        assert_same(finished(tmp_path / "work" / "runs" / run), undisturbed[run])
+
+
+def test_a_trainer_whose_supervisor_is_gone_ends_at_once(recording, tmp_path):
+    worker = Worker(
+        write_task(tmp_path, recording, runs(max_epochs=100_000)), tmp_path / "work", recording, list(runs())
+    )
+    for event in worker.events():
+        if event["event"] == "started":
+            worker.process.stdin.close()
+            break
+    assert worker.process.wait(timeout=20) == 3
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_older_one(recording, tmp_path):
+    task = write_task(tmp_path, recording, runs())
+    worker = Worker(task, tmp_path / "work", recording, list(runs()))
+    saved = 0
+    for event in worker.events():
+        saved += event["event"] == "checkpoint"
+        if saved == 3:
+            worker.process.kill()
+            break
+    worker.wait()
+    slot, content = newest_checkpoint(tmp_path / "work")
+    path = checkpoint_path(tmp_path / "work", slot)
+    path.write_bytes(path.read_bytes()[:-1000])
+    older_slot, older = newest_checkpoint(tmp_path / "work")
+    assert older_slot == 1 - slot and older["meta"]["step"] < content["meta"]["step"]
+
+
+def test_a_subset_continues_from_the_checkpoint_of_the_whole(recording, tmp_path):
+    task = write_task(tmp_path, recording, runs())
+    worker = Worker(task, tmp_path / "work", recording, list(runs()))
+    for event in worker.events():
+        if event["event"] == "checkpoint":
+            worker.process.kill()
+            break
+    worker.wait()
+    step = newest_checkpoint(tmp_path / "work")[1]["meta"]["step"]
+    worker = Worker(task, tmp_path / "work", recording, ["band"])
+    events = list(worker.events())
+    assert worker.wait() == 0
+    assert events[0] | {"runs": ["band"], "step": step} == events[0]
+    assert {p.name for p in (tmp_path / "work" / "runs").iterdir() if (p / "result.json").exists()} == {"band"}
+
+
+def test_an_error_is_told_to_the_supervisor_with_its_reason(recording, tmp_path):
+    task = write_task(tmp_path, recording, runs())
+    empty = tmp_path / "empty.h5"
+    empty.write_bytes(b"nothing")
+    worker = Worker(task, tmp_path / "work", empty, list(runs()))
+    events = list(worker.events())
+    assert worker.wait() == 1
+    assert events[-1]["event"] == "failed" and "empty.h5" in events[-1]["message"]
+    assert "Traceback" not in events[-1]["traceback"], "a user's mistake has no traceback"
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(recording, tmp_path):
+    task = write_task(tmp_path, recording, runs())
+    worker = Worker(task, tmp_path / "work", recording, list(runs()))
+    for event in worker.events():
+        if event["event"] == "checkpoint":
+            worker.process.kill()
+            break
+    worker.wait()
+    values = json.loads(task.read_text())
+    values["runs"][0]["config"]["hyper"]["lr"] = 0.5
+    task.write_text(json.dumps(values))
+    worker = Worker(task, tmp_path / "work", recording, list(runs()))
+    events = list(worker.events())
+    assert worker.wait() == 1 and "hyper.lr" in events[-1]["message"]
