@@ -1,0 +1,66 @@
+"""`band-sweep report`: tables and figures of what a sweep has published, LFADS beside BAND on test."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+PIPE_WIDTH = 140  # columns, where there is no terminal to fit
+HELP = "tables and figures of a sweep's results, LFADS beside BAND"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `band-sweep report`."""
+    parser.add_argument("sweep", metavar="NAME", help="a sweep's name, folder or YAML file")
+    parser.add_argument("--metric", action="append", default=[], metavar="SCORE", help="show this score; repeatable")
+    parser.add_argument("--sort", metavar="KEY", help="sort rows by a varied parameter or a score (best first)")
+    parser.add_argument(
+        "--choose-by", default="bits_per_spike", metavar="SCORE", help="score on valid that chooses among settings"
+    )
+    parser.add_argument(
+        "--behavior",
+        metavar="NAME,NAME",
+        help="what the channels of behaviour are; two are taken as a velocity, x and y",
+    )
+    parser.add_argument("--no-figures", action="store_true", help="write results.csv alone")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report's files into the sweep's folder, print its tables, and return the exit code.
+
+    Raises:
+        SweepError: there is no such sweep, nothing of it is published, or a score is not known.
+    """
+    from band.cli.common import console, print_json
+    from band.sweep.collect import write_csv
+    from band.sweep.manifest import find_sweep
+    from band.sweep.report import build_report
+    from band.sweep.report_text import as_json, print_report
+
+    folder = find_sweep(args.sweep)
+    report = build_report(folder, metrics=args.metric, sort=args.sort, choose_by=args.choose_by)
+    target = folder / "report"
+    target.mkdir(exist_ok=True)
+    files = [target / "results.csv"]
+    write_csv(files[0], report.collection.runs)
+    if not args.no_figures:
+        from band.sweep.figures import draw_figures
+        from band.train.decoding import fit_decoder
+
+        names = [name.strip() for name in args.behavior.split(",")] if args.behavior else None
+        files += draw_figures(
+            report,
+            folder=target,
+            behavior_names=names,
+            decode=lambda factors, behavior, new: fit_decoder(factors, behavior).decode(new),
+        )
+    if args.json:
+        print_json({**as_json(report), "files": [str(path) for path in files]})
+        return 0
+    out = console()
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = PIPE_WIDTH
+    print_report(report, console=out)
+    out.print(f"Wrote {', '.join(path.name for path in files)} to {target}", markup=False, soft_wrap=True)
+    return 0

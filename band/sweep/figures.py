@@ -1,0 +1,203 @@
+"""Figures of a report; those of whole runs are drawn here: learning curves, behaviour against spikes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from band.sweep.collect import PublishedRun, Setting
+from band.sweep.compare import Comparison
+from band.sweep.figure_style import (
+    QUIET,
+    Line,
+    colours_of,
+    label_ends,
+    new_figure,
+    panel,
+    save,
+    style,
+)
+from band.sweep.figure_trials import Decode, example_trials, rasters
+from band.sweep.report import Report
+from band.sweep.shown import Shown, choose_shown, name_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = NDArray[Any]
+
+
+def draw_figures(
+    report: Report, *, folder: Path, decode: Decode, behavior_names: Sequence[str] | None = None
+) -> list[Path]:
+    """Draw the figures of a report as PDF and PNG into `folder` and return their paths.
+
+    Example trials and rasters are drawn where the runs kept their outputs.
+
+    Args:
+        report: of the sweep.
+        folder: where the files go; it exists.
+        decode: the read-out of example trials.
+        behavior_names: of the channels; None: two channels are taken as a velocity.
+    """
+    shown = choose_shown(report.comparisons)
+    paths: list[Path] = []
+    with style():
+        for name, figure in (
+            ("learning_curves", learning_curves(shown)),
+            ("r2_vs_bits", r2_against_bits(report.comparisons, shown=shown.setting)),
+            ("example_trials", example_trials(shown, decode=decode, behavior_names=behavior_names)),
+            ("rasters", rasters(shown)),
+        ):
+            if figure is not None:
+                paths += save(figure, folder / name)
+    return paths
+
+
+# Learning curves ------------------------------------------------------------------------------------------------------
+
+
+def read_metrics(run: PublishedRun) -> dict[str, Array]:
+    """Return the columns of a run's metrics.csv; NaN where a field is empty."""
+    with (run.folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else {})}
+
+
+def learning_curves(shown: Shown) -> Figure | None:
+    """Return reconstruction, bits per spike and behaviour against epochs: a thin line a run, a thick one their mean."""
+    metrics = {weight: [read_metrics(run) for run in runs] for weight, runs in shown.by_weight.items()}
+    metrics = {weight: [m for m in found if len(m.get("epoch", ()))] for weight, found in metrics.items()}
+    if not any(metrics.values()):
+        return None
+    any_run = next(run for runs in shown.by_weight.values() for run in runs)
+    unit = "nats a bin and neuron" if any_run.parameters.get("train.recon_reduce_mean") else "nats a trial"
+    figure = new_figure(width_mm=183, height_mm=58)
+    columns = (
+        ("valid_recon", "train_recon", f"reconstruction loss ({unit})", min),
+        ("valid_bits_per_spike", "", "bits per spike", max),
+        ("valid_behavior_r2", "", "behaviour R², own decoder", max),
+    )
+    all_axes = figure.subplots(1, 3)
+    ends = []
+    for axes, (name, dashed, label, best), letter in zip(all_axes, columns, "abc", strict=True):
+        axes.set(xlabel="epoch", ylabel=label, title="validation (dashed: train)" if dashed else "validation")
+        panel(axes, letter)
+        ends.append(_curves(axes, metrics, name=name, dashed=dashed, best=best))
+    label_ends(figure, all_axes, ends)
+    return figure
+
+
+def _curves(
+    axes: Axes,
+    metrics: Mapping[float, Sequence[Mapping[str, Array]]],
+    *,
+    name: str,
+    dashed: str,
+    best: Callable[..., float],
+) -> list[Line]:
+    """Draw one score of every run and return where the means end; limits leave the first epochs' fall out."""
+    colours = colours_of(list(metrics))
+    ends, settled = [], []
+    for weight, runs in metrics.items():
+        curves = [run[name] for run in runs if name in run and np.isfinite(run[name]).any()]
+        if not curves:
+            continue
+        for run in runs:
+            axes.plot(run["epoch"], run[name], color=colours[weight], linewidth=0.4, alpha=0.45)
+            if dashed in run:
+                axes.plot(run["epoch"], run[dashed], color=colours[weight], linewidth=0.5, alpha=0.6, dashes=(4, 2))
+                settled += [run[dashed][len(run[dashed]) // 20 :]]
+        shortest = min(len(curve) for curve in curves)
+        mean = np.mean([curve[:shortest] for curve in curves], axis=0)
+        axes.plot(runs[0]["epoch"][:shortest], mean, color=colours[weight], linewidth=1.3)
+        settled += [curve[len(curve) // 20 :] for curve in curves]
+        ends.append(Line(float(mean[-1]), name_of(weight), colours[weight]))
+    if settled:
+        values = np.concatenate(settled)
+        low, high = np.nanmin(values), np.nanpercentile(values, 99.5)
+        low, high = (low, high) if best is min else (np.nanpercentile(values, 0.5), np.nanmax(values))
+        margin = 0.05 * (high - low) or 1.0
+        axes.set_ylim(low - margin, high + margin)
+    return ends
+
+
+# Behaviour against spikes ---------------------------------------------------------------------------------------------
+
+
+def r2_against_bits(comparisons: Sequence[Comparison], *, shown: Setting) -> Figure | None:
+    """Return R² by ridge against bits per spike on test: a line joins LFADS and BAND of one seed and fold."""
+    read_outs = (
+        ("behavior_r2/ridge_lag0/mean", "ridge at zero lag"),
+        ("behavior_r2/ridge_trial/mean", "ridge over the trial"),
+    )
+    runs = [run for c in comparisons for run in (*c.lfads.values(), *c.band.values())]
+    drawn = [(name, words) for name, words in read_outs if any(run.score(name) is not None for run in runs)]
+    if not drawn:
+        return None
+    figure = new_figure(width_mm=74 * len(drawn) + 15, height_mm=66)
+    colours = colours_of([c.weight for c in comparisons if c.weight is not None])
+    all_axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+    ends = []
+    for axes, (name, words), letter in zip(all_axes, drawn, "ab", strict=False):
+        means: dict[float, float] = {}
+        for comparison in comparisons:
+            is_shown = comparison.setting == shown
+            found = _pairs(axes, comparison, name=name, colours=colours, is_strong=is_shown)
+            means.update(found if is_shown else {})
+        baseline = [s for run in runs if (s := run.score("baseline/condition_mean_r2/mean")) is not None]
+        if baseline:
+            axes.axhline(fmean(baseline), color=QUIET, linewidth=0.7, dashes=(4, 2), zorder=0)
+            axes.annotate(
+                "mean course of each condition",
+                (1, fmean(baseline)),
+                xytext=(0, 2),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                color=QUIET,
+                fontsize=6,
+            )
+        axes.set(xlabel="bits per spike, test", ylabel=f"behaviour R², {words}, test")
+        axes.margins(0.12)
+        axes.locator_params(axis="x", nbins=5)
+        panel(axes, letter)
+        ends.append([Line(y, name_of(weight), colours[weight]) for weight, y in means.items()])
+    label_ends(figure, all_axes, ends)
+    return figure
+
+
+def _pairs(
+    axes: Axes, comparison: Comparison, *, name: str, colours: Mapping[float, str], is_strong: bool
+) -> dict[float, float]:
+    """Draw the runs of one setting and return the mean R² by weight."""
+    points: dict[float, list[tuple[float, float]]] = {}
+    joined: dict[Any, list[tuple[float, float]]] = {}
+    for weight, runs in ((0.0, comparison.lfads), (comparison.weight or 0.0, comparison.band)):
+        for cell, run in runs.items():
+            bits, r2 = run.score("bits_per_spike"), run.score(name)
+            if bits is not None and r2 is not None:
+                points.setdefault(weight, []).append((bits, r2))
+                joined.setdefault(cell, []).append((bits, r2))
+    for ends in joined.values():
+        axes.plot(*zip(*ends, strict=True), color=QUIET, linewidth=0.5, alpha=0.8 if is_strong else 0.25, zorder=1)
+    for weight, found in points.items():
+        bits_all, r2_all = zip(*found, strict=True)
+        axes.scatter(
+            bits_all,
+            r2_all,
+            s=16,
+            zorder=3 if is_strong else 2,
+            linewidths=0.9,
+            edgecolors=colours[weight],
+            facecolors="white" if weight == 0 else colours[weight],
+            alpha=1.0 if is_strong else 0.25,
+        )
+    return {weight: fmean(r2 for _, r2 in found) for weight, found in points.items()}
