@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_TRIALS = 6000  # the joins of all pairs are compared: beyond this that is too much
+MAX_TRIALS = 2000  # the joins of all pairs are compared: beyond this that takes more than seconds
+MAX_BYTES = 2**30  # of counts, which are copied
 NUM_COMPONENTS = 15  # of the population activity, beside the behaviour
 TAIL = 4.0  # degrees of freedom of the residuals: joins have outliers
 MIN_GAIN = 1.0  # nats by which the shipped order must beat a random one to be called continuous
@@ -42,7 +43,7 @@ def find_joins(arrays: Mapping[str, np.ndarray], origin_split: np.ndarray) -> Jo
     """
     num_trials, num_bins = arrays["encod_data"].shape[:2]
     as_shipped = np.arange(num_trials)
-    if not 8 <= num_trials <= MAX_TRIALS or num_bins < 4:
+    if not 8 <= num_trials <= MAX_TRIALS or num_bins < 4 or arrays["encod_data"].nbytes > MAX_BYTES:
         return Joins(False, 0.0, as_shipped)
     ratios = _join_ratios(_signals(arrays))
     follows = origin_split[1:] == origin_split[:-1]
@@ -59,14 +60,14 @@ def find_joins(arrays: Mapping[str, np.ndarray], origin_split: np.ndarray) -> Jo
 
 def _signals(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return what runs on across a cut, (n, T, behaviour channels and components of the counts), float64."""
-    counts = np.sqrt(arrays["encod_data"], dtype=np.float64)
+    counts = np.sqrt(np.maximum(np.nan_to_num(arrays["encod_data"]), 0), dtype=np.float64)
     counts -= counts.mean(axis=(0, 1))
     flat = counts.reshape(-1, counts.shape[-1])
     _, axes = np.linalg.eigh(flat.T @ flat)
     signals = [counts @ axes[:, ::-1][:, :NUM_COMPONENTS]]
     behavior = arrays.get("behavior")
     if behavior is not None and behavior.shape[1] == counts.shape[1]:
-        signals.append(behavior.astype(np.float64))
+        signals.append(np.nan_to_num(behavior).astype(np.float64))
     joined = np.concatenate(signals, axis=-1)
     spread = joined.std(axis=(0, 1))
     return np.asarray(joined[..., spread > 0] / spread[spread > 0])
@@ -79,14 +80,9 @@ def _join_ratios(signals: np.ndarray) -> np.ndarray:
     one = np.ones((len(signals), 1))
     step = _regress([signals[:, :-2], signals[:, 1:-1]], signals[:, 2:])
     one_step = _regress([signals[:, :-1]], signals[:, 1:])
-    predicted_first = np.concatenate([end, last, one], axis=1) @ step.weights
+    predicted = np.concatenate([end, last, one], axis=1) @ step.weights
     from_last, from_first = last @ step.weights[:dim], first @ step.weights[dim : 2 * dim] + step.weights[-1]
-    joined = np.stack(
-        [
-            step.log_density(first - predicted_first[i]) + step.log_density(second - from_last[i] - from_first)
-            for i in range(len(signals))
-        ]
-    )
+    joined = step.log_density_between(first, predicted) + step.log_density_between(second - from_first, from_last)
     starts = _Residuals(np.zeros((1, dim)), np.cov(first.T).reshape(dim, dim))
     alone = starts.log_density(first - first.mean(axis=0))
     alone += one_step.log_density(second - np.concatenate([first, one], axis=1) @ one_step.weights)
@@ -101,10 +97,15 @@ class _Residuals:
 
     def log_density(self, residuals: np.ndarray) -> np.ndarray:
         """Return the log density of residuals (n, D) under a heavy-tailed distribution, up to a constant."""
+        return self.log_density_between(residuals, np.zeros((1, residuals.shape[1]))).ravel()
+
+    def log_density_between(self, found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+        """Return (m, n): the log density of each found (n, D) around each expected (m, D), up to a constant."""
         lower = np.linalg.cholesky(self.covariance + 1e-9 * np.eye(len(self.covariance)))
-        squares = (np.linalg.solve(lower, residuals.T) ** 2).sum(axis=0)
-        log_volume = np.log(np.diag(lower)).sum()
-        return np.asarray(-log_volume - (TAIL + len(lower)) / 2 * np.log1p(squares / TAIL))
+        white, centre = np.linalg.solve(lower, found.T).T, np.linalg.solve(lower, expected.T).T
+        squares = (white**2).sum(axis=1) + (centre**2).sum(axis=1)[:, None] - 2 * centre @ white.T
+        tail = (TAIL + len(lower)) / 2 * np.log1p(np.maximum(squares, 0) / TAIL)
+        return np.asarray(-np.log(np.diag(lower)).sum() - tail)
 
 
 def _regress(inputs: list[np.ndarray], targets: np.ndarray) -> _Residuals:

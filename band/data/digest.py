@@ -118,12 +118,13 @@ def _hash_file(path: Path) -> str:
 
 
 def _hash_dataset(path: Path) -> str:
-    from band.data.hdf5 import datasets, open_hdf5
+    from band.data.hdf5 import datasets, open_hdf5, reading
 
     digest = hashlib.sha256()
     with open_hdf5(path) as file:
         for name, dataset in datasets(file, path).items():
-            _add_dataset(digest, name, dataset)
+            with reading(path, name):
+                _add_dataset(digest, name, dataset)
     return digest.hexdigest()
 
 

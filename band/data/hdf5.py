@@ -19,28 +19,41 @@ SPLIT_NAMES = ("train", "valid", "test")
 BLOCK_BYTES = 64 * 2**20  # data is read in blocks of about this size
 MAX_CHUNK_BYTES = 2**30  # HDF5 decompresses a whole chunk at once
 MAX_EXPANSION = 2000  # deflate cannot exceed 1032:1
+_FAILURES = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, AttributeError)
 FREE_BYTES = 64 * 2**20  # below this a declared size is harmless, whatever the file's own size
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open `path` for reading only, and turn every failure of HDF5 inside the block into a DataError.
+    """Open `path` for reading only.
 
     Raises:
-        DataError: the file is absent, unreadable, not HDF5, truncated, or damaged where it was read.
+        DataError: the file is absent, unreadable, not HDF5, or truncated.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file; check data.path")
     if not path.is_file():
         raise DataError(f"{path}: must be an HDF5 file, found a folder or device")
+    with reading(path, "the file"):
+        file = h5py.File(path, "r")
+    with file:
+        yield file
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever HDF5 makes of a damaged file while `what` is read into a DataError.
+
+    Raises:
+        DataError: reading failed.
+    """
     try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, KeyError) as error:
-        if isinstance(error, PermissionError):
-            raise DataError(f"{path}: not readable for this user; check its permissions") from error
+        yield
+    except PermissionError as error:
+        raise DataError(f"{path}: not readable for this user; check its permissions") from error
+    except _FAILURES as error:
         raise DataError(
-            f"{path}: must be a complete HDF5 file, but reading it failed: {_first_line(error)}; "
+            f"{path}: must be a complete HDF5 file, but reading {what} failed: {_first_line(error)}; "
             "it may be truncated, damaged or of another format: copy or export it again"
         ) from error
 
@@ -53,7 +66,8 @@ def datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
             proportion to what the file holds.
     """
     found: dict[str, h5py.Dataset] = {}
-    _collect(file, "", path, found)
+    with reading(path, "its list of arrays"):
+        _collect(file, "", path, found)
     return dict(sorted(found.items()))
 
 

@@ -113,7 +113,9 @@ def _behavior(values: np.ndarray | None) -> list[dict[str, float | int | None]]:
     if values is None:
         return []
     found: list[dict[str, float | int | None]] = []
-    for channel in np.moveaxis(values.astype(np.float64), -1, 0):
+    with np.errstate(invalid="ignore"):  # a damaged file can hold signalling NaN
+        wide = values.astype(np.float64)
+    for channel in np.moveaxis(wide, -1, 0):
         finite = channel[np.isfinite(channel)]
         stats = (
             {"min": finite.min(), "max": finite.max(), "mean": finite.mean(), "std": finite.std()}

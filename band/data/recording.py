@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from band.data.checks import RANKS, Layout, Spec, check_finite, check_layout, check_support
-from band.data.hdf5 import SPLIT_NAMES, blocks, datasets, open_hdf5, split_of
+from band.data.hdf5 import SPLIT_NAMES, blocks, datasets, open_hdf5, reading, split_of
 from band.data.overlap import check_no_shared_trials
 from band.errors import DataError
 
@@ -151,7 +151,8 @@ def _pool(found: dict[str, h5py.Dataset], key: str, layout: Layout, path: Path, 
     """Return one key of all splits as one read-only array."""
     parts = [found[f"{split}_{key}"] for split in layout]
     if layout["train"][key].is_text:
-        return _frozen(np.concatenate([_texts(part) for part in parts]))
+        with reading(path, f"a split of {key}"):
+            return _frozen(np.concatenate([_texts(part) for part in parts]))
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
     shape = shape[:1] if RANKS.get(key) == 1 else shape
     kinds = {part.dtype.kind for part in parts}
@@ -160,16 +161,10 @@ def _pool(found: dict[str, h5py.Dataset], key: str, layout: Layout, path: Path, 
     pooled = _scratch_array(shape, dtype) if on_disk and len(shape) > 1 else np.empty(shape, dtype)
     start = 0
     for split, part in zip(layout, parts, strict=True):
-        try:
+        with reading(path, f"{split}_{key}"), np.errstate(over="ignore"):  # beyond float32 is infinite, and found so
             for block in blocks(part):
                 rows = slice(start + block.start, start + block.stop)
-                with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is found as such
-                    pooled[rows] = part[block].reshape(pooled[rows].shape)
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{path}: {split}_{key} must be readable as a whole, but reading it failed; "
-                "the file is truncated or damaged: copy or export it again"
-            ) from error
+                pooled[rows] = part[block].reshape(pooled[rows].shape)
         start += part.shape[0]
     return _frozen(pooled)
 
@@ -200,14 +195,14 @@ def _frozen(values: np.ndarray) -> np.ndarray:
 
 
 def _bin_ms(file: h5py.File, path: Path) -> float | None:
-    if "bin_ms" not in file.attrs:
+    with reading(path, "its attributes"):
+        given = file.attrs.get("bin_ms")
+    if given is None:
         return None
     try:
-        width = float(file.attrs["bin_ms"])
+        width = float(given)
     except (TypeError, ValueError):
         width = math.nan
     if not (math.isfinite(width) and width > 0):
-        raise DataError(
-            f"{path}: attribute bin_ms must be a number above 0, found {file.attrs['bin_ms']!r}; set data.bin_ms"
-        )
+        raise DataError(f"{path}: attribute bin_ms must be a number above 0, found {given!r}; set data.bin_ms")
     return width
