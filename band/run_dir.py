@@ -296,13 +296,19 @@ class EventWriter:
     def flush(self) -> bool:
         """Append the events that wait; return whether all of them are in the file now."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             while self._waiting:
-                append_line(self.path, self._waiting[0])
+                self._append(self._waiting[0])
                 self._waiting.pop(0)
         except OSError:
             return False
         return True
+
+    def _append(self, values: Mapping[str, Any]) -> None:
+        try:
+            append_line(self.path, values)
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            append_line(self.path, values)
 
 
 def read_events(path: Path, *, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

@@ -1,0 +1,236 @@
+"""Names stay in their folders, a sealed run proves itself, and a stream of events survives what befalls it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stepping import DEATHS, AtCall, failing, hooked, outcome, run_until_killed
+
+from band.errors import PublishError, SweepError
+from band.files import canonical_json
+from band.run_dir import (
+    EventWriter,
+    ScratchDir,
+    SweepDir,
+    TaskDir,
+    check_name,
+    manifest_digests,
+    read_events,
+    read_result,
+    seal,
+    verify,
+)
+
+HOSTILE = [
+    "",
+    ".",
+    "..",
+    "../x",
+    "a/b",
+    "/etc/passwd",
+    ".hidden",
+    "-rf",
+    "a\0b",
+    "a\nb",
+    "a b",
+    "ä",
+    "x" * 161,
+    None,
+    7,
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_leaves_its_folder(name: Any) -> None:
+    sweep, scratch = SweepDir(Path("/home/x/sweeps/demo")), ScratchDir(Path("/scratch"))
+    for make in (
+        sweep.run,
+        sweep.task,
+        sweep.submission,
+        lambda name: sweep.incoming_run(name, attempt="a"),
+        lambda name: sweep.incoming_run("run", attempt=name),
+        lambda name: sweep.superseded_run(name, attempt="a"),
+        lambda name: sweep.event_file("0001", attempt=name),
+        lambda name: sweep.event_file(name, attempt="a"),
+        lambda name: sweep.log_file("0001", attempt=name),
+        lambda name: scratch.work(name, task="0001", attempt="a"),
+        lambda name: scratch.work("demo", task=name, attempt="a"),
+        scratch.dataset,
+    ):
+        with pytest.raises(SweepError, match="must be 1 to 160 of the characters"):
+            make(name)
+
+
+@given(st.text(max_size=20))
+def test_every_name_that_is_accepted_is_one_part_of_a_path(name: str) -> None:
+    try:
+        check_name(name)
+    except SweepError:
+        return
+    path = Path("/folder") / name
+    assert path.parent == Path("/folder") and path.name == name and not name.startswith((".", "-"))
+    assert Path(os.path.normpath(path)) == path
+
+
+def test_the_paths_are_those_of_the_contract() -> None:
+    sweep = SweepDir(Path("/home/sweeps/demo"))
+    task = sweep.task("0007")
+    names = {
+        sweep.sweep_yaml: "sweep.yaml",
+        sweep.manifest: "manifest.jsonl",
+        task.task_json: "tasks/0007/task.json",
+        task.population(1): "tasks/0007/population.1.pt",
+        sweep.submission("0001"): "submissions/0001",
+        sweep.event_file("0007", attempt="j1_2-r0"): "events/0007.j1_2-r0.jsonl",
+        sweep.log_file("0007", attempt="j1_2-r0"): "logs/0007.j1_2-r0.log",
+        sweep.run("r"): "runs/r",
+        sweep.incoming_run("r", attempt="a"): "runs/.incoming/r.a",
+        sweep.superseded_run("r", attempt="a"): "runs/.superseded/r.a",
+    }
+    assert {str(path.relative_to(sweep.path)) for path in names} == set(names.values())
+    assert TaskDir(task.path).sweep == sweep and sweep.name == "demo"
+
+
+def test_scratch_is_named_by_the_environment_and_else_by_the_user() -> None:
+    assert ScratchDir.from_environment({"BAND_SCRATCH": "/x/y"}).path == Path("/x/y")
+    assert ScratchDir.from_environment({"USER": "ada"}).path == Path("/tmp/band-ada")
+    assert ScratchDir.from_environment({"USER": "../ada"}).path == Path("/tmp/band-..-ada")
+    assert ScratchDir.from_environment({}).path == Path(f"/tmp/band-{os.getuid()}")
+
+
+def finished_run(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "metrics.csv").write_text("epoch\n1\n")
+    (folder / "outputs.h5").write_bytes(os.urandom(3000))
+    return folder
+
+
+def test_a_sealed_run_proves_itself_wherever_it_is_moved(tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "run")
+    seal(folder, result={"schema": 1, "run_id": "r"})
+    result = verify(folder.rename(tmp_path / "elsewhere"))
+    assert result["run_id"] == "r" and set(result["manifest"]) == {"metrics.csv", "outputs.h5"}
+    assert result["manifest"]["metrics.csv"]["size"] == 8
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def link_away(path: Path) -> None:
+    target = path.with_name(".moved")
+    path.rename(target)
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "outputs.h5", "result.json"])
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda path: os.truncate(path, 5), link_away])
+def test_any_damage_to_any_file_of_a_sealed_run_is_found_and_named(
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    folder = finished_run(tmp_path / "run")
+    seal(folder, result={"run_id": "r"})
+    damage(folder / name)
+    with pytest.raises(PublishError, match=name):
+        verify(folder)
+
+
+def test_a_result_that_was_edited_is_found(tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "run")
+    seal(folder, result={"run_id": "r", "scores": {"test": {"bits": 0.1}}})
+    path = folder / "result.json"
+    values = json.loads(path.read_text())
+    values["scores"]["test"]["bits"] = 0.9
+    path.write_bytes(canonical_json(values))
+    with pytest.raises(PublishError, match=r"result\.json .*altered or is damaged"):
+        read_result(folder)
+
+
+def test_a_manifest_cannot_name_what_lies_outside_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(PublishError, match="manifest"):
+        manifest_digests({"run_id": "r", "manifest": {"../../secret": {"sha256": "0"}}})
+    folder = finished_run(tmp_path / "run")
+    (folder / "link").symlink_to("/etc/passwd")
+    assert outcome(lambda: seal(folder, result={})) == "BandError"
+
+
+def test_a_process_killed_at_any_call_of_sealing_leaves_a_run_that_is_finished_or_not(tmp_path: Path) -> None:
+    hits = 0
+    for death in DEATHS:
+        number = 0
+        while True:
+            folder = finished_run(tmp_path / f"{death.__name__}{number}")
+            if not run_until_killed(lambda f=folder: seal(f, result={"run_id": "r"}), number=number, death=death):
+                break
+            if (folder / "result.json").exists():
+                verify(folder)
+            seal(folder, result={"run_id": "again"})
+            assert verify(folder)["run_id"] == "again"
+            hits += 1
+            number += 1
+    assert hits == 15
+
+
+def test_sealing_again_does_not_take_up_the_old_digest(tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "run")
+    seal(folder, result={"run_id": "r"})
+    seal(folder, result=read_result(folder))
+    assert verify(folder)["run_id"] == "r"
+
+
+def test_events_are_read_in_order_and_half_a_line_waits(tmp_path: Path) -> None:
+    path = tmp_path / "events" / "0001.a.jsonl"
+    writer = EventWriter(path)
+    assert writer.write("claimed", host="h") and writer.write("started", runs=["a"])
+    events, offset = read_events(path)
+    assert [event["event"] for event in events] == ["claimed", "started"]
+    with path.open("ab") as file:
+        file.write(b'{"t":1,"event":"ep')
+    assert read_events(path, offset=offset) == ([], offset)
+    writer.write("ended", code=0)
+    assert [event["event"] for event in read_events(path, offset=offset)[0]] == ["ended"]
+    assert read_events(tmp_path / "missing.jsonl") == ([], 0)
+
+
+def test_what_is_no_event_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"t":1,"event":"a"}\n{"t":"x","event":"b"}\n{"event":"c"}\n7\n\xff\n{"t":2,"event":3}\n')
+    assert [event["event"] for event in read_events(path)[0]] == ["a"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_events_wait_while_home_cannot_be_written_and_keep_their_order(tmp_path: Path, number: int) -> None:
+    for call in range(3):
+        writer = EventWriter(tmp_path / f"{call}.jsonl")
+        writer.write("claimed")
+        with hooked(AtCall(call, act=failing(number))):
+            first = writer.write("started")
+            second = writer.write("epoch")
+        assert (first, second) == ((False, True) if call < 2 else (True, False))
+        assert writer.write("ended")
+        names = [event["event"] for event in read_events(writer.path)[0]]
+        assert names == ["claimed", "started", "epoch", "ended"]
+
+
+def test_a_home_that_is_gone_for_long_does_not_fill_the_memory(tmp_path: Path) -> None:
+    (tmp_path / "events").write_text("")  # no folder
+    writer = EventWriter(tmp_path / "events" / "a.jsonl")
+    writer.MAX_WAITING = 50
+    assert not writer.write("claimed")
+    for _ in range(500):
+        writer.write("epoch")
+    writer.write("published", run="a")
+    (tmp_path / "events").unlink()
+    assert writer.write("ended")
+    names = [event["event"] for event in read_events(writer.path)[0]]
+    assert len(names) <= 51 and [name for name in names if name != "epoch"] == ["claimed", "published", "ended"]
