@@ -134,11 +134,15 @@ def test_a_broken_rule_is_named_with_file_and_key(tmp_path, rule):
 @pytest.mark.parametrize("likelihood", ["gamma", "zero_inflated_gamma", "gaussian", "mse"])
 def test_each_likelihood_refuses_what_lies_outside_its_support_and_takes_the_rest(tmp_path, likelihood):
     bad = {"gamma": 0.0, "zero_inflated_gamma": -0.5, "gaussian": np.nan, "mse": np.inf}[likelihood]
-    open_recording(changed(tmp_path, train_recon_data=lambda x: x + 1.5), likelihood=likelihood) if (
-        likelihood != "gamma"
-    ) else None
-    with pytest.raises(DataError, match=likelihood):
-        open_recording(changed(tmp_path, train_recon_data=put((0, 0, 0), bad)), likelihood=likelihood)
+    inside = {f"{split}_recon_data": lambda x: x + 1.5 for split in ("train", "valid", "test")}
+    open_recording(changed(tmp_path, **inside), likelihood=likelihood)
+    with pytest.raises(DataError, match="non-negative whole counts"):
+        open_recording(changed(tmp_path, **inside))
+    with pytest.raises(DataError, match=rf"\({likelihood}\)"):
+        open_recording(
+            changed(tmp_path, **{**inside, "valid_recon_data": lambda x: put((0, 0, 0), bad)(x + 1.5)}),
+            likelihood=likelihood,
+        )
 
 
 def test_a_recording_without_a_spike_is_refused(tmp_path):
