@@ -118,34 +118,38 @@ def _regress(inputs: list[np.ndarray], targets: np.ndarray) -> _Residuals:
 
 
 def _merge(one: np.ndarray, other: np.ndarray, ratios: np.ndarray) -> np.ndarray:
-    """Return the interleaving of two sequences, each kept in order, whose joins are likeliest (dynamic programming)."""
-    shape = (len(one) + 1, len(other) + 1, 2)
-    best = np.full(shape, -np.inf)
-    came_from = np.zeros(shape, dtype=np.int8)
-    best[1, 0, 0] = best[0, 1, 1] = 0.0
-    sequences = (one, other)
+    """Return the interleaving of two sequences, each kept in order, whose joins are likeliest.
+
+    Dynamic programming over (i trials of one placed, j of the other, whose trial came last), a row of j at a time.
+    """
+    unreached = np.full(len(other) + 1, -np.inf)
+    after_one, after_other = unreached, unreached  # best score of (i, j) with a trial of one, of the other, last
+    from_other = np.zeros((2, len(one) + 1, len(other) + 1), dtype=bool)  # whether the trial before was the other's
+    into_one, into_other = ratios[np.ix_(other, one)] - SWITCH_COST, ratios[np.ix_(one, other)] - SWITCH_COST
+    # What staying with the other adds up to: taken off, a run of it is a running maximum.
+    stays = np.concatenate([[0.0, 0.0], np.cumsum(ratios[other[:-1], other[1:]])])
     for i in range(len(one) + 1):
-        for j in range(len(other) + 1):
-            for side, (a, b) in enumerate(((i - 1, j), (i, j - 1))):
-                if min(a, b) < 0 or a + b == 0:
-                    continue
-                trial = one[a] if side == 0 else other[b]
-                for previous, count in enumerate((a, b)):
-                    if count:
-                        before = sequences[previous][count - 1]
-                        score = best[a, b, previous] + ratios[before, trial] - SWITCH_COST * (side != previous)
-                        if score > best[i, j, side]:
-                            best[i, j, side], came_from[i, j, side] = score, previous
-    return _walk_back(sequences, best, came_from)
+        if i:
+            stay = after_one + (ratios[one[i - 2], one[i - 1]] if i > 1 else 0.0)
+            switch = np.concatenate([[-np.inf], after_other[1:] + into_one[:, i - 1]])
+            from_other[0, i] = switch > stay
+            after_one = np.maximum(stay, switch)
+            after_one[0] = 0.0 if i == 1 else after_one[0]
+        enter = np.concatenate([[-np.inf], after_one[:-1] + (into_other[i - 1] if i else -np.inf)])
+        enter[1] = 0.0 if i == 0 else enter[1]
+        reached = np.maximum.accumulate(enter - stays)
+        from_other[1, i, 1:] = (enter - stays)[1:] <= reached[:-1]
+        after_other = reached + stays
+    return _walk_back((one, other), from_other, ends_in_other=bool(after_other[-1] > after_one[-1]))
 
 
-def _walk_back(sequences: tuple[np.ndarray, np.ndarray], best: np.ndarray, came_from: np.ndarray) -> np.ndarray:
+def _walk_back(sequences: tuple[np.ndarray, np.ndarray], from_other: np.ndarray, *, ends_in_other: bool) -> np.ndarray:
     left = [len(sequences[0]), len(sequences[1])]
-    side = int(np.argmax(best[left[0], left[1]]))
+    side = int(ends_in_other)
     order = []
     while sum(left):
-        previous = int(came_from[left[0], left[1], side])
+        before = int(from_other[side, left[0], left[1]])
         left[side] -= 1
         order.append(sequences[side][left[side]])
-        side = previous
+        side = before
     return np.array(order[::-1], dtype=np.int64)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recording_files import continuous_arrays, real, small_arrays, write
 
 from band.config import DataConfig
+from band.data import continuity
 from band.data.continuity import find_joins
 from band.data.recording import Recording, open_recording
 from band.data.splits import Split, make_split
@@ -217,3 +218,21 @@ def test_chops_of_one_numbered_trial_need_a_group(tmp_path):
     with pytest.raises(DataError, match=r"set data\.split=grouped"):
         make_split(file, DataConfig(split="blocked", guard_trials=0, valid_share=0.25, test_share=0.25))
     assert_disjoint(make_split(file, DataConfig(split="grouped", group_key="inds")))
+
+
+def test_the_likeliest_interleaving_is_that_of_trying_all():
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        num_one, num_other = random.integers(1, 6, size=2)
+        ratios = 6 * random.standard_normal((num_one + num_other,) * 2)
+
+        def score(order: list[int], ratios: np.ndarray = ratios, num_one: int = num_one) -> float:
+            switches = sum((a < num_one) != (b < num_one) for a, b in itertools.pairwise(order))
+            return sum(ratios[a, b] for a, b in itertools.pairwise(order)) - continuity.SWITCH_COST * switches
+
+        tried = []
+        for places in itertools.combinations(range(num_one + num_other), num_other):
+            one, other = iter(range(num_one)), iter(range(num_one, num_one + num_other))
+            tried.append([next(other if place in places else one) for place in range(num_one + num_other)])
+        found = continuity._merge(np.arange(num_one), np.arange(num_one, num_one + num_other), ratios).tolist()
+        assert found in tried and score(found) == pytest.approx(max(map(score, tried)))
