@@ -51,6 +51,8 @@ def interpolate(document: Mapping[str, Node]) -> tuple[dict[str, Node], list[Ref
     found = [node for child in document.values() for node in _texts(child)]
     if not found:
         return dict(document), []
+    for node in found:
+        _resolve(node, None)
     context = _context(document)
     references = [
         Reference(resolve_key(key, source=node.source), node.source)
@@ -120,11 +122,13 @@ def _source_of(node: Node) -> Source:
 
 
 def _resolve(node: Node, context: Any) -> Any:
+    """Return what a text refers to in `context`; with None, only see that it can be parsed."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        value = OmegaConf.create({"value": node.value}, parent=context).value
+        probe = OmegaConf.create({"value": node.value}, parent=context)
+        value = None if context is None else probe.value
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except (OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(f"{node.source}: {node.value!r} cannot be followed: {_reason(error)}") from None

@@ -1,0 +1,104 @@
+"""The sweep files that are shipped expand to what their comments say."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+from sweep_files import expand_file, write_shapes
+
+from band.config import Hyper, RunConfig, to_dict
+from band.sweep.checks import split_sizes
+from band.sweep.grid import Expansion
+from band.sweep.manifest import Manifest
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments"
+REAL = Path(os.environ.get("BAND_DATA", ROOT.parent / "shared" / "data"))
+MAZE, STEVENSON = "mc_maze_large_9cond-10ms.h5", "m1_stevenson-50ms-T28.h5"
+
+
+@pytest.fixture
+def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point the shipped files to the real recordings, or to stand-ins of the same shapes."""
+    stand_ins = {MAZE: ((129, 36, 0), 50, 162), STEVENSON: ((444, 110, 0), 28, 171)}
+    for name, (trials, bins, neurons) in stand_ins.items():
+        if (REAL / name).exists():
+            (tmp_path / name).symlink_to((REAL / name).resolve())
+        else:
+            write_shapes(tmp_path / name, trials=trials, bins=bins, neurons=neurons)
+    write_shapes(tmp_path / "reach.h5", trials=(384, 104, 112), bins=50, neurons=60)
+    write_shapes(tmp_path / "reach_control.h5", trials=(384, 104, 112), bins=50, neurons=60, fill=1.0)
+    write_shapes(tmp_path / "demo_reach.h5", trials=(128, 32, 40), bins=35, neurons=50)
+    monkeypatch.setenv("BAND_DATASETS", str(tmp_path))
+    return tmp_path
+
+
+def settings(expansion: Expansion) -> list[tuple[str, float, int]]:
+    """Return recording, weight and seed of every run."""
+    manifest = Manifest(name="s", base=expansion.base, datasets=expansion.datasets, runs=expansion.runs)
+    found = [manifest.run_config(run) for run in expansion.runs]
+    return [(Path(c["data"]["path"]).name, c["hyper"]["behavior_weight"], c["seed"]) for c in found]
+
+
+def test_every_shipped_file_is_tested_here() -> None:
+    assert {path.stem for path in EXPERIMENTS.glob("*.yaml")} == {"mc_maze", "m1_stevenson", "reach", "demo"}
+
+
+@pytest.mark.parametrize(("name", "recording"), [("mc_maze", MAZE), ("m1_stevenson", STEVENSON)])
+def test_real_recordings_are_fitted_by_lfads_and_two_weights_of_band(
+    recordings: Path, name: str, recording: str
+) -> None:
+    expansion = expand_file(EXPERIMENTS / f"{name}.yaml")
+    expected = [(recording, weight, seed) for seed in range(3) for weight in (0.0, 0.1, 1.0)]
+    assert settings(expansion) == expected
+    assert expansion.excluded == 0 and not expansion.duplicates and not expansion.notes
+
+
+def test_the_maze_has_the_settings_of_the_published_model(recordings: Path) -> None:
+    base = expand_file(EXPERIMENTS / "mc_maze.yaml").base
+    expected = to_dict(RunConfig())
+    assert base["arch"] == expected["arch"] and base["hyper"] == expected["hyper"]
+    assert (base["train"]["max_epochs"], base["train"]["kl_co_reduce"], base["hyper"]["kl_co_scale"]) == (700, "sum", 1)
+
+
+def test_the_continuous_recording_takes_the_model_from_the_maze(recordings: Path) -> None:
+    maze, stevenson = (expand_file(EXPERIMENTS / f"{name}.yaml").base for name in ("mc_maze", "m1_stevenson"))
+    assert stevenson["arch"] == maze["arch"] and stevenson["train"]["max_epochs"] == 500
+    assert {key for key in maze["hyper"] if maze["hyper"][key] != stevenson["hyper"][key]} == {"kl_increase_epoch"}
+
+
+@pytest.mark.parametrize(("name", "batches"), [("mc_maze", 2), ("m1_stevenson", 6)])
+def test_an_epoch_has_as_many_batches_as_the_published_one(recordings: Path, name: str, batches: int) -> None:
+    expansion = expand_file(EXPERIMENTS / f"{name}.yaml")
+    trials = split_sizes(expansion.base["data"], expansion.datasets[0]["shapes"])["train"]
+    assert math.ceil(trials / expansion.base["train"]["batch_size"]) == batches
+    assert not expansion.base["train"]["drop_last"]
+
+
+def test_reach_compares_corrections_with_their_control_over_five_seeds(recordings: Path) -> None:
+    found = settings(expand_file(EXPERIMENTS / "reach.yaml"))
+    weights = sorted({weight for _, weight, _ in found})
+    assert weights[0] == 0 and len(weights) == 2
+    names = ("reach.h5", "reach_control.h5")
+    assert sorted(found) == sorted((name, w, seed) for name in names for w in weights for seed in range(5))
+
+
+def test_the_demo_is_small_and_stands_beside_its_recording(recordings: Path) -> None:
+    expansion = expand_file(EXPERIMENTS / "demo.yaml", f"data.path={recordings / 'demo_reach.h5'}")
+    assert sorted(weight > 0 for _, weight, _ in settings(expansion)) == [False, False, True, True]
+
+
+@pytest.mark.parametrize("name", ["mc_maze", "m1_stevenson", "reach", "demo"])
+def test_the_ramp_ends_early_enough_for_a_best_checkpoint(recordings: Path, name: str) -> None:
+    sets = [f"data.path={recordings / 'demo_reach.h5'}"] if name == "demo" else []
+    base = expand_file(EXPERIMENTS / f"{name}.yaml", *sets).base
+    hyper = Hyper(**base["hyper"])
+    assert hyper.kl_start_epoch + hyper.kl_increase_epoch <= math.floor(0.85 * base["train"]["max_epochs"])
+
+
+@pytest.mark.parametrize(("name", "attribution"), [("mc_maze", "DANDI 000138"), ("m1_stevenson", "Stevenson et al.")])
+def test_data_are_attributed_where_they_are_used(name: str, attribution: str) -> None:
+    assert attribution in (EXPERIMENTS / f"{name}.yaml").read_text()

@@ -1,0 +1,138 @@
+"""Ids of runs: pinned for ever, equal for equal science, different for every field that matters."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from band.config import Arch, DataConfig, Hyper, OutputConfig, RunConfig, TrainConfig, to_dict
+from band.sweep.fields import FIELDS
+from band.sweep.identity import LEGACY, UNHASHED, WITHOUT_EFFECT, pair_id, run_id, science, without_effect
+
+DIGEST = "0" * 64
+
+PINNED = {
+    "lfads-s0": RunConfig(),
+    "band0.1-s2-f1": RunConfig(
+        data=DataConfig(num_folds=5, fold=1), hyper=Hyper(behavior_weight=0.1, lr=1e-3, cd_rate=0.5), seed=2
+    ),
+    "band1e-05-s0": RunConfig(hyper=Hyper(behavior_weight=1e-5), arch=Arch(gen_dim=64, causal_con=False)),
+    "lfads-s7": RunConfig(train=TrainConfig(max_epochs=10, kl_co_reduce="mean"), seed=7),
+}
+HASHES = {
+    "lfads-s0": "44317e1c89",
+    "band0.1-s2-f1": "a13664b853",
+    "band1e-05-s0": "afdf71e5d2",
+    "lfads-s7": "c1cf51f581",
+}
+
+
+@pytest.mark.parametrize("prefix", PINNED)
+def test_an_id_stays_what_it_was_in_the_first_release(prefix: str) -> None:
+    assert run_id(to_dict(PINNED[prefix]), dataset_digest=DIGEST) == f"{prefix}-{HASHES[prefix]}"
+
+
+def test_an_id_is_the_hash_of_canonical_json_without_what_is_at_its_legacy_value() -> None:
+    config = to_dict(RunConfig(hyper=Hyper(lr=1e-3), train=TrainConfig(max_epochs=10), seed=3))
+    text = '{"config":{"hyper.lr":0.001,"seed":3,"train.max_epochs":10},"dataset":"' + DIGEST + '"}'
+    assert run_id(config, dataset_digest=DIGEST) == "lfads-s3-" + hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def test_the_frozen_table_has_every_field_at_the_value_that_config_defaults_to() -> None:
+    defaults = {key: field.default for key, field in FIELDS.items() if key not in UNHASHED}
+    drifted = {
+        key: (LEGACY.get(key, "absent"), value) for key, value in defaults.items() if LEGACY.get(key, "absent") != value
+    }
+    assert not drifted, (
+        f"{drifted} (frozen, default): a new field enters LEGACY with the value that does what was done before; "
+        "a default that changes leaves LEGACY as it is, and this test names it"
+    )
+    assert set(LEGACY) == set(defaults)
+
+
+def test_the_base_of_a_config_hashes_nothing() -> None:
+    assert science(to_dict(RunConfig())) == {}
+
+
+def other(key: str, value: Any) -> Any:
+    """Return another value of the same type; its range does not matter to an id."""
+    if isinstance(value, bool):
+        return not value
+    if value is None or isinstance(value, (int, float)):
+        return (value or 0) + 1
+    return f"{value}x"
+
+
+def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
+    config = copy.deepcopy(config)
+    section, _, name = key.rpartition(".")
+    part = config[section] if section else config
+    part[name] = other(key, part[name])
+    return config
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_every_field_that_is_not_idle_or_left_out_changes_the_id(key: str) -> None:
+    # A BAND run by blocks with L2 penalties: nearly every field has its effect in it.
+    config = to_dict(
+        RunConfig(
+            data=DataConfig(
+                split="grouped" if key in ("data.group_key", "data.split_seed") else "blocked", group_key="g"
+            ),
+            hyper=Hyper(behavior_weight=1.0, l2_gen_scale=1.0),
+            output=OutputConfig(),
+        )
+    )
+    same = run_id(config, dataset_digest=DIGEST) == run_id(changed(config, key), dataset_digest=DIGEST)
+    assert same == (key in UNHASHED), without_effect(config)
+
+
+@pytest.mark.parametrize("condition", WITHOUT_EFFECT, ids=lambda condition: condition.where)
+def test_a_field_without_effect_does_not_change_the_id(condition: Any) -> None:
+    places = {
+        "hyper.behavior_weight is 0": RunConfig(),
+        "hyper.cd_rate is 0": RunConfig(hyper=Hyper(cd_rate=0)),
+        "arch.co_dim is 0": RunConfig(arch=Arch(co_dim=0)),
+        "every L2 scale and weight_decay are 0": RunConfig(),
+        "hyper.lr_decay is 1": RunConfig(hyper=Hyper(lr_decay=1)),
+        "data.num_folds cuts the trials": RunConfig(data=DataConfig(num_folds=5)),
+        "data.split is shipped": RunConfig(data=DataConfig(split="shipped")),
+        "data.split is blocked": RunConfig(data=DataConfig(split="blocked")),
+        "data.split is not grouped": RunConfig(data=DataConfig(split="stratified")),
+        "data.split is not blocked": RunConfig(data=DataConfig(split="stratified")),
+    }
+    config = to_dict(places[condition.where])
+    for key in condition.keys:
+        assert key in FIELDS
+        assert run_id(config, dataset_digest=DIGEST) == run_id(changed(config, key), dataset_digest=DIGEST)
+
+
+def test_another_recording_is_another_run_wherever_it_lies() -> None:
+    config = to_dict(RunConfig())
+    moved = changed(config, "data.path")
+    assert run_id(config, dataset_digest=DIGEST) == run_id(moved, dataset_digest=DIGEST)
+    assert run_id(config, dataset_digest=DIGEST) != run_id(config, dataset_digest="1" * 64)
+
+
+def test_the_twin_of_a_band_run_is_the_lfads_run_that_differs_in_weight_alone() -> None:
+    lfads = to_dict(RunConfig(hyper=Hyper(lr=1e-3), seed=4))
+    band = to_dict(RunConfig(hyper=Hyper(lr=1e-3, behavior_weight=0.1, behavior_dropout_rate=0.3), seed=4))
+    assert pair_id(band, dataset_digest=DIGEST) == run_id(lfads, dataset_digest=DIGEST)
+    assert pair_id(lfads, dataset_digest=DIGEST) == run_id(lfads, dataset_digest=DIGEST)
+
+
+@given(
+    weight=st.floats(min_value=0, max_value=1e299, allow_subnormal=False),
+    seed=st.integers(0, 2**31 - 1),
+    folds=st.integers(3, 1000),
+)
+def test_an_id_is_short_and_safe_in_any_path_or_command(weight: float, seed: int, folds: int) -> None:
+    config = RunConfig(data=DataConfig(num_folds=folds, fold=folds - 1), hyper=Hyper(behavior_weight=weight), seed=seed)
+    identity = run_id(to_dict(config), dataset_digest=DIGEST)
+    assert re.fullmatch(r"[a-z][a-z0-9.-]*-s\d+-f\d+-[0-9a-f]{10}", identity) and len(identity) <= 60
