@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         survey = watch.look()
     room = room_for(detect(), jobs=args.jobs, threads=args.threads, device=args.device)
     members = args.pack or int(survey.manifest.options.get("pack") or 0)
-    planned = plan(survey, sweep=sweep, room=room, members=members, limit=args.limit)
+    adopt = queue_claim(sweep) is None
+    planned = plan(survey, sweep=sweep, room=room, members=members, limit=args.limit, adopt=adopt)
     print_json(_plan_json(planned, survey=survey)) if args.json else print(_plan_text(planned, survey=survey))
     if args.dry_run:
         return 0

@@ -38,7 +38,7 @@ class Plan:
         return max(self.seconds / self.room.slots, longest)
 
 
-def plan(survey: Survey, *, sweep: SweepDir, room: Room, members: int = 0, limit: int = 0) -> Plan:
+def plan(survey: Survey, *, sweep: SweepDir, room: Room, members: int = 0, limit: int = 0, adopt: bool = False) -> Plan:
     """Return what submitting now would do; nothing is written.
 
     Args:
@@ -47,12 +47,14 @@ def plan(survey: Survey, *, sweep: SweepDir, room: Room, members: int = 0, limit
         room: what runs at once.
         members: the largest population of a new task; 0: as many as pay.
         limit: take up only so many runs, the first of the manifest; 0: all.
+        adopt: take up running runs as well: nobody would start them again if they died.
 
     Raises:
         SweepError: a single run needs more memory than there is.
     """
     manifest = survey.manifest
-    wanted = [run for run in manifest.active() if survey.runs[run.id].state in WANTED]
+    states = (*WANTED, "running") if adopt else WANTED
+    wanted = [run for run in manifest.active() if survey.runs[run.id].state in states]
     wanted = wanted[:limit] if limit else wanted
     task_of = {run: task for task, runs in survey.ledger.tasks.items() for run in runs}
     packed = {task for task in {task_of.get(run.id) for run in wanted} if task and sweep.task(task).task_json.exists()}
