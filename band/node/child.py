@@ -33,6 +33,7 @@ class Trainer:
         reader, writer = os.pipe()
         self._events = reader
         self._pending = b""
+        self._oom_kills = oom_kills()
         try:
             self.process = subprocess.Popen(
                 [*command, "--events-fd", str(writer)],
@@ -111,6 +112,10 @@ class Trainer:
         """Return whether the process has ended; there may still be something to read."""
         return self.process.poll() is not None
 
+    def lacked_memory(self) -> bool:
+        """Return whether the kernel has killed a process for want of memory since the trainer was started."""
+        return oom_kills() > self._oom_kills
+
     def close(self) -> int:
         """Kill what is left, free the pipes and return the exit status, negative for a signal."""
         self.kill()
@@ -122,6 +127,16 @@ class Trainer:
         assert self.process.stdout is not None
         self.process.stdout.close()
         return status
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for want of memory since boot; 0 where it does not say."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return 0
 
 
 def _deaf_and_mortal(parent: int) -> Any:

@@ -66,7 +66,7 @@ class Ending:
     error: str = ""
     message: str = ""
     traceback: str = ""
-    was_killed: bool = False  # by SIGKILL that we did not send: out of memory, or somebody
+    was_killed: bool = False  # by somebody's SIGKILL, not ours and not for want of memory
 
 
 class Supervisor:
@@ -108,6 +108,7 @@ class Supervisor:
                 if watch.is_lost:
                     trainer.kill()
         finally:
+            watch.lacked_memory = trainer.lacked_memory()
             status = trainer.close()
         self._collect(watch)
         return self._ending(status, watch=watch)
@@ -204,6 +205,7 @@ class _Watch:
         self.tail = b""
         self.failure: Mapping[str, Any] = {}
         self.we_killed = False
+        self.lacked_memory = False
         self.is_lost = False
 
     def open_runs(self, publisher: Publisher) -> list[str]:
@@ -216,11 +218,12 @@ class _Watch:
             return Ending(kind="failed", error=error, message=message, traceback=trace or printed)
         if status < 0:
             name = signal.Signals(-status).name
-            message = f"the trainer died of {name}" + (
-                ", perhaps for want of memory" if -status == signal.SIGKILL else ""
-            )
-            killed = -status == signal.SIGKILL
-            return Ending(kind="failed", error=name, message=message, traceback=printed, was_killed=killed)
+            is_kill = -status == signal.SIGKILL
+            if is_kill and self.lacked_memory:
+                message = "the trainer was killed for want of memory; train fewer runs at once, or ask for more memory"
+                return Ending(kind="failed", error="OutOfMemory", message=message, traceback=printed)
+            message = f"the trainer died of {name}"
+            return Ending(kind="failed", error=name, message=message, traceback=printed, was_killed=is_kill)
         message = f"the trainer ended with code {status} before {', '.join(open_runs)} was finished"
         reasons = [damaged[run] for run in open_runs if run in damaged]
         return Ending(kind="failed", error="TrainerEnded", message="; ".join([message, *reasons]), traceback=printed)

@@ -22,6 +22,7 @@ from band.node.scratch import find_scratch
 from band.node.stage import Interrupted, staged
 from band.node.supervise import Ending, StopRequest, Supervisor, worker_command
 
+MOST_KILLS = 5  # of one population without a checkpoint in between
 ALL_PUBLISHED, SOME_FAILED, INTERRUPTED, HOME_UNWRITABLE = 0, 1, 4, 75
 
 
@@ -88,7 +89,7 @@ class _Attempt:
     why_home: str  # why there is no scratch, "" where there is
     plan: list[list[str]] = field(default_factory=list)  # the parts still to be trained, runs of one population each
     failed: list[str] = field(default_factory=list)
-    killed_at: dict[tuple[str, ...], int] = field(default_factory=dict)  # step from which a killed part went on
+    killed: dict[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)  # part: newest step, kills since
     is_lost: bool = False
 
     def __post_init__(self) -> None:
@@ -176,11 +177,13 @@ class _Attempt:
         return folder
 
     def _goes_on(self, ending: Ending, *, rest: list[str]) -> bool:
-        """Return whether a killed population is worth another try as it is: the first time, or if it got further."""
+        """Return whether a population that somebody killed goes on as it was: unless that happens time and again."""
         step = self.checkpoints.newest_step(rest)
-        if not ending.was_killed or self.killed_at.get(tuple(rest), -2) >= step:
+        step_before, kills = self.killed.get(tuple(rest), (step, 0))
+        kills = kills + 1 if step == step_before else 1
+        if not ending.was_killed or kills > MOST_KILLS:
             return False
-        self.killed_at[tuple(rest)] = step
+        self.killed[tuple(rest)] = (step, kills)
         self.job.reporter.report("restarted", runs=rest, error=ending.error, message=ending.message)
         return True
 

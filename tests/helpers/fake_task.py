@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import os
 import signal
 import subprocess
@@ -107,7 +106,7 @@ def make_task(folder: Path, runs: Mapping[str, Mapping[str, Any]], *, monkeypatc
     return task
 
 
-def wait_for(condition: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], *, timeout_s: float = 90.0) -> None:
     """Wait until `condition` holds, or fail."""
     end = time.monotonic() + timeout_s
     while not condition():
@@ -125,7 +124,5 @@ def children_of(pid: int) -> list[int]:
 
 def kill(pid: int) -> None:
     """Kill a process that may be gone."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from fake_task import HELPERS, QUICK, TRAINER, FakeTask, children_of, kill, make
 from fake_trainer import expected_state
 
 from band.attempts import Attempt, take
+from band.node import child
 from band.node.task import run_task
 
 
@@ -86,12 +88,22 @@ def test_of_a_population_the_one_that_segfaults_ends_alone_and_the_others_finish
     assert "Segmentation fault" in failed["traceback"]  # what the interpreter's last words were
 
 
-def test_a_population_killed_for_memory_is_tried_again_as_it_was_and_then_in_halves(make: Any) -> None:
+def test_a_population_killed_for_memory_goes_on_in_halves(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make(a={"epochs": 4}, b={"epochs": 4, "signal_at": [2, signal.SIGKILL]})
+    counter = itertools.count()
+    monkeypatch.setattr(child, "oom_kills", lambda: next(counter))  # what the kernel would say
+    assert task.attempt() == 1
+    assert_all_published(task, a=4)
+    assert task.events("restarted") == []
+    assert [event["parts"] for event in task.events("split")] == [[["a"], ["b"]]]
+    assert [(event["runs"], event["error"]) for event in task.events("failed")] == [(["b"], "OutOfMemory")]
+
+
+def test_a_population_that_somebody_kills_goes_on_as_it_was_unless_it_never_gets_further(make: Any) -> None:
     task = make(a={"epochs": 4}, b={"epochs": 4, "signal_at": [2, signal.SIGKILL]})
     assert task.attempt() == 1
     assert_all_published(task, a=4)
-    assert [event["runs"] for event in task.events("restarted")] == [["a", "b"], ["b"]]
-    assert [event["parts"] for event in task.events("split")] == [[["a"], ["b"]]]
+    assert [event["runs"] for event in task.events("restarted")] == [["a", "b"]] * 5 + [["b"]] * 5
     assert [event["runs"] for event in task.events("failed")] == [["b"]]
 
 
@@ -122,7 +134,7 @@ def test_a_signal_stops_at_a_checkpoint_that_the_next_attempt_on_another_node_co
     process = task.start()
     wait_for(lambda: task.ledger()["epoch a 15"] == 1)
     process.send_signal(number)
-    assert process.wait(20) == 4
+    assert process.wait(90) == 4
     assert task.events("interrupted")[0]["reason"] == signal.Signals(number).name
     monkeypatch.setenv("BAND_SCRATCH", str(tmp_path / "another"))
     assert task.attempt() == 0
@@ -182,7 +194,7 @@ def test_a_home_that_is_read_only_for_a_while_delays_a_task_and_loses_nothing(
     assert task.attempt(home_wait_s=20.0) == 0
     assert until[0] <= 0
     assert_all_published(task, a=3, b=30)
-    assert [event["event"] for event in task.events()][0] == "claimed"  # kept until home took it
+    assert next(event["event"] for event in task.events()) == "claimed"  # kept until home took it
 
 
 def test_a_home_that_stays_read_only_ends_with_75_and_the_next_attempt_on_that_node_publishes(
@@ -257,7 +269,7 @@ def test_an_attempt_that_has_lost_its_claim_stops_and_changes_no_checkpoint_at_h
     folder = task.task_json.parent
     before = {path.name for path in folder.glob("claim.*")}
     taken = take(folder, attempt=Attempt.current(), is_over=lambda claim: True)
-    assert process.wait(20) == 4
+    assert process.wait(90) == 4
     assert task.events("interrupted")[0]["reason"] == "another attempt holds the task"
     assert taken.still_mine() and before.isdisjoint(path.name for path in folder.glob("claim.*"))
 
@@ -274,7 +286,7 @@ def test_a_run_published_meanwhile_by_another_attempt_stands_and_ours_is_kept(ma
     (other / "metrics.csv").write_text("state\ntheirs\n")
     seal(other, result={"run_id": "a", "training": {"outcome": "ok"}})
     other.rename(theirs)
-    assert process.wait(20) == 0
+    assert process.wait(90) == 0
     assert task.published() == {"a": "theirs"}
     (kept,) = task.sweep.superseded.iterdir()
     assert expected_state("a", epochs=40) in (kept / "metrics.csv").read_text()

@@ -1,0 +1,183 @@
+"""A finished run is published once, whole, and from wherever its bringer was stopped."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stepping import DEATHS, AtCall, Held, failing, hooked, outcome, race, run_until_killed
+
+from band.errors import PublishError
+from band.node.publish import is_published, publish, publish_incoming
+from band.run_dir import SweepDir, seal, verify
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepDir:
+    (tmp_path / "home").mkdir()
+    return SweepDir(tmp_path / "home")
+
+
+def finished(folder: Path, *, content: str = "ours", run_id: str = "r") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text(content)
+    (folder / "outputs.h5").write_bytes(content.encode() * 1000)
+    seal(folder, result={"run_id": run_id, "training": {"outcome": "ok"}})
+    return folder
+
+
+def content_of(sweep: SweepDir, run_id: str = "r") -> str:
+    verify(sweep.run(run_id))
+    return (sweep.run(run_id) / "metrics.csv").read_text()
+
+
+def bring(folder: Path, sweep: SweepDir, *, attempt: str = "a") -> str:
+    return publish(folder, sweep=sweep, run_id="r", attempt=attempt)[0]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_a_run_is_there_at_all_only_when_published(tmp_path: Path, sweep: SweepDir) -> None:
+    run = finished(tmp_path / "work" / "r")
+    assert not is_published(sweep, "r")
+    assert bring(run, sweep) == "published" and is_published(sweep, "r")
+    assert content_of(sweep) == "ours" and run.exists() and names(sweep.incoming) == []
+    assert bring(run, sweep) == "published" and names(sweep.superseded) == []  # the very same: nothing to keep aside
+
+
+def test_the_second_to_come_is_kept_and_changes_nothing(tmp_path: Path, sweep: SweepDir) -> None:
+    bring(finished(tmp_path / "first"), sweep)
+    assert bring(finished(tmp_path / "second", content="theirs"), sweep, attempt="b") == "superseded"
+    assert content_of(sweep) == "ours" and names(sweep.superseded) == ["r.b"] and names(sweep.incoming) == []
+    verify(sweep.superseded_run("r", attempt="b"))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_of_many_that_publish_one_run_at_once_exactly_one_is_published_and_no_result_is_lost(
+    tmp_path: Path, same: bool
+) -> None:
+    for seed in range(6):
+        sweep = SweepDir(tmp_path / str(seed))
+        sweep.path.mkdir()
+        runs = [finished(tmp_path / f"{seed}.{n}", content="ours" if same else str(n)) for n in range(4)]
+        states = race([lambda n=n, r=r, s=sweep: bring(r, s, attempt=f"a{n}") for n, r in enumerate(runs)], seed=seed)
+        kept = [(folder / "metrics.csv").read_text() for folder in sweep.superseded.glob("*")]
+        assert states.count("published") == (4 if same else 1) and len(kept) == (0 if same else 3)
+        assert sorted([content_of(sweep), *kept]) == (["ours"] if same else ["0", "1", "2", "3"])
+        assert names(sweep.incoming) == []
+
+
+@pytest.mark.parametrize("before", ["nothing", "theirs", "damaged"])
+def test_a_bringer_killed_at_any_call_loses_nothing_and_the_next_one_publishes(tmp_path: Path, before: str) -> None:
+    run = finished(tmp_path / "work" / "r")
+    hits = 0
+    for death in DEATHS:
+        number = 0
+        while True:
+            sweep = SweepDir(tmp_path / f"{death.__name__}{number}")
+            sweep.path.mkdir()
+            if before != "nothing":
+                bring(finished(tmp_path / f"other-{death.__name__}{number}", content="theirs"), sweep, attempt="b")
+            if before == "damaged":
+                (sweep.run("r") / "result.json").write_text("{}")
+            if not run_until_killed(lambda s=sweep: bring(run, s), number=number, death=death):
+                break
+            if sweep.run("r").exists() and before != "damaged":
+                assert content_of(sweep) in ("ours", "theirs")
+            bring(run, sweep, attempt="c")
+            assert content_of(sweep) == ("theirs" if before == "theirs" else "ours")
+            if before == "damaged":
+                assert any((folder / "metrics.csv").read_text() == "theirs" for folder in sweep.superseded.iterdir())
+            hits += 1
+            number += 1
+    assert hits >= 50
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_home_that_fails_at_any_call_shows_no_half_run_and_the_same_attempt_goes_on(
+    tmp_path: Path, number: int
+) -> None:
+    run = finished(tmp_path / "work" / "r")
+    failures = 0
+    for call in range(25):
+        sweep = SweepDir(tmp_path / str(call))
+        sweep.path.mkdir()
+        with hooked(AtCall(call, act=failing(number))):
+            state = outcome(lambda s=sweep: bring(run, s))
+        assert state in ("published", "OSError")
+        failures += state == "OSError"
+        if sweep.run("r").exists():
+            assert content_of(sweep) == "ours"
+        assert bring(run, sweep) == "published" and content_of(sweep) == "ours"
+        assert names(sweep.superseded) == []
+    assert failures >= 15
+
+
+def test_a_bringer_held_at_any_call_until_another_has_published_changes_no_published_byte(tmp_path: Path) -> None:
+    stops = 0
+    for number in range(30):
+        sweep = SweepDir(tmp_path / str(number))
+        sweep.path.mkdir()
+        ours, theirs = finished(tmp_path / f"ours{number}"), finished(tmp_path / f"theirs{number}", content="theirs")
+        slow = Held(lambda r=ours, s=sweep: bring(r, s), number=number, before=True)
+        if not slow.has_stopped:
+            assert slow.finish() == "published"
+            break
+        was_there = sweep.run("r").exists()
+        state = bring(theirs, sweep, attempt="b")
+        inode = sweep.run("r").stat().st_ino
+        assert slow.finish() == ("published" if was_there else "superseded")
+        assert state == ("superseded" if was_there else "published")
+        assert sweep.run("r").stat().st_ino == inode
+        assert content_of(sweep) == ("ours" if was_there else "theirs")
+        stops += 1
+    assert stops >= 15
+
+
+def damage_manifest(run: Path) -> None:
+    (run / "metrics.csv").write_text("other")
+
+
+def unseal(run: Path) -> None:
+    (run / "result.json").unlink()
+
+
+def rename_run(run: Path) -> None:
+    seal(run, result={"run_id": "another"})
+
+
+@pytest.mark.parametrize("damage", [damage_manifest, unseal, rename_run])
+def test_what_is_not_a_finished_run_is_not_published(
+    tmp_path: Path, sweep: SweepDir, damage: Callable[[Path], Any]
+) -> None:
+    run = finished(tmp_path / "work" / "r")
+    damage(run)
+    with pytest.raises(PublishError):
+        bring(run, sweep)
+    assert names(sweep.runs) == []
+
+
+def test_a_whole_run_that_was_left_on_its_way_in_is_published_and_half_of_one_is_left(
+    tmp_path: Path, sweep: SweepDir
+) -> None:
+    whole = finished(sweep.incoming_run("r", attempt="a"))
+    half = finished(sweep.incoming_run("q", attempt="a"), run_id="q")
+    (half / "outputs.h5").unlink()
+    assert publish_incoming(half, sweep=sweep, run_id="q", attempt="a") is None and half.exists()
+    done = publish_incoming(whole, sweep=sweep, run_id="r", attempt="a")
+    assert done is not None and done[0] == "published" and content_of(sweep) == "ours"
+
+
+def test_a_folder_that_was_deleted_half_way_does_not_count_as_published(tmp_path: Path, sweep: SweepDir) -> None:
+    run = finished(tmp_path / "work" / "r")
+    bring(run, sweep)
+    (sweep.run("r") / "outputs.h5").unlink()
+    assert bring(run, sweep, attempt="b") in ("published", "superseded")
+    shutil.rmtree(sweep.run("r"))
+    assert bring(run, sweep, attempt="b") == "published" and content_of(sweep) == "ours"

@@ -1,0 +1,211 @@
+"""One verified copy of a dataset a node, whoever else needs it, is killed, or fills the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stepping import DEATHS, AtCall, failing, hooked, race, run_until_killed
+
+from band.errors import StageError
+from band.files import sha256_file
+from band.node import stage
+from band.node.scratch import find_scratch, prepare
+from band.node.stage import Interrupted, default_max_bytes, evict, staged
+from band.run_dir import ScratchDir, SweepDir
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> ScratchDir:
+    made = ScratchDir(tmp_path / "scratch")
+    prepare(made)
+    return made
+
+
+def recording(folder: Path, name: str = "recording.h5", *, content: bytes = b"spikes" * 5000) -> dict[str, Any]:
+    path = folder / name
+    path.write_bytes(content)
+    return {"path": str(path), "digest": "d", "file_digest": sha256_file(path), "size_bytes": len(content)}
+
+
+def stage_once(dataset: dict[str, Any], scratch: ScratchDir) -> tuple[bool, str]:
+    with staged(dataset, scratch=scratch) as data:
+        assert sha256_file(data.path) == dataset["file_digest"]
+        return data.copied, data.fallback
+
+
+def copies(scratch: ScratchDir) -> list[str]:
+    return sorted(path.parent.name for path in scratch.data.glob("*/recording.h5"))
+
+
+def test_the_first_copies_and_the_second_finds_the_copy(tmp_path: Path, scratch: ScratchDir) -> None:
+    dataset = recording(tmp_path)
+    assert stage_once(dataset, scratch) == (True, "")
+    assert stage_once(dataset, scratch) == (False, "")
+    with staged(dataset, scratch=scratch) as data:
+        assert data.path == scratch.dataset(dataset["file_digest"]) / "recording.h5"
+
+
+def test_of_many_tasks_that_start_together_one_copies(tmp_path: Path) -> None:
+    dataset = recording(tmp_path)
+    for seed in range(5):
+        scratch = ScratchDir(tmp_path / str(seed))
+        prepare(scratch)
+        outcomes = race([lambda s=scratch: stage_once(dataset, s) for _ in range(6)], seed=seed)
+        assert sorted(outcomes) == [[False, ""]] * 5 + [[True, ""]]
+
+
+def test_a_task_killed_at_any_call_of_staging_leaves_a_node_where_the_next_one_can(tmp_path: Path) -> None:
+    dataset = recording(tmp_path)
+    hits = 0
+    for death in DEATHS:
+        number = 0
+        while True:
+            scratch = ScratchDir(tmp_path / f"{death.__name__}{number}")
+            prepare(scratch)
+            if not run_until_killed(lambda s=scratch: stage_once(dataset, s), number=number, death=death):
+                break
+            assert stage_once(dataset, scratch)[1] == ""
+            assert [path.name for path in scratch.dataset(dataset["file_digest"]).glob(".*")] == []
+            hits += 1
+            number += 1
+    assert hits >= 25
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_scratch_that_fails_at_any_call_is_passed_over_for_home_and_said(tmp_path: Path, number: int) -> None:
+    dataset = recording(tmp_path)
+    fallbacks = 0
+    for call in range(12):
+        scratch = ScratchDir(tmp_path / str(call))
+        prepare(scratch)
+        with hooked(AtCall(call, act=failing(number))), staged(dataset, scratch=scratch) as data:
+            assert sha256_file(data.path) == dataset["file_digest"]
+            if data.fallback:
+                fallbacks += 1
+                assert data.path == Path(dataset["path"]) and os.strerror(number) in data.fallback
+        assert stage_once(dataset, scratch)[1] == ""
+    assert fallbacks >= 5
+
+
+def test_a_copy_that_was_damaged_is_made_again(tmp_path: Path, scratch: ScratchDir) -> None:
+    dataset = recording(tmp_path)
+    stage_once(dataset, scratch)
+    path = scratch.dataset(dataset["file_digest"]) / "recording.h5"
+    path.write_bytes(b"other" + path.read_bytes()[5:])
+    assert stage_once(dataset, scratch) == (True, "")
+    path.write_bytes(path.read_bytes())  # touched, not changed
+    assert stage_once(dataset, scratch) == (False, "")
+
+
+@pytest.mark.parametrize("with_scratch", [True, False])
+def test_a_recording_that_is_missing_or_another_is_refused(
+    tmp_path: Path, scratch: ScratchDir, with_scratch: bool
+) -> None:
+    dataset = recording(tmp_path)
+    place = scratch if with_scratch else None
+    Path(dataset["path"]).write_bytes(b"another")
+    with (
+        pytest.raises(StageError, match=r"recording\.h5 is not the recording that the sweep was generated for"),
+        staged(dataset, scratch=place),
+    ):
+        pass
+    Path(dataset["path"]).unlink()
+    with pytest.raises(StageError, match=r"recording\.h5 is missing; put"), staged(dataset, scratch=place):
+        pass
+    assert copies(scratch) == []
+
+
+def test_copies_are_evicted_oldest_first_but_never_while_they_are_leased(tmp_path: Path, scratch: ScratchDir) -> None:
+    datasets = [recording(tmp_path, f"{n}.h5", content=bytes([n]) * 1000) for n in range(4)]
+    for age, dataset in zip((400, 300, 200, 100), datasets, strict=True):
+        stage_once(dataset, scratch)
+        lock = scratch.data / f"{dataset['file_digest']}.lock"
+        os.utime(lock, (lock.stat().st_atime, lock.stat().st_mtime - age))
+    digests = [dataset["file_digest"] for dataset in datasets]
+    with staged(datasets[0], scratch=scratch):  # in use, and now the youngest
+        assert evict(scratch, max_bytes=2500) == [digests[1], digests[2]]
+        assert copies(scratch) == sorted([digests[0], digests[3]])
+        assert evict(scratch, max_bytes=0) == [digests[3]]
+    assert evict(scratch, max_bytes=0) == [digests[0]]
+
+
+def test_a_new_copy_makes_room_for_itself_under_the_cap(tmp_path: Path, scratch: ScratchDir) -> None:
+    first, second = (recording(tmp_path, f"{n}.h5", content=bytes([n]) * 1000) for n in range(2))
+    for dataset in (first, second):
+        with staged(dataset, scratch=scratch, max_bytes=1500):
+            pass
+    assert copies(scratch) == [second["file_digest"]]
+
+
+def test_a_full_scratch_gives_up_copies_that_nobody_uses(
+    tmp_path: Path, scratch: ScratchDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (recording(tmp_path, f"{n}.h5", content=bytes([n]) * 1000) for n in range(2))
+    stage_once(first, scratch)
+    real = os.write
+
+    def write_if_room(file: int, data: bytes) -> int:
+        if sum(path.stat().st_size for path in scratch.data.glob("*/*")) + len(data) > 1500:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(file, data)
+
+    monkeypatch.setattr(os, "write", write_if_room)
+    assert stage_once(second, scratch) == (True, "")
+    assert copies(scratch) == [second["file_digest"]]
+
+
+def test_the_wait_for_another_tasks_copy_ends_when_this_one_shall_stop(
+    tmp_path: Path, scratch: ScratchDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    monkeypatch.setattr(stage, "POLL_S", 0.01)
+    dataset = recording(tmp_path)
+    lock = os.open(scratch.data / f"{dataset['file_digest']}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    asked = iter([False, False, True])
+    try:
+        with pytest.raises(Interrupted), staged(dataset, scratch=scratch, should_stop=lambda: next(asked)):
+            pass
+    finally:
+        os.close(lock)
+
+
+def test_the_cap_comes_from_the_environment_or_the_disk(scratch: ScratchDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAND_SCRATCH_MAX_BYTES", "12345")
+    assert default_max_bytes(scratch) == 12345
+    monkeypatch.delenv("BAND_SCRATCH_MAX_BYTES")
+    assert 0 < default_max_bytes(scratch) <= stage.DEFAULT_MAX_BYTES
+
+
+def make_link(path: Path) -> None:
+    other = path.with_name("theirs")
+    other.mkdir()
+    path.symlink_to(other)
+
+
+def make_open(path: Path) -> None:
+    path.mkdir()
+    path.chmod(0o777)
+
+
+@pytest.mark.parametrize(("make", "why"), [(make_link, "not a link"), (make_open, "writable by others")])
+def test_a_scratch_that_others_could_have_made_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, why: str
+) -> None:
+    path = tmp_path / "scratch"
+    make(path)
+    monkeypatch.setenv("BAND_SCRATCH", str(path))
+    scratch, reason = find_scratch(SweepDir(tmp_path / "home"))
+    assert scratch.path == tmp_path / "home" / ".scratch" and why in reason
+
+
+def test_scratch_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAND_SCRATCH", str(tmp_path / "a" / "scratch"))
+    scratch, reason = find_scratch(SweepDir(tmp_path / "home"))
+    assert scratch.path.stat().st_mode & 0o777 == 0o700 and reason == ""
+    assert sorted(path.name for path in scratch.path.iterdir()) == ["data"]  # the probe is gone
