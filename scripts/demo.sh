@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A tour: simulate a recording, train a small LFADS/BAND sweep on this machine, show a table and a figure. It runs the
 # commands that a user types, prints each of them first, and continues where it stopped when it is run again.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
 VENV=${VENV:-.venv}
