@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
             report,
             folder=target,
             behavior_names=names,
-            decode=lambda factors, behavior, new: fit_decoder(factors, behavior).decode(new),
+            decode=lambda factors, behavior, new, is_over_trial: fit_decoder(
+                factors, behavior, is_over_trial=is_over_trial
+            ).decode(new),
         )
     if args.json:
         print_json({**as_json(report), "files": [str(path) for path in files]})

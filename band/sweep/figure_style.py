@@ -77,6 +77,8 @@ def new_figure(*, width_mm: float, height_mm: float) -> Figure:
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write the figure as STEM.pdf and STEM.png and return both paths."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, not again for each format
     paths = []
     for suffix in ("pdf", "png"):
         buffer = io.BytesIO()

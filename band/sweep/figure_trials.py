@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 Array = NDArray[Any]
-# (train factors, train behaviour, factors) to decoded behaviour: the ridge at zero lag that the scores use.
-Decode = Callable[[Array, Array, Array], Array]
+# (train factors, train behaviour, factors, whether over the whole trial) to behaviour, by the ridges of the scores.
+Decode = Callable[[Array, Array, Array, bool], Array]
 
 VELOCITY = ("velocity x", "velocity y")
 MAX_EXAMPLES = 5
 MAX_CHANNELS = 3
 MIN_RATE = 1.0  # spikes a second; below it a neuron's own range shows mere noise
-READ_OUT = "behavior_r2/ridge_lag0/mean"
+READ_OUTS = {"behavior_r2/ridge_lag0/mean": "ridge at zero lag", "behavior_r2/ridge_trial/mean": "ridge over the trial"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Outputs:
 
     label: str
     colour: str
-    r2: float | None  # of behaviour on test, by the read-out of the figure
+    run: PublishedRun
     bin_ms: float | None
     arrays: Mapping[str, Array]
 
@@ -55,7 +57,7 @@ def read_outputs(run: PublishedRun, *, needed: Sequence[str], wanted: Sequence[s
     return Outputs(
         label=name_of(run.weight),
         colour=colour,
-        r2=run.score(READ_OUT),
+        run=run,
         bin_ms=None if width is None else float(width),
         arrays=arrays,
     )
@@ -121,7 +123,12 @@ def example_trials(shown: Shown, *, decode: Decode, behavior_names: Sequence[str
     if not len(trials):
         return None
     true = pair[0].arrays["test_behavior"]
-    decoded = [decode(o.arrays["train_factors"], o.arrays["train_behavior"], o.arrays["test_factors"]) for o in pair]
+    read_out = choose_read_out([outputs.run for outputs in pair])
+    is_over_trial = "ridge_trial" in read_out
+    decoded = []
+    for outputs in pair:
+        factors, behavior, new = (outputs.arrays[n] for n in ("train_factors", "train_behavior", "test_factors"))
+        decoded.append(decode(factors, behavior, new, is_over_trial))
     labels = list(behavior_names or (VELOCITY if true.shape[2] == 2 else ()))
     labels += [f"channel {k}" for k in range(len(labels), true.shape[2])]
     has_path = labels[:2] == list(VELOCITY)
@@ -143,9 +150,21 @@ def example_trials(shown: Shown, *, decode: Decode, behavior_names: Sequence[str
         grid[k, 0].set_ylabel(as_text(label))
     if has_path:
         grid[-1, 0].set_ylabel("hand path")
-    decoders = [(o.label + ("" if o.r2 is None else f", R² {o.r2:.2f}"), o.colour) for o in pair]
-    _head(figure, [("recorded", TRUTH), *decoders], remark="decoded by ridge at zero lag; R² over all test trials")
+    r2s = [o.run.score(read_out) for o in pair]
+    decoders = [(o.label + ("" if r2 is None else f", R² {r2:.2f}"), o.colour) for o, r2 in zip(pair, r2s, strict=True)]
+    remark = f"decoded by {READ_OUTS[read_out]}; R² over all test trials"
+    _head(figure, [("recorded", TRUTH), *decoders], remark=remark)
     return figure
+
+
+def choose_read_out(runs: Sequence[PublishedRun]) -> str:
+    """Return the score whose read-out is shown for all of the runs: that with the best mean over them on valid."""
+
+    def quality(name: str) -> float:
+        scores = [run.score(name, split="valid") for run in runs]
+        return fmean(-math.inf if score is None else score for score in scores)
+
+    return max(READ_OUTS, key=quality)
 
 
 def _name_of_trial(trial: int, cond: Array | None) -> str:

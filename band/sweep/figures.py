@@ -88,7 +88,9 @@ def learning_curves(shown: Shown) -> Figure | None:
     all_axes = figure.subplots(1, 3)
     ends = []
     for axes, (name, dashed, label, best), letter in zip(all_axes, columns, "abc", strict=True):
-        axes.set(xlabel="epoch", ylabel=label, title="validation (dashed: train)" if dashed else "validation")
+        axes.set(
+            xlabel="epoch", ylabel=label, title="valid (it chooses the epoch); dashed: train" if dashed else "valid"
+        )
         panel(axes, letter)
         ends.append(_curves(axes, metrics, name=name, dashed=dashed, best=best))
     label_ends(figure, all_axes, ends)
@@ -119,7 +121,7 @@ def _curves(
         mean = np.mean([curve[:shortest] for curve in curves], axis=0)
         axes.plot(runs[0]["epoch"][:shortest], mean, color=colours[weight], linewidth=1.3)
         settled += [curve[len(curve) // 20 :] for curve in curves]
-        ends.append(Line(float(mean[-1]), name_of(weight), colours[weight]))
+        ends.append(Line(float(np.nanmean(mean[-1 - shortest // 20 :])), name_of(weight), colours[weight]))
     if settled:
         values = np.concatenate(settled)
         low, high = np.nanmin(values), np.nanpercentile(values, 99.5)
@@ -152,24 +154,15 @@ def r2_against_bits(comparisons: Sequence[Comparison], *, shown: Setting) -> Fig
             is_shown = comparison.setting == shown
             found = _pairs(axes, comparison, name=name, colours=colours, is_strong=is_shown)
             means.update(found if is_shown else {})
+        ends.append([Line(y, name_of(weight), colours[weight]) for weight, y in means.items()])
         baseline = [s for run in runs if (s := run.score("baseline/condition_mean_r2/mean")) is not None]
         if baseline:
             axes.axhline(fmean(baseline), color=QUIET, linewidth=0.7, dashes=(4, 2), zorder=0)
-            axes.annotate(
-                "mean course of each condition",
-                (1, fmean(baseline)),
-                xytext=(0, 2),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                color=QUIET,
-                fontsize=6,
-            )
+            ends[-1].append(Line(fmean(baseline), "condition means", QUIET))
         axes.set(xlabel="bits per spike, test", ylabel=f"behaviour R², {words}, test")
         axes.margins(0.12)
         axes.locator_params(axis="x", nbins=5)
         panel(axes, letter)
-        ends.append([Line(y, name_of(weight), colours[weight]) for weight, y in means.items()])
     label_ends(figure, all_axes, ends)
     return figure
 

@@ -73,6 +73,7 @@ class Section:
     rows: Sequence[Row]
     scores: Sequence[str]
     notes: Sequence[str]
+    prefix: str = ""  # of the scores' names, said by the title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,7 @@ def _settings_section(
     *,
     scores: Sequence[str],
     notes: Sequence[str] = (),
+    prefix: str = "",
 ) -> Section:
     """Return the table of every setting."""
     rows = []
@@ -171,6 +173,7 @@ def _settings_section(
         rows=rows,
         scores=scores,
         notes=[*notes, *_statistics_notes(comparisons, scores)],
+        prefix=prefix,
     )
 
 
@@ -215,12 +218,13 @@ def _more_sections(
 ) -> list[Section]:
     """Return the tables within conditions and without the controller, where there are such scores."""
     found = []
-    for title, names, notes in (
-        ("Test split, within conditions", WITHIN, _within_notes(runs)),
-        ("Test split, controller outputs set to zero", ABLATED, []),
+    for title, names, notes, prefix in (
+        ("Test split, within conditions", WITHIN, _within_notes(runs), ""),
+        ("Test split, controller outputs set to zero", ABLATED, [], "noci/"),
     ):
         if scores := [name for name in names if name in known]:
-            found.append(_settings_section(title, comparisons, parameters, scores=scores, notes=notes))
+            section = _settings_section(title, comparisons, parameters, scores=scores, notes=notes, prefix=prefix)
+            found.append(section)
     return found
 
 

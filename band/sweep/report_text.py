@@ -60,10 +60,11 @@ def print_report(report: Report, *, console: Console) -> None:
 
 def _fitting(section: Section, *, console: Console) -> list[list[str]]:
     """Return the scores of a section in as few tables as fit the console, a table having one at least."""
+    unbounded = console.options.update(width=10_000)  # or the measure is what the console has
     tables: list[list[str]] = [[]]
     for name in section.scores:
-        width = console.measure(_table(section, [*tables[-1], name])).maximum
-        if tables[-1] and width > console.width:
+        table = _table(section, [*tables[-1], name])
+        if tables[-1] and console.measure(table, options=unbounded).maximum > console.width:
             tables.append([])
         tables[-1].append(name)
     return tables
@@ -78,7 +79,7 @@ def _table(section: Section, scores: Sequence[str]) -> Table:
     for label in section.labels:
         table.add_column(Text(f"\n\n{show(label)}"), overflow="fold")
     for name in scores:
-        kind, _, read_out = label_of(name).rpartition(", ")
+        kind, _, read_out = label_of(name.removeprefix(section.prefix)).rpartition(", ")
         words = f"{kind}\n{read_out}" if kind else f"{read_out}\n"
         table.add_column(Text.assemble((words, "bold"), "\n", _head(name)), no_wrap=True)
     for row in section.rows:

@@ -70,6 +70,7 @@ def publish_sweep(
         }
     ]
     sweep = SweepDir(folder)
+    folder.mkdir()
     for number, run in enumerate(runs):
         overrides = {k: v for k, v in run.items() if "." in k or k == "seed"}
         run_id = f"r{number:03d}-{run['session']}"
