@@ -169,22 +169,25 @@ def test_counts_come_in_the_order_of_the_states_and_add_up(tmp_path: Path) -> No
     }
 
 
-# --- folding ---------------------------------------------------------------------------------------------------------
+# --- folding
 
 RUN_IDS = st.sampled_from(["a", "b", "c"])
 SOME = st.lists(RUN_IDS, min_size=1, max_size=3, unique=True)
+
+
+def epoch_event(runs: list[str], epoch: int) -> dict[str, Any]:
+    return {"event": "epoch", "runs": {run: {"epoch": epoch, "max_epochs": 9} for run in runs}, "steps_per_s": 2.0}
+
+
 EVENT = st.one_of(
     st.builds(lambda runs, step: {"event": "started", "runs": runs, "step": step}, SOME, st.integers(0, 99)),
-    st.builds(
-        lambda runs, epoch: {"event": "epoch", "runs": {r: {"epoch": epoch, "max_epochs": 9} for r in runs}, "steps_per_s": 2.0},
-        SOME, st.integers(0, 9),
-    ),
+    st.builds(epoch_event, SOME, st.integers(0, 9)),
     st.builds(lambda run: {"event": "published", "run": run, "outcome": "ok"}, RUN_IDS),
     st.builds(lambda runs: {"event": "failed", "runs": runs, "error": "E", "message": "m"}, SOME),
     st.builds(lambda step: {"event": "checkpoint", "step": step}, st.integers(0, 99)),
     st.just({"event": "of a later release", "runs": 7}),
     st.just({"event": "epoch", "runs": None}),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=80, deadline=None)
@@ -251,7 +254,7 @@ def test_the_index_stands_for_the_streams_of_ended_attempts(tmp_path: Path) -> N
     assert survey(sweep).runs["a"].message == "no"
 
 
-# --- requests --------------------------------------------------------------------------------------------------------
+# --- requests
 
 
 def test_requests_get_numbers_of_their_own_and_an_unfinished_one_does_not_count(tmp_path: Path) -> None:
@@ -283,7 +286,7 @@ def test_runs_are_named_by_id_by_beginning_or_by_pattern(tmp_path: Path) -> None
         match_runs(manifest, ["gru"])
 
 
-# --- commands --------------------------------------------------------------------------------------------------------
+# --- commands
 
 
 def test_status_as_json_says_what_the_text_says(tmp_path: Path) -> None:
