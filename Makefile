@@ -28,8 +28,9 @@ format: environment  ## put the code into the form that lint asks for
 bench: environment  ## time and memory of a training step beside a plain implementation
 	@$(BIN)/python -m benchmarks
 
-clean:  ## remove the environment, caches and the demo's files; recordings and sweeps stay
-	@rm -rf .venv demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove .venv, caches and what the demo made; other recordings and sweeps stay
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf datasets/demo_reach.h5 experiments/sweeps/demo
 	@find band tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 environment:  ## the environment alone: .venv, with the project and its tools in it

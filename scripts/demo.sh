@@ -24,26 +24,40 @@ run() {
 
 trap 'printf "\nThe demo did not get to its end; \"make demo\" continues where it stopped.\n" >&2' ERR
 
-say "1. A recording whose truth is known: reaches with mid-flight corrections that live in a few per cent of the variance."
-[ -e "$RECORDING" ] || run band-data simulate reach "$RECORDING" --small
+say "1. A recording whose truth is known: reaches, corrected in mid-flight by a few per cent of the neurons' variance."
+if [ -e "$RECORDING" ]; then
+    echo "$RECORDING is there already."
+else
+    run band-data simulate reach "$RECORDING" --small
+fi
 
-say "2. LFADS, which sees spikes alone, beside BAND, which sees a little of the behaviour too: as a sweep."
+say "2. LFADS, which sees spikes alone, beside BAND, whose factors must tell the hand's velocity too: two seeds of each."
 run band-sweep generate experiments/demo.yaml
 
-say "3. Train it here, all runs of equal shape at once."
+say "3. Train them on this machine; members of a population are trained as one model."
 run band-sweep submit demo --cluster local
 
 say "4. What came out."
 run band-sweep status demo
 run band-sweep report demo
 
-say "That took $SECONDS s. Where things are, and what to try next:"
+say "How to read it"
 cat <<TXT
-  the table    $SWEEP/report/results.csv
-  the figures  $SWEEP/report/
+  bits/spike     how much better than their mean rates a model explains the spikes of trials it has never seen
+  behaviour R²   how much of the hand's velocity its factors tell; most of that is the plan, equal in a condition's trials
+  deviation R²   how much of what differs between those trials, the corrections: 0 is none, 1 all; step 1 gave the ceiling
+TXT
 
-  source $VENV/bin/activate
-  band-train experiments/demo.yaml hyper.behavior_weight=0.3     one run in the foreground, with a progress bar
-  band-data inspect YOUR_RECORDING.h5                            is a recording of your own ready for this?
-  band-sweep generate experiments/mc_maze.yaml --dry-run         what a sweep on real spikes would cost
+say "That took $SECONDS s. Where things are"
+cat <<TXT
+  figures        $SWEEP/report/*.png and .pdf; look at example_trials.png first
+  table          $SWEEP/report/results.csv
+  a run          $SWEEP/runs/*/: result.json, metrics.csv, outputs.h5, model.pt
+TXT
+
+say "What to try next, after: source $VENV/bin/activate"
+cat <<TXT
+  band-sweep generate experiments/demo.yaml --set seeds=4 && band-sweep submit demo     # what is done stays done
+  band-train experiments/demo.yaml hyper.behavior_weight=0.1                            # one run in the foreground
+  band-data inspect YOUR_RECORDING.h5                                                   # is it ready for this?
 TXT

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 # Before torch is imported anywhere: tests compare bits, and several of them may share a machine of two cores.
 os.environ["OMP_NUM_THREADS"] = "1"
+# How long an example takes says more about what else the machine is doing than about the code.
+hypothesis.settings.register_profile("band", deadline=None)
+hypothesis.settings.load_profile("band")
 
 
 @pytest.fixture(scope="session", autouse=True)
