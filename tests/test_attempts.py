@@ -35,7 +35,7 @@ def claim_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("claim.*"))
 
 
-def takes(folder: Path, pid: int, *, is_over: Callable[[Claim], bool] = over()) -> int:
+def takes(folder: Path, pid: int, *, is_over: Callable[[Claim], bool] = ended_here) -> int:
     return take(folder, attempt=attempt_of(pid), is_over=is_over).number
 
 
@@ -172,7 +172,7 @@ def test_a_home_that_fails_at_any_call_of_taking_or_giving_back_leaves_a_task_th
 def test_an_attempt_held_at_any_call_while_others_take_and_give_back_never_holds_the_task_beside_them(
     tmp_path: Path,
 ) -> None:
-    """The slow one may have read the folder long ago, and the number it creates may have been used and removed since."""
+    """The slow one may have read the folder long ago; the number it creates may have been used and removed since."""
 
     def nothing(folder: Path) -> None:
         pass
@@ -207,7 +207,7 @@ def test_an_attempt_held_at_any_call_while_others_take_and_give_back_never_holds
 
 
 def test_two_attempts_step_by_step_never_both_hold_a_task(tmp_path: Path) -> None:
-    """One is held at each call; the other then runs through, held at none: at most one of them is told that it has it."""
+    """One is held at each call while the other runs through: exactly one of them is told that it has it."""
     for before in (True, False):
         for number in range(8):
             folder = tmp_path / f"{before}{number}"
@@ -224,7 +224,7 @@ def test_two_attempts_step_by_step_never_both_hold_a_task(tmp_path: Path) -> Non
 def test_a_damaged_claim_is_named_and_not_broken(tmp_path: Path) -> None:
     for content in (b"", b"{}", b"[]", b'{"attempt": {"pid": 1}, "t": 1, "is_released": false}'):
         (tmp_path / "claim.0.json").write_bytes(content)
-        with pytest.raises(BandError, match="claim.0.json"):
+        with pytest.raises(BandError, match=r"claim\.0\.json"):
             take(tmp_path, attempt=attempt_of(1), is_over=lambda claim: True)
 
 

@@ -68,7 +68,7 @@ def read_axes(document: Document) -> Axes:
         ConfigError: a section of the wrong form, an unknown field, a value of the wrong type.
     """
     product = [*_grid(document), *_zips(document)]
-    if "random" in document.values:
+    if document.get("random").value is not None:
         product.append(Axis(origin="random", points=random_points(document.get("random"))))
     outer = [axis for axis in (_folds(document), _seeds(document), _datasets(document)) if axis]
     pair, exclude = _pair(document), _exclude(document)

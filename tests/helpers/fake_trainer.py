@@ -1,7 +1,7 @@
 """A trainer in a few lines that speaks the protocol of band/README.md: its "training" is a chain of hashes.
 
-What a run does is written in its configuration: {"epochs", "epoch_s", "raise_at", "signal_at": [epoch, number], …}. Every
-epoch that is trained, and every checkpoint, is noted in $FAKE_LEDGER, so that a test can see what was done twice.
+What a run does is written in its configuration: {"epochs", "epoch_s", "raise_at", "signal_at": [epoch, number], …}.
+Every epoch that is trained is noted in $FAKE_LEDGER, so that a test can see what was done twice.
 """
 
 from __future__ import annotations
