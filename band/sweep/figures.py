@@ -149,11 +149,10 @@ def r2_against_bits(comparisons: Sequence[Comparison], *, shown: Setting) -> Fig
     all_axes = figure.subplots(1, len(drawn), squeeze=False)[0]
     ends = []
     for axes, (name, words), letter in zip(all_axes, drawn, "ab", strict=False):
-        means: dict[float, float] = {}
-        for comparison in comparisons:
-            is_shown = comparison.setting == shown
-            found = _pairs(axes, comparison, name=name, colours=colours, is_strong=is_shown)
-            means.update(found if is_shown else {})
+        others = [c for c in comparisons if c.setting != shown]
+        _draw_pairs(axes, others, name=name, colours=colours, opacity=0.25)
+        strong = [c for c in comparisons if c.setting == shown]
+        means = _draw_pairs(axes, strong, name=name, colours=colours, opacity=1.0)
         ends.append([Line(y, name_of(weight), colours[weight]) for weight, y in means.items()])
         baseline = [s for run in runs if (s := run.score("baseline/condition_mean_r2/mean")) is not None]
         if baseline:
@@ -167,30 +166,35 @@ def r2_against_bits(comparisons: Sequence[Comparison], *, shown: Setting) -> Fig
     return figure
 
 
-def _pairs(
-    axes: Axes, comparison: Comparison, *, name: str, colours: Mapping[float, str], is_strong: bool
+def _draw_pairs(
+    axes: Axes, comparisons: Sequence[Comparison], *, name: str, colours: Mapping[float, str], opacity: float
 ) -> dict[float, float]:
-    """Draw the runs of one setting and return the mean R² by weight."""
-    points: dict[float, list[tuple[float, float]]] = {}
-    joined: dict[Any, list[tuple[float, float]]] = {}
-    for weight, runs in ((0.0, comparison.lfads), (comparison.weight or 0.0, comparison.band)):
-        for cell, run in runs.items():
+    """Draw the runs of some settings, pairs joined, and return the mean R² by weight."""
+    from matplotlib.collections import LineCollection
+
+    points: dict[float, dict[str, tuple[float, float]]] = {}
+    lines = []
+    for comparison in comparisons:
+        for run in (*comparison.lfads.values(), *comparison.band.values()):
             bits, r2 = run.score("bits_per_spike"), run.score(name)
             if bits is not None and r2 is not None:
-                points.setdefault(weight, []).append((bits, r2))
-                joined.setdefault(cell, []).append((bits, r2))
-    for ends in joined.values():
-        axes.plot(*zip(*ends, strict=True), color=QUIET, linewidth=0.5, alpha=0.8 if is_strong else 0.25, zorder=1)
+                points.setdefault(run.weight, {})[run.id] = (bits, r2)
+        both = ((run, comparison.band[cell]) for cell, run in comparison.lfads.items() if cell in comparison.band)
+        lines += [
+            (points[lfads.weight][lfads.id], points[band.weight][band.id])
+            for lfads, band in both
+            if lfads.id in points.get(lfads.weight, {}) and band.id in points.get(band.weight, {})
+        ]
+    axes.add_collection(LineCollection(lines, colors=QUIET, linewidths=0.5, alpha=0.8 * opacity, zorder=1))
     for weight, found in points.items():
-        bits_all, r2_all = zip(*found, strict=True)
         axes.scatter(
-            bits_all,
-            r2_all,
+            [bits for bits, _ in found.values()],
+            [r2 for _, r2 in found.values()],
             s=16,
-            zorder=3 if is_strong else 2,
+            zorder=2 + opacity,
             linewidths=0.9,
             edgecolors=colours[weight],
             facecolors="white" if weight == 0 else colours[weight],
-            alpha=1.0 if is_strong else 0.25,
+            alpha=opacity,
         )
-    return {weight: fmean(r2 for _, r2 in found) for weight, found in points.items()}
+    return {weight: fmean(r2 for _, r2 in found.values()) for weight, found in points.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -101,7 +101,9 @@ def build_report(
         SweepError: nothing is published, or a score or key is not known; says what is.
     """
     collection = collect(folder)
-    known = sorted({name for run in collection.runs for name in run.scores.get("test", {})})
+    on_test = [run.scores.get("test", {}) for run in collection.runs]
+    known = sorted({name for scores in on_test for name in scores})
+    found = {name for scores in on_test for name, value in scores.items() if value is not None}
     parameters = varying(collection.runs)
     for name in metrics:
         _check_known(name, known, what="score")
@@ -109,13 +111,13 @@ def build_report(
     comparisons, left_out = compare(collection.runs)
     comparisons = _sorted(comparisons, parameters, sort=sort, known=known)
     choices, no_candidates = choose(comparisons, by=choose_by)
-    scores = metrics or [name for name in MAIN if name in known]
+    scores = metrics or [name for name in MAIN if name in found]
     notes = _split_notes(collection.runs)
     sections = [_settings_section("Test split", comparisons, parameters, scores=scores, notes=notes)]
     if choices:
         sections.append(_choices_section(choices, parameters, scores=scores, choose_by=choose_by))
     if not metrics:
-        sections += _more_sections(comparisons, parameters, collection.runs, known=known)
+        sections += _more_sections(comparisons, parameters, collection.runs, found=found)
     return Report(
         collection=collection,
         comparisons=comparisons,
@@ -214,18 +216,18 @@ def _more_sections(
     parameters: Sequence[str],
     runs: Sequence[PublishedRun],
     *,
-    known: Sequence[str],
+    found: Container[str],
 ) -> list[Section]:
     """Return the tables within conditions and without the controller, where there are such scores."""
-    found = []
+    sections = []
     for title, names, notes, prefix in (
         ("Test split, within conditions", WITHIN, _within_notes(runs), ""),
         ("Test split, controller outputs set to zero", ABLATED, [], "noci/"),
     ):
-        if scores := [name for name in names if name in known]:
+        if scores := [name for name in names if name in found]:
             section = _settings_section(title, comparisons, parameters, scores=scores, notes=notes, prefix=prefix)
-            found.append(section)
-    return found
+            sections.append(section)
+    return sections
 
 
 def _split_notes(runs: Sequence[PublishedRun]) -> list[str]:
