@@ -167,6 +167,8 @@ class _Reader:
         if tag not in (None, "!", _TEXT_TAG):
             raise ConfigError(f"{source}: tags are not used in sweep files, found {tag!r}; write the plain value")
         if isinstance(event, yaml.ScalarEvent):
+            if "\0" in event.value:
+                raise ConfigError(f"{source}: text must not hold a zero byte, found {event.value!r}")
             node = Node(read_scalar(event.value) if event.implicit[0] else event.value, source)
         elif isinstance(event, yaml.SequenceStartEvent):
             node = Node(self._sequence(depth), source)

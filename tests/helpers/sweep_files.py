@@ -40,7 +40,7 @@ def write_shapes(
 
 def write_sweep(path: Path, values: dict[str, Any]) -> Path:
     """Write a sweep file; JSON is YAML."""
-    path.write_text(json.dumps(values))
+    path.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
     return path
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sweep_files import expand_file, expand_text, write_shapes, write_sweep
 
 from band.errors import ConfigError, DataError
-from band.sweep.document import read_document
+from band.sweep.document import KEYS, read_document
+from band.sweep.fields import FIELDS
+from band.sweep.plan import make_plan
 
 BASE = "base: {data.path: r.h5, batch_size: 16}\n"  # line 1; what follows begins in line 2
 
@@ -153,8 +160,6 @@ CASES = [
 @pytest.mark.parametrize(("text", "message"), CASES, ids=[text.replace("\n", " ") for text, _ in CASES])
 def test_it_is_said_what_is_wrong_and_where(tmp_path: Path, text: str, message: str) -> None:
     write_shapes(tmp_path / "twin.h5")
-    from band.sweep.plan import make_plan
-
     write_shapes(tmp_path / "r.h5")
     (tmp_path / "s.yaml").write_text(BASE + text + "\n")
     with pytest.raises((ConfigError, DataError)) as raised:
@@ -255,3 +260,25 @@ def test_an_error_in_an_included_file_names_that_file(tmp_path: Path) -> None:
     (tmp_path / "low.yaml").write_text("base:\n  hyper:\n    cd_rate: 7\n")
     with pytest.raises(ConfigError, match=r"low\.yaml:3: hyper\.cd_rate must be in \[0, 1\), got 7\.0"):
         expand_text(tmp_path, "include: low.yaml\n" + BASE)
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-3, 12) | st.floats() | st.text(max_size=4)
+SCALARS |= st.sampled_from(["r.h5", "valid_recon", "${seed}", "${hyper.lr}", "${base.hyper.lr}", "${", "*.h5", "1e-3"])
+FIELD_NAMES = st.sampled_from(
+    [*KEYS, *FIELDS, "lr", "seed", "path", "hyper", "n", "uniform", "choice", "loguniform_int", "x"]
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELD_NAMES, inner, max_size=3), max_leaves=8
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5), st.lists(st.tuples(FIELD_NAMES, VALUES), max_size=2))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_a_file_holds_it_is_expanded_or_refused_as_the_users_to_mend(
+    tmp_path: Path, values: dict[str, Any], above: list[tuple[str, Any]]
+) -> None:
+    if not (tmp_path / "r.h5").exists():
+        write_shapes(tmp_path / "r.h5")
+    path = write_sweep(tmp_path / "s.yaml", {"base": {"data.path": "r.h5", "batch_size": 16}, **values})
+    with suppress(ConfigError, DataError):
+        expand_file(path, *(f"{key}={json.dumps(value)}" for key, value in above))

@@ -78,6 +78,7 @@ def test_every_value_knows_the_line_of_its_key() -> None:
         ("a: b: c", r"x\.yaml:1: not YAML: mapping values are not allowed"),
         ("a: {path: ${x}/y}", r"needs quotes around it"),
         ("a: '\x07'", r"x\.yaml:1: not YAML"),
+        ('a: "\\0seed"', r"x\.yaml:1: text must not hold a zero byte"),
         ("<<: 3", r"<< must be given a mapping, found 3"),
         ("[" * (MAX_DEPTH + 2), r"nested deeper than"),
         ("- " * 2000, r"nested deeper than"),
