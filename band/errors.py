@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each says what is wrong, where, and what to do; the commands print it without a traceback."""
+"""Errors that a user can mend: what is wrong, where, and what to do; commands print them without a traceback."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_a_command_starts_without_the_heavy_libraries(arguments: tuple[str, ...]
 
 @pytest.mark.parametrize("arguments", STARTS, ids=" ".join)
 def test_a_command_starts_in_a_quarter_of_a_second(arguments: tuple[str, ...]) -> None:
-    assert min(processor_seconds(*arguments) for _ in range(3)) < LIMIT_S
+    assert any(processor_seconds(*arguments) < LIMIT_S for _ in range(3))
 
 
 def test_band_sync_says_that_it_has_done_nothing_and_what_to_do_instead() -> None:
