@@ -24,9 +24,9 @@ EXAMPLES = """examples:
   band-train experiments/mc_maze.yaml behavior_weight=0.1 seed=3 data.num_folds=5 data.fold=2
   band-train experiments/mc_maze.yaml max_epochs=20 --json | jq .scores.test
 
-pair, seeds, folds and list of the file are left aside: what a run takes from them is set here, as seed=3. What grid, zip
-and random vary must be set. Ctrl-C saves a checkpoint, and the same command continues from it. Results are kept in
-sweeps/NAME.train beside the file, where band-sweep status and report find them too.
+pair, seeds, folds and list of the file are left aside: what a run takes from them is set here, as seed=3. What grid,
+zip and random vary must be set. Ctrl-C saves a checkpoint, and the same command continues from it. Results are kept
+in sweeps/NAME.train beside the file, where band-sweep status and report find them too.
 
 exit codes: 0 trained, 1 your input or the run failed, 2 usage, 4 another process trains it, 75 results wait on scratch,
 130 interrupted"""
@@ -166,7 +166,8 @@ def _score_lines(scores: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """Return a table of the means over channels; what is not informative stands in brackets."""
     splits = [split for split in ("train", "valid", "test") if split in scores]
     names = dict.fromkeys(name for split in splits for name in scores[split])
-    shown = [name for name in names if name.startswith(SHOWN) and ("/" not in name or name.endswith("/mean"))]
+    means = [name for name in names if "/" not in name or name.endswith("/mean")]
+    shown = [name for prefix in SHOWN for name in means if name.startswith(prefix)]
     width = max((len(name.removesuffix("/mean")) for name in shown), default=0)
     lines = [" " * width + "".join(f"{split:>11}" for split in splits)]
     for name in shown:

@@ -36,6 +36,9 @@ class FakeTrainer:
         self.data = Path(arguments.data)
         task = json.loads(Path(arguments.task).read_text())
         self.configs = {run["id"]: run["config"] for run in task["runs"]}
+        for config in self.configs.values():
+            config.setdefault("epochs", config.get("train", {}).get("max_epochs"))
+            config.update(json.loads(os.environ.get("FAKE_CONFIG", "{}")))
         self.runs = arguments.runs.split(",")
         self.events = os.fdopen(arguments.events_fd, "w")
         self.commands: list[str] = []
@@ -81,7 +84,9 @@ class FakeTrainer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.csv").write_text(f"state\n{self.members[run][1]}\n")
         (folder / "outputs.h5").write_bytes(self.data.read_bytes())
-        seal(folder, result={"schema": 1, "run_id": run, "training": {"outcome": "ok"}})
+        scores = {split: {"bits_per_spike": 0.25, "within_condition_informative": 0.0} for split in ("valid", "test")}
+        training = {"outcome": "ok", "epochs": self.members[run][0], "best_epoch": 1, "stopped_by": "max_epochs"}
+        seal(folder, result={"schema": 1, "run_id": run, "training": training, "scores": scores})
         self.send("run_finished", run=run, outcome="ok")
 
     def train_epoch(self, run: str) -> None:
