@@ -30,7 +30,7 @@ bench: environment  ## time and memory of a training step beside a plain impleme
 
 clean:  ## remove .venv, caches and what the demo made; other recordings and sweeps stay
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	@rm -rf datasets/demo_reach.h5 experiments/sweeps/demo
+	@rm -rf datasets/demo_reach.h5 experiments/sweeps/demo experiments/sweeps/demo.train
 	@find band tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 environment:  ## the environment alone: .venv, with the project and its tools in it
