@@ -71,6 +71,7 @@ def _start(planned: Plan, *, sweep: SweepDir, survey: Survey, watch: Watch, foll
             return fail(f"{_queue_line(sweep)}: it has all of this already", code=4)
         return 0 if survey.is_complete else 4
     intent = write(planned, sweep=sweep, manifest=survey.manifest)
+    stops = _catch_interrupts(sweep) if follow else [0]
     has_started = queue_claim(sweep) is None and start_queue(sweep, submission=intent.number)
     if not has_started:
         print(f"{_queue_line(sweep)}: it takes these runs up", file=sys.stderr)
@@ -78,15 +79,17 @@ def _start(planned: Plan, *, sweep: SweepDir, survey: Survey, watch: Watch, foll
     if not follow:
         log = sweep.submission(intent.number) / QUEUE_LOG
         print(
-            f"running on its own; follow it with: band-sweep status {sweep.name} --watch   (log: {log})",
-            file=sys.stderr,
+            f"running on its own; to follow it: band-sweep status {sweep.name} --watch   (log: {log})", file=sys.stderr
         )
         return 0
-    return _follow(sweep, watch=watch)
+    if stops[0]:
+        stop_queue(sweep)  # the signal came before there was a queue to stop
+    survey = show(watch, until=lambda: queue_claim(sweep) is None)
+    return _verdict(sweep, survey=survey, was_stopped=bool(stops[0]))
 
 
-def _follow(sweep: SweepDir, *, watch: Watch) -> int:
-    """Show the sweep until its queue has ended; Ctrl-C asks it to stop, a second Ctrl-C leaves at once."""
+def _catch_interrupts(sweep: SweepDir) -> list[int]:
+    """From now on Ctrl-C asks the queue to stop, and a second Ctrl-C leaves at once; return where they are counted."""
     stops = [0]
 
     def on_signal(number: int, frame: object) -> None:
@@ -98,8 +101,7 @@ def _follow(sweep: SweepDir, *, watch: Watch) -> int:
 
     for caught in (signal.SIGINT, signal.SIGTERM):
         signal.signal(caught, on_signal)
-    survey = show(watch, until=lambda: queue_claim(sweep) is None)
-    return _verdict(sweep, survey=survey, was_stopped=bool(stops[0]))
+    return stops
 
 
 def _verdict(sweep: SweepDir, *, survey: Survey, was_stopped: bool) -> int:
@@ -110,6 +112,8 @@ def _verdict(sweep: SweepDir, *, survey: Survey, was_stopped: bool) -> int:
         return 0
     if survey.in_state("failed"):
         print(f"{plural(len(survey.in_state('failed')), 'run')} failed: band-sweep status {sweep.name} says why")
+    if survey.in_state("running"):
+        print(f"the queue has ended before its work; {plural(len(survey.in_state('running')), 'run')} of it still run")
     if len(survey.in_state("failed", "cancelled", "published", "retired")) < len(survey.runs):
         print(f"to continue: band-sweep submit {sweep.name}")
     return INTERRUPTED if was_stopped else 4

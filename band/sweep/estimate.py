@@ -18,7 +18,7 @@ from typing import Any
 from band.files import write_atomic
 
 FLOPS_PER_S = 40e9  # of one CPU core inside the large matrix products of a training step
-SECONDS_PER_BIN = 1.5e-3  # of one step, whatever its sizes: recurrent cells called one bin after the other, and back
+SECONDS_PER_BIN = 0.5e-3  # of one step, whatever its sizes: recurrent cells called one bin after the other, and back
 BACKWARD = 2.0  # backward pass, in forward passes
 PROCESS_BYTES = 400 * 2**20  # an interpreter with the training library loaded, paid once a task
 FLOAT_BYTES = 4

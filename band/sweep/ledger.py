@@ -88,25 +88,28 @@ def _new_folder(parent: Path) -> Path:
             continue
 
 
+def request_numbers(sweep: SweepDir) -> set[str]:
+    """Return the numbers of the requests that are complete, without reading them."""
+    try:
+        names = [name for name in os.listdir(sweep.submissions) if name.isdigit()]
+    except FileNotFoundError:
+        return set()
+    return {name for name in names if (sweep.submission(name) / INTENT).exists()}
+
+
 def read_intents(sweep: SweepDir) -> list[Intent]:
     """Return all requests, oldest first; folders in which none was completed are passed over.
 
     Raises:
         SweepError: an intent file is damaged; names it.
     """
-    try:
-        names = sorted((name for name in os.listdir(sweep.submissions) if name.isdigit()), key=int)
-    except FileNotFoundError:
-        return []
-    intents = (_read_intent(sweep.submission(name) / INTENT, number=name) for name in names)
-    return [intent for intent in intents if intent is not None]
+    numbers = sorted(request_numbers(sweep), key=int)
+    return [_read_intent(sweep.submission(number) / INTENT, number=number) for number in numbers]
 
 
-def _read_intent(path: Path, *, number: str) -> Intent | None:
+def _read_intent(path: Path, *, number: str) -> Intent:
     try:
         values = read_json_object(path)
-    except FileNotFoundError:
-        return None
     except BandError as error:
         raise SweepError(str(error)) from None
     try:

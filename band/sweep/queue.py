@@ -22,7 +22,7 @@ from band.files import append_line, canonical_json, read_json_object, write_atom
 from band.run_dir import EventWriter, SweepDir
 from band.sweep.calibrate import learn_from_task
 from band.sweep.fold import AttemptFold, index_line
-from band.sweep.ledger import RECEIPT, read_intents
+from band.sweep.ledger import RECEIPT, read_intents, request_numbers
 from band.sweep.local import Claims, queue_tasks
 from band.sweep.manifest import Manifest, read_manifest
 from band.sweep.processes import ask_to_stop, held_claim, is_here
@@ -80,7 +80,7 @@ class Queue:
 
     def read_requests(self) -> None:
         """When there are new requests: take up their tasks, and stop running tasks of which a run was cancelled."""
-        requests = {intent.number for intent in read_intents(self.sweep)}
+        requests = request_numbers(self.sweep)
         if requests == self.seen:
             return
         self.seen, self.manifest = requests, read_manifest(self.sweep.path)
@@ -258,7 +258,7 @@ def work(sweep: SweepDir, *, submission: str) -> int:
         finally:
             sweep_up(sweep)
             claim.release()
-        if queue.num_stops or {intent.number for intent in read_intents(sweep)} == queue.seen:
+        if queue.num_stops or request_numbers(sweep) == queue.seen:
             return 0
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from fake_task import kill, wait_for
 from local_sweep import LocalSweep, make_sweep
 
-SLOW = {"epochs": 30, "epoch_s": 0.1}
+from band.sweep.local import start_queue
+from band.sweep.pack import Room
+from band.sweep.submit import plan, write
+
+SLOW = {"epochs": 30, "epoch_s": 0.05}
 
 
 def runs(count: int) -> dict[str, dict[str, int]]:
@@ -165,6 +171,52 @@ def test_after_a_kill_of_the_queue_its_tasks_go_on_and_the_next_queue_adopts_the
     assert len(sweep.events("claimed")) == 3, "the running task must not be started a second time"
     assert not list(sweep.sweep.submissions.glob("*/submitit"))
     ended(sweep)
+
+
+def test_a_foreground_submit_notices_that_its_queue_was_killed(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, runs(1), base={"epochs": 20, "epoch_s": 0.1})
+    process = sweep.start("submit")
+    begun(sweep, epochs=2)
+    kill(sweep.queue_pid())
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 4 and "1 run of it still run" in output, output
+    sweep.band_sweep("submit")
+    assert_trained_once(sweep, members=1, epochs=20)
+
+
+def test_each_task_at_once_gets_a_gpu_of_its_own(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, runs(2), base=SLOW)
+    room = Room(slots=2, threads=1, device="cuda", memory_bytes=0, gpus=(3, 5))
+    planned = plan(sweep.survey(), sweep=sweep.sweep, room=room, members=1)
+    intent = write(planned, sweep=sweep.sweep, manifest=sweep.survey().manifest)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in sweep.environment.items():
+            patch.setenv(name, value)
+        assert start_queue(sweep.sweep, submission=intent.number)
+    wait_for(lambda: len(sweep.supervisor_pids()) == 2, timeout_s=30)
+    environments = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in sweep.supervisor_pids()]
+    seen = {
+        entry for environment in environments for entry in environment if entry.startswith(b"CUDA_VISIBLE_DEVICES=")
+    }
+    assert seen == {b"CUDA_VISIBLE_DEVICES=3", b"CUDA_VISIBLE_DEVICES=5"}
+    sweep.band_sweep("cancel", "--all")
+    ended(sweep)
+
+
+def test_tasks_that_do_not_fit_into_memory_together_run_one_after_the_other(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, runs(2))
+    room = Room(slots=2, threads=1, device="cpu", memory_bytes=2**40)
+    planned = plan(sweep.survey(), sweep=sweep.sweep, room=room, members=1)
+    tight = dataclasses.replace(room, memory_bytes=planned.new[0].memory_bytes * 2 - 1)
+    intent = write(dataclasses.replace(planned, room=tight), sweep=sweep.sweep, manifest=sweep.survey().manifest)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in sweep.environment.items():
+            patch.setenv(name, value)
+        assert start_queue(sweep.sweep, submission=intent.number)
+    wait_for(lambda: len(sweep.published()) == 2, timeout_s=30)
+    ended(sweep)
+    (first, second), (end, _) = sweep.events("claimed"), sweep.events("ended")
+    assert first["t"] < end["t"] < second["t"]
 
 
 def test_a_killed_supervisor_is_replaced_and_continues_from_its_checkpoint(tmp_path: Path) -> None:
