@@ -11,6 +11,7 @@ trap 'kill "$command_pid" 2>/dev/null; exit 130' INT TERM
 
 is_terminal=0
 [ -t 1 ] && is_terminal=1
+next_line=30
 width=$(tput cols 2>/dev/null || echo 80)
 while kill -0 "$command_pid" 2>/dev/null; do
     sleep 1
@@ -18,8 +19,9 @@ while kill -0 "$command_pid" 2>/dev/null; do
     line=$(printf '  %4d s  %s' "$SECONDS" "$newest")
     if [ "$is_terminal" = 1 ]; then
         printf '\r\033[K%s' "${line:0:$((width - 1))}"
-    elif [ $((SECONDS % 30)) = 0 ]; then
+    elif [ "$SECONDS" -ge "$next_line" ]; then
         echo "${line:0:110}"
+        next_line=$((SECONDS + 30))
     fi
 done
 wait "$command_pid"
