@@ -65,8 +65,8 @@ class Checkpoints:
         with suppress(OSError):
             append_line(self._job.work / RECORD_NAME, fields)
         self.learn([fields])
-        with suppress(KeyError):
-            self._here[folder / f"population.{fields['slot']}.pt"] = fields["sha256"]
+        with suppress(KeyError, TypeError, ValueError):
+            self._here[folder / f"population.{int(fields['slot'])}.pt"] = str(fields["sha256"])
 
     def newest_step(self, runs: Iterable[str]) -> int:
         """Return the step of the newest checkpoint that has any of `runs`, -1 if there is none."""

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from band.files import canonical_json
+
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 MAX_LINE_BYTES = 16 << 20
 READ_BYTES = 1 << 16
@@ -93,7 +95,8 @@ class Trainer:
         events = []
         for line in lines:
             with suppress(ValueError, RecursionError):
-                value = json.loads(line)
+                value = json.loads(line, parse_constant=lambda name: None)  # NaN is null, here as in every file
+                canonical_json(value)
                 if isinstance(value, dict) and isinstance(value.get("event"), str):
                     events.append(value)
         return events

@@ -72,9 +72,6 @@ def sweep_up(job: Job) -> None:
             folder = scratch.sweep_work(job.sweep.name)
             folder.rmdir()
             folder.parent.rmdir()
-    with suppress(OSError):
-        home_scratch(job.sweep).data.rmdir()
-        home_scratch(job.sweep).path.rmdir()
     for run_id in job.task.run_ids:
         if is_published(job.sweep, run_id):
             for folder, _ in _incoming(job, run_id=run_id):

@@ -16,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import band
+from band.errors import StageError
 from band.node.checkpoints import Checkpoints
 from band.node.child import Trainer
 from band.node.job import Job
@@ -28,6 +29,7 @@ OUR_EVENTS = frozenset(
 )
 MAX_LOG_BYTES = 32 << 20
 TAIL_BYTES = 4000
+MAX_MESSAGE, MAX_TRACEBACK = 4000, 20_000  # characters
 
 
 class StopRequest:
@@ -90,10 +92,16 @@ class Supervisor:
             runs: the runs that it trains.
             folder: where it works.
             later: the parts that come after it, whose checkpoints are kept at home too.
+
+        Raises:
+            StageError: it cannot be started.
         """
         watch = _Watch(self._job, runs=runs, folder=folder, later=later)
         self._next_mirror = time.monotonic() + self._job.timing.mirror_s
-        trainer = Trainer(command, cwd=folder, environment=child_environment(self._job))
+        try:
+            trainer = Trainer(command, cwd=folder, environment=child_environment(self._job))
+        except OSError as error:
+            raise StageError(f"the trainer {command[0]} cannot be started: {error}; correct BAND_TRAINER") from None
         asked: float | None = None
         try:
             while not self._look(trainer, watch=watch):
@@ -140,7 +148,8 @@ class Supervisor:
         return has_ended and not events and not printed
 
     def _handle(self, event: dict[str, Any], *, watch: _Watch) -> None:
-        event.setdefault("t", time.time())
+        if not isinstance(event.get("t"), (int, float)):
+            event["t"] = time.time()
         name = event["event"]
         if name == "failed":
             watch.failure = event
@@ -215,7 +224,8 @@ class _Watch:
         printed = self.tail.decode(errors="replace")
         if self.failure:
             error, message, trace = (str(self.failure.get(key, "")) for key in ("error", "message", "traceback"))
-            return Ending(kind="failed", error=error, message=message, traceback=trace or printed)
+            trace = (trace or printed)[-MAX_TRACEBACK:]
+            return Ending(kind="failed", error=error[:200], message=message[:MAX_MESSAGE], traceback=trace)
         if status < 0:
             name = signal.Signals(-status).name
             is_kill = -status == signal.SIGKILL

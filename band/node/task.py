@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,19 @@ def _attempt(task: Task, *, on_event: OnEvent | None, command: list[str], timing
     return code
 
 
+def make_work_folder(path: Path) -> None:
+    """Make an attempt's work folder, though tasks that end at this moment remove parents of it that are empty.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for _ in range(100):
+        with suppress(FileNotFoundError):
+            path.mkdir(parents=True, exist_ok=True)
+            return
+    path.mkdir(parents=True, exist_ok=True)
+
+
 @dataclass
 class _Attempt:
     job: Job
@@ -99,7 +113,7 @@ class _Attempt:
 
     def run(self) -> int:
         job = self.job
-        job.work.mkdir(parents=True, exist_ok=True)
+        make_work_folder(job.work)
         remove_stale_temporaries(job.task.folder.path)
         streams = task_events(job)
         for events in streams:

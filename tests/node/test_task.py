@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +19,8 @@ from fake_trainer import expected_state
 
 from band.attempts import Attempt, take
 from band.node import child
-from band.node.task import run_task
+from band.node.task import make_work_folder, run_task
+from band.run_dir import seal
 
 
 @pytest.fixture
@@ -99,11 +102,14 @@ def test_a_population_killed_for_memory_goes_on_in_halves(make: Any, monkeypatch
     assert [(event["runs"], event["error"]) for event in task.events("failed")] == [(["b"], "OutOfMemory")]
 
 
-def test_a_population_that_somebody_kills_goes_on_as_it_was_unless_it_never_gets_further(make: Any) -> None:
+def test_a_population_that_somebody_kills_goes_on_as_it_was_unless_it_never_gets_further(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("band.node.task.MOST_KILLS", 2)
     task = make(a={"epochs": 4}, b={"epochs": 4, "signal_at": [2, signal.SIGKILL]})
     assert task.attempt() == 1
     assert_all_published(task, a=4)
-    assert [event["runs"] for event in task.events("restarted")] == [["a", "b"]] * 5 + [["b"]] * 5
+    assert [event["runs"] for event in task.events("restarted")] == [["a", "b"]] * 2 + [["b"]] * 2
     assert [event["runs"] for event in task.events("failed")] == [["b"]]
 
 
@@ -116,6 +122,86 @@ def test_a_failed_run_is_tried_again_from_its_checkpoint_by_the_next_attempt(mak
     assert_all_published(task, a=3, b=6)
     assert set(task.ledger().values()) == {1}
     assert_nothing_left(task)
+
+
+def test_before_a_run_is_published_home_has_a_checkpoint_from_which_the_others_go_on_without_it(make: Any) -> None:
+    task = make(a={"epochs": 3, "checkpoint_every": 100}, b={"epochs": 6})
+    assert task.attempt(mirror_s=1000.0) == 0
+    names = [(event["event"], event.get("run", event.get("step"))) for event in task.events()]
+    assert names.index(("mirrored", 3)) < names.index(("published", "a"))
+    assert [name for name in names if name[0] == "mirrored"] == [("mirrored", 3)]  # b is published alone: no need
+
+
+BABBLER = r"""
+import os, sys
+said = [
+    b"rubbish", b"[]", b"\xff", b'{"event": 7}', b'{"event": "epoch", "t": "now", "runs": NaN}',
+    b'{"event": "checkpoint"}', b'{"event": "checkpoint", "slot": "../../x", "step": 1e999}', b'{"event": "ended", "code": 0}', b"{" * 100000,
+    b'{"event": "run_finished", "run": ["a"]}', b'{"event": "run_finished", "run": "../../a"}', b'{"event": "half',
+]
+os.write(1, b"\xff\x00" * 10000)
+with os.fdopen(int(sys.argv[-1]), "wb") as events:
+    events.write(b"\n".join(said))
+sys.exit(7)
+"""
+
+
+def test_nothing_a_trainer_says_can_end_the_supervisor(make: Any, tmp_path: Path) -> None:
+    task = make(a={"epochs": 3})
+    babbler = tmp_path / "babbler.py"
+    babbler.write_text(BABBLER)
+    assert run_task(task.task_json, trainer=[sys.executable, str(babbler)], timing=QUICK) == 1
+    (failed,) = task.events("failed")
+    assert failed["runs"] == ["a"] and "ended with code 7" in failed["message"]
+    assert [event["code"] for event in task.events("ended")] == [1]
+
+
+def test_a_trainer_that_cannot_be_started_is_named(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    task = make(a={"epochs": 3})
+    assert run_task(task.task_json, trainer=["/nowhere/trainer"], timing=QUICK) == 1
+    assert "the trainer /nowhere/trainer cannot be started" in capsys.readouterr().err
+    assert task.attempt() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 9}, "schema must be 1, got 9"),
+        ({"task": "0001"}, "is the file of task 0001, but lies in the folder of task 0000"),
+        ({"runs": [{"id": "../../x"}]}, "run id must be 1 to 160"),
+        ({"runs": 7}, "is no task file"),
+        ({"dataset": {}}, "is no task file"),
+    ],
+)
+def test_a_damaged_task_file_is_named(
+    make: Any, capsys: pytest.CaptureFixture[str], change: dict[str, Any], message: str
+) -> None:
+    task = make(a={"epochs": 3})
+    task.task_json.write_text(json.dumps({**json.loads(task.task_json.read_text()), **change}))
+    assert task.attempt() == 1
+    said = capsys.readouterr().err
+    assert "task.json" in said and message in said and not task.events()
+
+
+def test_a_work_folder_is_made_though_others_remove_its_parents(tmp_path: Path) -> None:
+    is_over = threading.Event()
+
+    def remove() -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(OSError):
+                os.rmdir(tmp_path / "work" / "demo")
+                os.rmdir(tmp_path / "work")
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for number in range(300):
+            folder = tmp_path / "work" / "demo" / str(number)
+            make_work_folder(folder)
+            folder.rmdir()
+    finally:
+        is_over.set()
+        remover.join()
 
 
 def test_runs_to_be_skipped_are_left_alone(make: Any) -> None:
@@ -202,14 +288,14 @@ def test_a_home_that_stays_read_only_ends_with_75_and_the_next_attempt_on_that_n
 ) -> None:
     task = make(a={"epochs": 3}, b={"epochs": 4})
     with monkeypatch.context() as patch:
-        real_mkdir = os.mkdir
+        real_open = os.open
 
-        def read_only(path: Any, *args: Any, **kwargs: Any) -> None:
-            if str(task.sweep.path) in str(path):
+        def read_only(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+            if flags & (os.O_WRONLY | os.O_RDWR) and str(task.sweep.runs) in str(path):
                 raise OSError(30, "Read-only file system", str(path))
-            real_mkdir(path, *args, **kwargs)
+            return real_open(path, flags, *args, **kwargs)
 
-        patch.setattr(os, "mkdir", read_only)
+        patch.setattr(os, "open", read_only)
         assert task.attempt() == 75
     said = capsys.readouterr().err
     assert str(task.work) in said and "a, b" in said
@@ -243,7 +329,7 @@ def test_a_scratch_that_cannot_be_used_is_replaced_by_home_and_said_aloud(
     (event,) = task.events("staged")
     assert event["source"] == "home" and "cannot be used" in event["reason"]
     assert "reads the recording from home" in capsys.readouterr().err
-    assert not (task.sweep.path / ".scratch").exists()
+    assert [path.name for path in (task.sweep.path / ".scratch").rglob("*")] == ["data"]
 
 
 def test_a_held_task_is_refused_and_left_alone(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,8 +364,6 @@ def test_a_run_published_meanwhile_by_another_attempt_stands_and_ours_is_kept(ma
     task = make(a={"epochs": 40, "epoch_s": 0.02})
     process = task.start()
     wait_for(lambda: task.ledger()["epoch a 5"] == 1)
-    from band.run_dir import seal
-
     theirs = task.sweep.run("a")
     other = task.sweep.runs / ".other"
     other.mkdir(parents=True)
