@@ -29,12 +29,15 @@ class Split:
         valid: the same, for what chooses.
         test: the same, for what is reported.
         how: one sentence on how they came about.
+        groups: (n,) of all pooled trials, those that cross-validation within train keeps together: groups, or
+            neighbouring chops of a continuous recording; None where each trial stands for itself.
     """
 
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
     how: str
+    groups: np.ndarray | None = None
 
 
 def make_split(recording: Recording, config: DataConfig) -> Split:
@@ -62,7 +65,7 @@ def make_split(recording: Recording, config: DataConfig) -> Split:
     check_no_shared_trials(
         recording.arrays, parts, path=recording.path, where=recording.where, has_inds=recording.has_inds
     )
-    return Split(**parts, how=how)
+    return Split(**parts, how=how, groups=_groups(recording, config))
 
 
 def rule_of(recording: Recording, config: DataConfig) -> str:
@@ -72,6 +75,18 @@ def rule_of(recording: Recording, config: DataConfig) -> str:
     if config.group_key:
         return "grouped"
     return "stratified" if "cond" in recording.arrays else "blocked"
+
+
+def _groups(recording: Recording, config: DataConfig) -> np.ndarray | None:
+    rule = rule_of(recording, config)
+    if rule == "grouped":
+        return np.unique(_labels(recording, config.group_key), return_inverse=True)[1]
+    if rule == "stratified":
+        return None
+    order, _ = _recording_order(recording)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return place // GUARDS_A_BLOCK
 
 
 def _as_shipped(recording: Recording, config: DataConfig) -> tuple[Parts, str]:

@@ -85,7 +85,8 @@ class Params:
         start = 0
         for name, shape in shapes.items():
             size = math.prod(shape)
-            self._views[name] = flat[:, start : start + size].view(len(flat), *shape).detach().requires_grad_(requires_grad)
+            view = flat[:, start : start + size].view(len(flat), *shape).detach()
+            self._views[name] = view.requires_grad_(requires_grad)
             start += size
         assert start == flat.shape[1], "flat row does not match its shapes"
 

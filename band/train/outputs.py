@@ -167,6 +167,7 @@ def score_member(
             encod_bins=widths.num_bins,
             behavior=part("behavior", chosen),
             cond=part("cond", chosen),
+            groups=None if split.groups is None else split.groups[chosen],
         )
 
     def modelled(source: Posterior) -> dict[str, Modelled]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording_files import continuous_arrays, real, small_arrays, write
+from tiny import write_recording
 
 from band.config import DataConfig
 from band.data import continuity
@@ -236,3 +237,12 @@ def test_the_likeliest_interleaving_is_that_of_trying_all():
             tried.append([next(other if place in places else one) for place in range(num_one + num_other)])
         found = continuity._merge(np.arange(num_one), np.arange(num_one, num_one + num_other), ratios).tolist()
         assert found in tried and score(found) == pytest.approx(max(map(score, tried)))
+
+
+def test_neighbouring_chops_stay_together_in_cross_validation_and_trials_of_conditions_do_not(tmp_path):
+    recording = open_recording(write_recording(tmp_path / "tiny.h5"), bin_ms=20.0)
+    assert make_split(recording, DataConfig()).groups is None
+    groups = make_split(recording, DataConfig(split="blocked", num_folds=4)).groups
+    assert groups is not None and len(groups) == 40
+    assert np.unique(groups, return_counts=True)[1].tolist() == [10, 10, 10, 10]
+    assert int((np.diff(groups) != 0).sum()) == 3, "a group is one stretch of the recording"
