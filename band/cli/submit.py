@@ -59,7 +59,10 @@ def run(args: argparse.Namespace) -> int:
     members = args.pack or int(survey.manifest.options.get("pack") or 0)
     adopt = queue_claim(sweep) is None
     planned = plan(survey, sweep=sweep, room=room, members=members, limit=args.limit, adopt=adopt)
-    print_json(_plan_json(planned, survey=survey)) if args.json else print(_plan_text(planned, survey=survey))
+    if args.json:
+        print_json(_plan_json(planned, survey=survey))
+    else:
+        print(_plan_text(planned, survey=survey))
     if args.dry_run:
         return 0
     return _start(planned, sweep=sweep, survey=survey, watch=watch, follow=not (args.detach or args.json))

@@ -1,0 +1,146 @@
+"""What a submission takes up, how it is packed, and the files it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from local_sweep import LocalSweep, make_sweep
+
+from band.attempts import Attempt, take
+from band.config import run_config_from_dict
+from band.files import read_json_object
+from band.run_dir import EventWriter, SweepDir
+from band.sweep.ledger import read_intents, record
+from band.sweep.manifest import read_manifest
+from band.sweep.pack import Room
+from band.sweep.status import Survey, take_survey
+from band.sweep.submit import Plan, plan, write
+
+ROOM = Room(slots=2, threads=1, device="cpu", memory_bytes=2**40)
+
+
+@dataclass
+class Told:
+    """A scheduler that says what it is told."""
+
+    answers: Mapping[str, str] = field(default_factory=dict)
+
+    def task_states(self, tasks: Collection[str]) -> Mapping[str, str]:
+        return self.answers
+
+
+def survey(sweep: SweepDir, **answers: str) -> Survey:
+    told = Told({task.lstrip("t"): state for task, state in answers.items()})
+    return take_survey(sweep, read_manifest(sweep.path), scheduler=told)
+
+
+def submit(sweep: SweepDir, *, members: int = 0, limit: int = 0) -> Plan:
+    present = survey(sweep)
+    planned = plan(present, sweep=sweep, room=ROOM, members=members, limit=limit)
+    write(planned, sweep=sweep, manifest=present.manifest)
+    return planned
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalSweep:
+    return make_sweep(tmp_path, {f"run-{n}": {"seed": n, "hyper.lr": 1e-3} for n in range(5)})
+
+
+def test_a_task_file_holds_all_that_an_attempt_needs(local: LocalSweep) -> None:
+    submit(local.sweep)
+    tasks = [read_json_object(path) for path in sorted(local.sweep.tasks.glob("*/task.json"))]
+    assert [len(task["runs"]) for task in tasks] == [3, 2] and [task["task"] for task in tasks] == ["0001", "0002"]
+    for task in tasks:
+        assert (task["schema"], task["sweep"], task["threads"], task["device"]) == (1, "demo", 1, "cpu")
+        assert set(task["dataset"]) == {"path", "digest", "file_digest", "size_bytes"} and task["memory_bytes"] > 0
+        for run in task["runs"]:
+            config = {key: value for key, value in run["config"].items() if key != "epochs"}
+            assert run_config_from_dict(config).seed == int(run["id"][-1])
+
+
+def test_what_was_packed_once_stays_packed_and_only_new_runs_get_new_tasks(local: LocalSweep) -> None:
+    submit(local.sweep, members=3, limit=3)
+    before = {path: path.read_bytes() for path in local.sweep.tasks.glob("*/task.json")}
+    second = submit(local.sweep, members=1)
+    assert second.continued == {"0001": ("run-1", "run-2"), "0002": ("run-0",)}
+    assert sorted(run.id for task in second.new for run in task.runs) == ["run-3", "run-4"]
+    assert {path: path.read_bytes() for path in before} == before
+    third = submit(local.sweep)
+    assert not third.new and len(third.continued) == 4
+
+
+def test_a_task_that_lost_its_file_is_packed_anew(local: LocalSweep) -> None:
+    submit(local.sweep)
+    local.sweep.task("0001").task_json.unlink()
+    second = submit(local.sweep)
+    assert list(second.continued) == ["0002"] and sum(len(task.runs) for task in second.new) == 3
+
+
+def test_what_is_queued_or_running_is_left_alone_unless_nobody_looks_after_it(local: LocalSweep) -> None:
+    submit(local.sweep)
+    busy = survey(local.sweep, t0001="running", t0002="queued")
+    assert plan(busy, sweep=local.sweep, room=ROOM).runs == ()
+    assert plan(busy, sweep=local.sweep, room=ROOM, adopt=True).continued.keys() == {"0001"}
+
+
+def test_failed_and_cancelled_runs_are_not_taken_up(local: LocalSweep) -> None:
+    submit(local.sweep)
+    events = EventWriter(local.sweep.event_file("0002", attempt="one"))
+    events.write("failed", runs=["run-0"], error="E", message="m", traceback="")
+    record(local.sweep, "cancel", runs=["run-1", "run-2"])
+    assert plan(survey(local.sweep), sweep=local.sweep, room=ROOM).runs == ("run-3", "run-4")
+
+
+def test_a_limit_takes_the_first_runs_of_the_manifest(local: LocalSweep) -> None:
+    values = json.loads(local.band_sweep("submit", "--dry-run", "--json", "--limit", "2", "--jobs", "1"))
+    assert values["runs"] == ["run-0", "run-1"] and values["new_tasks"] == [["run-0", "run-1"]]
+    assert not local.sweep.submissions.exists()
+
+
+def test_a_recording_that_moved_is_followed_unless_an_attempt_holds_the_task(local: LocalSweep) -> None:
+    submit(local.sweep)
+    moved = local.sweep.manifest.read_text().replace("recording.h5", "moved.h5")
+    local.sweep.manifest.write_text(moved)
+    take(local.sweep.task("0002").path, attempt=Attempt.current())
+    submit(local.sweep)
+    paths = [read_json_object(local.sweep.task(task).task_json)["dataset"]["path"] for task in ("0001", "0002")]
+    assert [Path(path).name for path in paths] == ["moved.h5", "recording.h5"]
+
+
+def test_the_request_is_written_after_its_tasks_so_that_a_broken_off_one_counts_for_nothing(
+    local: LocalSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.link", no_space)
+        with pytest.raises(OSError, match="No space left"):
+            submit(local.sweep)
+    assert read_intents(local.sweep) == [] and set(survey(local.sweep).counts()) == {"new"}
+    submit(local.sweep)
+    assert len(survey(local.sweep).ledger.tasks) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("submit", "--jobs", "0"), 2, "at least 1"),
+        (("submit", "--cluster", "moon"), 1, "--cluster must be one of local"),
+        (("cancel",), 1, "name the runs to cancel, or say --all"),
+        (("cancel", "nothing"), 1, "no run of demo is named 'nothing'"),
+        (("retry",), 1, "name the runs to retry"),
+        (("logs",), 1, "nothing has run yet"),
+        (("logs", "run-0"), 1, "was never submitted"),
+        (("logs", "--task", "7"), 1, "there is no task 7"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    local: LocalSweep, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    output = local.band_sweep(*arguments, code=code)
+    assert message in output and "Traceback" not in output
