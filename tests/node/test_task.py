@@ -136,7 +136,8 @@ BABBLER = r"""
 import os, sys
 said = [
     b"rubbish", b"[]", b"\xff", b'{"event": 7}', b'{"event": "epoch", "t": "now", "runs": NaN}',
-    b'{"event": "checkpoint"}', b'{"event": "checkpoint", "slot": "../../x", "step": 1e999}', b'{"event": "ended", "code": 0}', b"{" * 100000,
+    b'{"event": "checkpoint"}', b'{"event": "checkpoint", "slot": "../../x", "step": 1e999}',
+    b'{"event": "ended", "code": 0}', b"{" * 100000,
     b'{"event": "run_finished", "run": ["a"]}', b'{"event": "run_finished", "run": "../../a"}', b'{"event": "half',
 ]
 os.write(1, b"\xff\x00" * 10000)
