@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
 import time
 from collections.abc import Mapping, Sequence
@@ -193,7 +194,7 @@ class _Session:
     def _provenance(self) -> dict[str, Any]:
         return provenance(
             device=str(self._device), threads=torch.get_num_threads(), packing=self._packing,
-            attempt=self._work.name,
+            attempt=os.environ.get("BAND_ATTEMPT", self._work.name),
         )  # fmt: skip
 
     def _write_metrics(self, run: str, text: str, *, append: bool) -> None:
