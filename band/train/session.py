@@ -62,10 +62,13 @@ def train_task(
     device = torch.device(task.get("device", "cpu"))
     configs = {run: known[run] for run in runs}
     trials = Trials.load(data, list(configs.values()), device=device)
-    while pending := [run for run in runs if not is_finished(work / "runs" / run)]:
+    # What this process has finished is the supervisor's from then on, who publishes it and takes the folder away.
+    finished = {run for run in runs if is_finished(work / "runs" / run)}
+    while pending := [run for run in runs if run not in finished]:
         session = _Session(task, trials, configs, work, device, events, commands)
         if not session.train(pending):
             return STOPPED
+        finished |= session.finished
     return 0
 
 
@@ -96,6 +99,7 @@ class _Session:
         self._places = {run: place for place, run in enumerate(configs)}
         self._slot = 0
         self._packing = list(configs)
+        self.finished: set[str] = set()
         self._last_checkpoint = self._last_event = self._last_time = time.monotonic()
         self._last_step = 0
 
@@ -188,6 +192,7 @@ class _Session:
                         "outputs", run=run, what=what, share=round(share, 3)
                     ),
                 )  # fmt: skip
+            self.finished.add(member.run_id)
             self._events.send("run_finished", run=member.run_id, outcome=outcome)
         self._last_time = time.monotonic()
 

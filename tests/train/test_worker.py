@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 
@@ -192,3 +193,14 @@ def test_a_checkpoint_of_another_configuration_is_refused(recording, tmp_path):
     worker = Worker(task, tmp_path / "work", recording, list(runs()))
     events = list(worker.events())
     assert worker.wait() == 1 and "hyper.lr" in events[-1]["message"]
+
+
+def test_a_finished_folder_that_the_supervisor_takes_away_is_not_made_again(recording, tmp_path):
+    task = write_task(tmp_path, recording, runs(max_epochs=4))
+    worker = Worker(task, tmp_path / "work", recording, list(runs()))
+    finished_runs = []
+    for event in worker.events():
+        if event["event"] == "run_finished":
+            finished_runs.append(event["run"])
+            shutil.rmtree(tmp_path / "work" / "runs" / event["run"])
+    assert worker.wait() == 0 and sorted(finished_runs) == sorted(runs())
