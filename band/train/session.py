@@ -138,7 +138,8 @@ class _Session:
         }
         for run, values in beta.items():
             numbers = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            print(f"{run}: at the end of the KL ramp {numbers} (1 is the evidence bound)", flush=True)
+            print(f"{run}: at the end of the KL ramp {numbers} (1 is the evidence bound)")
+            print(f"{run}: an epoch a line in {self._work / 'runs' / run / 'metrics.csv'}", flush=True)
         ids = [member.run_id for member in population.members]
         self._events.send("started", runs=ids, step=population.step, effective_beta=beta)
 
