@@ -38,7 +38,7 @@ SUPPORTS = {
     "poisson": Support(
         "non-negative whole counts",
         lambda x: (x >= 0) & (x == np.floor(x)) & np.isfinite(x),
-        "give spike counts a bin, not rates, smoothed or scaled ones; for those choose a gaussian reconstruction",
+        "give spike counts a bin, not rates, smoothed or scaled ones",
     ),
     "gamma": Support("values above 0", lambda x: (x > 0) & np.isfinite(x), "with zeros choose zero_inflated_gamma"),
     "zero_inflated_gamma": Support(

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 MAX_ENTRIES = 4096
-_TYPES = {"dataset": str, "file": str, "shapes": dict}
+_TYPES = {"dataset": str, "file": str, "shapes": dict, "content": str}
+CONTENT_RULES = "1"  # of band.data.recording; a new number has every file looked at again
 SETTLED_NS = 2 * 10**9  # a file younger than this may change again within its clock's resolution
 
 
@@ -49,6 +50,16 @@ def dataset_shapes(path: str | os.PathLike[str]) -> dict[str, dict[str, list[int
         DataError: the file is absent, damaged, or no HDF5 file that `band` can read.
     """
     return dict(_cached(Path(path), "shapes", _read_shapes))
+
+
+def check_content(path: str | os.PathLike[str]) -> None:
+    """Look once through all values of a recording, as training will.
+
+    Raises:
+        DataError: the file breaks a rule of `band.data.checks`: names the file, the key, the rule and what was found.
+    """
+    if _cached(Path(path), "content", _check_content) != CONTENT_RULES:
+        _remember(os.path.realpath(path), _stamp(Path(path)), "content", _check_content(Path(path)))
 
 
 def cache_path() -> Path:
@@ -104,6 +115,13 @@ def _remember(key: str, stamp: list[int], kind: str, value: Any) -> None:
         write_atomic(path, json.dumps({"schema": SCHEMA, "entries": newest}).encode())
     except OSError:
         return
+
+
+def _check_content(path: Path) -> str:
+    from band.data.recording import open_recording
+
+    open_recording(path)
+    return CONTENT_RULES
 
 
 def _hash_file(path: Path) -> str:

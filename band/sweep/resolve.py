@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from band.config import SECTIONS, RunConfig, section_from_dict
-from band.data.digest import dataset_digest, dataset_shapes, file_digest
+from band.data.digest import check_content, dataset_digest, dataset_shapes, file_digest
 from band.errors import ConfigError, DataError
 from band.sweep.axes import Axes, Axis, Point
 from band.sweep.checks import check_fit, check_recording, not_reached
@@ -89,6 +89,7 @@ def _read(path: str) -> dict[str, Any]:
         "shapes": dataset_shapes(path),
     }
     check_recording(entry["shapes"], path=path)
+    check_content(path)
     return entry
 
 

@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 import pytest
 from recording_files import small_arrays, write
+from tiny import write_recording
 
 from band.data import digest
-from band.data.digest import cache_path, dataset_digest, dataset_shapes, file_digest
+from band.data.digest import cache_path, check_content, dataset_digest, dataset_shapes, file_digest
 from band.errors import DataError
 
 
@@ -148,3 +149,15 @@ def test_a_file_that_changes_while_it_is_read_has_no_digest(tmp_path, monkeypatc
         file_digest(path)
     with pytest.raises(DataError, match="cannot be found"):
         file_digest(tmp_path / "none")
+
+
+def test_values_are_looked_at_once_and_a_broken_rule_names_file_key_and_place(tmp_path, monkeypatch):
+    path = write_recording(tmp_path / "a.h5")
+    with h5py.File(path, "a") as file:
+        file["train_recon_data"][3, 2, 1] = -1.0
+    with pytest.raises(DataError, match=r"a\.h5.*train_recon_data must hold non-negative whole counts.*trial 3, bin 2, channel 1"):
+        check_content(path)
+    write_recording(path)
+    check_content(path)
+    monkeypatch.setattr(digest, "_check_content", lambda path: pytest.fail("a known file is not read again"))
+    check_content(path)

@@ -1,4 +1,4 @@
-"""Makers of sweep files and of recordings that have shapes and little else."""
+"""Makers of sweep files and of recordings without meaning."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ def write_shapes(
     keys: Sequence[str] = ("behavior", "cond"),
     fill: float = 0.0,
 ) -> Path:
-    """Write a recording of constant counts; `trials` of train, valid and test, no split where there are none."""
+    """Write random counts, `fill` added; `trials` of train, valid and test, no split where there are none."""
+    counts = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         for split, count in zip(("train", "valid", "test"), trials, strict=True):
             if count:
-                file[f"{split}_encod_data"] = np.full((count, bins, neurons), fill, np.float32)
-                file[f"{split}_recon_data"] = np.full((count, bins, neurons), fill, np.float32)
+                spikes = counts.poisson(2.0, (count, bins, neurons)).astype(np.float32) + np.float32(fill)
+                file[f"{split}_encod_data"] = spikes
+                file[f"{split}_recon_data"] = spikes
                 for key in keys:
                     shape = (count, bins, 2) if key == "behavior" else (count,)
                     file[f"{split}_{key}"] = np.zeros(shape, np.float32)
