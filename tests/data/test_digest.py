@@ -155,7 +155,8 @@ def test_values_are_looked_at_once_and_a_broken_rule_names_file_key_and_place(tm
     path = write_recording(tmp_path / "a.h5")
     with h5py.File(path, "a") as file:
         file["train_recon_data"][3, 2, 1] = -1.0
-    with pytest.raises(DataError, match=r"a\.h5.*train_recon_data must hold non-negative whole counts.*trial 3, bin 2, channel 1"):
+    rule = r"a\.h5.*train_recon_data must hold non-negative whole counts.*trial 3, bin 2, channel 1"
+    with pytest.raises(DataError, match=rule):
         check_content(path)
     write_recording(path)
     check_content(path)
