@@ -14,11 +14,12 @@ from typing import Any
 from band.errors import PublishError, SweepError
 from band.files import write_atomic
 from band.run_dir import SweepDir, read_result
+from band.sweep.identity import UNHASHED
 from band.sweep.manifest import read_manifest
 from band.sweep.statistics import Cell
 
 WEIGHT = "hyper.behavior_weight"
-REPEATS = ("seed", "data.fold", "data.path", "data.bin_ms")  # of one setting; the width of a bin belongs to its file
+REPEATS = ("seed", "data.fold", "data.bin_ms", *UNHASHED)  # of one setting; the width of a bin belongs to its file
 SPLITS = ("test", "valid", "train")
 
 Scores = Mapping[str, float | None]

@@ -16,6 +16,7 @@ from band.sweep.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
+NAMES = ("mc_maze", "m1_stevenson", "reach", "reach_control", "demo")
 REAL = Path(os.environ.get("BAND_DATA", ROOT.parent / "shared" / "data"))
 MAZE, STEVENSON = "mc_maze_large_9cond-10ms.h5", "m1_stevenson-50ms-T28.h5"
 
@@ -44,7 +45,7 @@ def settings(expansion: Expansion) -> list[tuple[str, float, int]]:
 
 
 def test_every_shipped_file_is_tested_here() -> None:
-    assert {path.stem for path in EXPERIMENTS.glob("*.yaml")} == {"mc_maze", "m1_stevenson", "reach", "demo"}
+    assert {path.stem for path in EXPERIMENTS.glob("*.yaml")} == set(NAMES)
 
 
 @pytest.mark.parametrize(("name", "recording"), [("mc_maze", MAZE), ("m1_stevenson", STEVENSON)])
@@ -80,11 +81,10 @@ def test_an_epoch_has_as_many_batches_as_the_published_one(recordings: Path, nam
 
 
 def test_reach_compares_corrections_with_their_control_over_five_seeds(recordings: Path) -> None:
-    found = settings(expand_file(EXPERIMENTS / "reach.yaml"))
-    weights = sorted({weight for _, weight, _ in found})
-    assert weights[0] == 0 and len(weights) == 2
-    names = ("reach.h5", "reach_control.h5")
-    assert sorted(found) == sorted((name, w, seed) for name in names for w in weights for seed in range(5))
+    reach, control = (expand_file(EXPERIMENTS / f"{name}.yaml") for name in ("reach", "reach_control"))
+    for name, expansion in (("reach.h5", reach), ("reach_control.h5", control)):
+        assert sorted(settings(expansion)) == sorted((name, w, seed) for w in (0, 1) for seed in range(5))
+    assert all(reach.base[key] == control.base[key] for key in ("arch", "hyper", "train"))
 
 
 def test_the_demo_is_small_and_stands_beside_its_recording(recordings: Path) -> None:
@@ -92,7 +92,7 @@ def test_the_demo_is_small_and_stands_beside_its_recording(recordings: Path) -> 
     assert sorted(weight > 0 for _, weight, _ in settings(expansion)) == [False, False, True, True]
 
 
-@pytest.mark.parametrize("name", ["mc_maze", "m1_stevenson", "reach", "demo"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_ramp_ends_early_enough_for_a_best_checkpoint(recordings: Path, name: str) -> None:
     sets = [f"data.path={recordings / 'demo_reach.h5'}"] if name == "demo" else []
     base = expand_file(EXPERIMENTS / f"{name}.yaml", *sets).base
