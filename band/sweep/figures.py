@@ -89,7 +89,7 @@ def learning_curves(shown: Shown) -> Figure | None:
     ends = []
     for axes, (name, dashed, label, best), letter in zip(all_axes, columns, "abc", strict=True):
         axes.set(
-            xlabel="epoch", ylabel=label, title="valid (it chooses the epoch); dashed: train" if dashed else "valid"
+            xlabel="epoch", ylabel=label, title="valid; dashed: train" if dashed else "valid"
         )
         panel(axes, letter)
         ends.append(_curves(axes, metrics, name=name, dashed=dashed, best=best))
