@@ -125,12 +125,17 @@ def _lease(
     folder = scratch.dataset(digest)
     copied = False
     while True:
-        _wait_lock(lock, how=fcntl.LOCK_SH, should_stop=should_stop)
-        if _is_verified(folder, digest=digest):
-            os.utime(lock)
-            return Staged(path=folder / FILE_NAME, copied=copied)
-        _wait_lock(lock, how=fcntl.LOCK_EX, should_stop=should_stop)
-        if not _is_verified(folder, digest=digest):
+        # Both in turn: who waits for the exclusive lock alone would wait until the task that made the copy has trained.
+        if _try_lock(lock, how=fcntl.LOCK_SH):
+            if _is_verified(folder, digest=digest):
+                os.utime(lock)
+                return Staged(path=folder / FILE_NAME, copied=copied)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        if not _try_lock(lock, how=fcntl.LOCK_EX):
+            if should_stop():
+                raise Interrupted
+            time.sleep(POLL_S)
+        elif not _is_verified(folder, digest=digest):
             limit = default_max_bytes(scratch) if max_bytes is None else max_bytes
             evict(scratch, max_bytes=max(0, limit - int(dataset["size_bytes"])))
             _make_copy(Path(dataset["path"]), folder=folder, digest=digest, scratch=scratch)
@@ -201,10 +206,3 @@ def _try_lock(lock: int, *, how: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _wait_lock(lock: int, *, how: int, should_stop: Callable[[], bool]) -> None:
-    while not _try_lock(lock, how=how):
-        if should_stop():
-            raise Interrupted
-        time.sleep(POLL_S)

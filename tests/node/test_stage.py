@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,40 @@ def test_of_many_tasks_that_start_together_one_copies(tmp_path: Path) -> None:
         prepare(scratch)
         outcomes = race([lambda s=scratch: stage_once(dataset, s) for _ in range(6)], seed=seed)
         assert sorted(outcomes) == [[False, ""]] * 5 + [[True, ""]]
+
+
+def test_a_task_that_waited_for_the_copy_reads_it_while_the_one_that_made_it_still_trains(
+    tmp_path: Path, scratch: ScratchDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = recording(tmp_path)
+    is_copying, both_looked, second_has_it = threading.Event(), threading.Event(), threading.Event()
+    make_copy, try_lock = stage._make_copy, stage._try_lock
+
+    def slow_copy(*args: Any, **kwargs: Any) -> None:
+        is_copying.set()
+        assert both_looked.wait(10)
+        make_copy(*args, **kwargs)
+
+    def watched(lock: int, *, how: int) -> bool:
+        got = try_lock(lock, how=how)
+        if is_copying.is_set() and how == fcntl.LOCK_EX and not got:
+            both_looked.set()  # the second task waits for the exclusive lock
+        return got
+
+    def second() -> None:
+        assert is_copying.wait(10)
+        with staged(dataset, scratch=scratch) as data:
+            assert not data.copied and not data.fallback
+            second_has_it.set()
+
+    monkeypatch.setattr(stage, "_make_copy", slow_copy)
+    monkeypatch.setattr(stage, "_try_lock", watched)
+    other = threading.Thread(target=second)
+    other.start()
+    with staged(dataset, scratch=scratch) as data:
+        assert data.copied
+        assert second_has_it.wait(10), "the second task must not wait for the first one's lease to end"
+    other.join()
 
 
 def test_a_task_killed_at_any_call_of_staging_leaves_a_node_where_the_next_one_can(tmp_path: Path) -> None:
