@@ -64,34 +64,31 @@ def test_a_task_that_waited_for_the_copy_reads_it_while_the_one_that_made_it_sti
     tmp_path: Path, scratch: ScratchDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = recording(tmp_path)
-    is_copying, both_looked, second_has_it = threading.Event(), threading.Event(), threading.Event()
-    make_copy, try_lock = stage._make_copy, stage._try_lock
-
-    def slow_copy(*args: Any, **kwargs: Any) -> None:
-        is_copying.set()
-        assert both_looked.wait(10)
-        make_copy(*args, **kwargs)
+    digest, try_lock = dataset["file_digest"], stage._try_lock
+    waits_for_exclusive, has_it = threading.Event(), threading.Event()
 
     def watched(lock: int, *, how: int) -> bool:
         got = try_lock(lock, how=how)
-        if is_copying.is_set() and how == fcntl.LOCK_EX and not got:
-            both_looked.set()  # the second task waits for the exclusive lock
+        if how == fcntl.LOCK_EX and not got:
+            waits_for_exclusive.set()
         return got
 
-    def second() -> None:
-        assert is_copying.wait(10)
+    def wait_and_read() -> None:
         with staged(dataset, scratch=scratch) as data:
             assert not data.copied and not data.fallback
-            second_has_it.set()
+            has_it.set()
 
-    monkeypatch.setattr(stage, "_make_copy", slow_copy)
     monkeypatch.setattr(stage, "_try_lock", watched)
-    other = threading.Thread(target=second)
-    other.start()
-    with staged(dataset, scratch=scratch) as data:
-        assert data.copied
-        assert second_has_it.wait(10), "the second task must not wait for the first one's lease to end"
-    other.join()
+    task = threading.Thread(target=wait_and_read, daemon=True)
+    with stage._open_lock(scratch, digest=digest) as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # both tasks have seen that there is no copy …
+        task.start()
+        assert waits_for_exclusive.wait(10)
+        fcntl.flock(other, fcntl.LOCK_EX)  # … the other one gets to make it …
+        stage._make_copy(Path(dataset["path"]), folder=scratch.dataset(digest), digest=digest, scratch=scratch)
+        fcntl.flock(other, fcntl.LOCK_SH)  # … and trains.
+        assert has_it.wait(10), "a task must not wait until another one has trained"
+    task.join(10)
 
 
 def test_a_task_killed_at_any_call_of_staging_leaves_a_node_where_the_next_one_can(tmp_path: Path) -> None:
