@@ -24,6 +24,9 @@ from band.files import (
 
 SCHEMA = 1
 RESULT = "result.json"
+CHECKPOINTS = (
+    "checkpoints.jsonl"  # in a trainer's folder: one line for each checkpoint it has written, its digest in it
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]{0,159}")
 
 

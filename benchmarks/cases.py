@@ -38,7 +38,7 @@ class Case:
         )
 
 
-BIG = Arch(ic_enc_dim=128, ci_enc_dim=128, con_dim=128, co_dim=4, ic_dim=100, gen_dim=200, fac_dim=40)
+BIG = Arch(gen_dim=200)
 CASES = {
     "large": Case("large: generator 200, batch 256", BIG, 256, 40, 20),
     "small": Case(

@@ -1,7 +1,7 @@
 """Which population checkpoints there are, here and at home: known by their digest, chosen by their step.
 
-A checkpoint file is not opened here (that would need torch). The trainer's `checkpoint` event names its digest, and is
-kept in the event stream at home and beside the files; so a file counts exactly if its content is one that was reported.
+A checkpoint file is not opened here (that would need torch). The trainer notes each one's digest beside it, and sends
+it as an event, which is kept at home; so a file counts exactly if its content is one that the trainer vouched for.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from band.errors import BandError
-from band.files import append_line, copy_verified, sha256_file
+from band.files import copy_verified, sha256_file
 from band.node.job import Job
-from band.run_dir import read_events
+from band.run_dir import CHECKPOINTS, read_events
 
-RECORD_NAME = "checkpoints.jsonl"
 _FILE = re.compile(r"population\.([0-9]{1,3})\.pt")
 
 
@@ -53,7 +52,9 @@ class Checkpoints:
                 self._home[slot] = sha256_file(path)
 
     def look_at(self, folder: Path) -> None:
-        """Find what an earlier attempt left in a folder on this node."""
+        """Find what a trainer of an earlier attempt left in its folder on this node."""
+        with suppress(OSError):
+            self.learn(read_events(folder / CHECKPOINTS)[0])
         for _, path in _files(folder):
             with suppress(BandError, OSError):
                 self._here[path] = sha256_file(path)
@@ -62,8 +63,6 @@ class Checkpoints:
         """Take a checkpoint event of the trainer that works in `folder` on `runs`, and report it."""
         fields = {**event, "runs": list(event.get("runs", runs))}
         self._job.reporter.forward(fields)
-        with suppress(OSError):
-            append_line(self._job.work / RECORD_NAME, fields)
         self.learn([fields])
         with suppress(KeyError, TypeError, ValueError):
             self._here[folder / f"population.{int(fields['slot'])}.pt"] = str(fields["sha256"])

@@ -6,11 +6,11 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from band.node.checkpoints import RECORD_NAME, Checkpoints
+from band.node.checkpoints import Checkpoints
 from band.node.job import Job
 from band.node.publish import Publisher, is_published, outcome_of, publish_incoming
 from band.node.scratch import home_scratch
-from band.run_dir import RESULT, read_events
+from band.run_dir import RESULT
 
 
 def leftovers(job: Job) -> list[Path]:
@@ -30,8 +30,6 @@ def salvage(job: Job, *, publisher: Publisher, checkpoints: Checkpoints) -> None
     """Publish every finished run that an earlier attempt left, and find its checkpoints."""
     _publish_incoming(job, publisher=publisher)
     for leftover in leftovers(job):
-        with suppress(OSError):
-            checkpoints.learn(read_events(leftover / RECORD_NAME)[0])
         for part in sorted(path for path in leftover.iterdir() if path.is_dir() and not path.is_symlink()):
             checkpoints.look_at(part)
             for run in finished_runs(part):

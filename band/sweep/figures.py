@@ -88,9 +88,7 @@ def learning_curves(shown: Shown) -> Figure | None:
     all_axes = figure.subplots(1, 3)
     ends = []
     for axes, (name, dashed, label, best), letter in zip(all_axes, columns, "abc", strict=True):
-        axes.set(
-            xlabel="epoch", ylabel=label, title="valid; dashed: train" if dashed else "valid"
-        )
+        axes.set(xlabel="epoch", ylabel=label, title="valid; dashed: train" if dashed else "valid")
         panel(axes, letter)
         ends.append(_curves(axes, metrics, name=name, dashed=dashed, best=best))
     label_ends(figure, all_axes, ends)

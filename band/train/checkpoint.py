@@ -15,8 +15,9 @@ import torch
 
 from band.config import RunConfig, run_config_from_dict, to_dict
 from band.errors import BandError
-from band.files import write_atomic
+from band.files import append_line, write_atomic
 from band.model.params import Params, Widths
+from band.run_dir import CHECKPOINTS
 from band.train.population import COLUMNS, Member, Population, population_shapes
 from band.train.schedule import Schedule
 
@@ -32,6 +33,7 @@ class Saved:
     step: int
     sha256: str
     size: int
+    runs: list[str]  # its members
 
 
 def checkpoint_path(folder: Path, slot: int) -> Path:
@@ -40,7 +42,9 @@ def checkpoint_path(folder: Path, slot: int) -> Path:
 
 
 def save_checkpoint(population: Population, folder: Path, *, slot: int, packing: list[str]) -> Saved:
-    """Write a population into a slot, whole or not at all.
+    """Write a population into a slot, whole or not at all, after its digest has been noted beside it.
+
+    A file counts if its digest has been noted: so neither a kill in between nor an unread event costs a checkpoint.
 
     Args:
         population: its active members.
@@ -79,8 +83,11 @@ def save_checkpoint(population: Population, folder: Path, *, slot: int, packing:
         buffer,
     )
     data = buffer.getvalue()
+    runs = [member.run_id for member in population.members]
+    saved = Saved(slot, population.step, hashlib.sha256(data).hexdigest(), len(data), runs)
+    append_line(folder / CHECKPOINTS, {"event": "checkpoint", **dataclasses.asdict(saved)})
     write_atomic(checkpoint_path(folder, slot), data)
-    return Saved(slot, population.step, hashlib.sha256(data).hexdigest(), len(data))
+    return saved
 
 
 def newest_checkpoint(folder: Path) -> tuple[int, dict[str, Any]] | None:

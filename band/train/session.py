@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import queue
@@ -157,7 +158,7 @@ class _Session:
         saved = save_checkpoint(population, self._work, slot=self._slot, packing=self._packing)
         self._slot = 1 - self._slot
         self._last_checkpoint = time.monotonic()
-        self._events.send("checkpoint", step=saved.step, slot=saved.slot, sha256=saved.sha256, size=saved.size)
+        self._events.send("checkpoint", **dataclasses.asdict(saved))
 
     def _on_epoch(self, population: Population) -> None:
         for member in population.members:

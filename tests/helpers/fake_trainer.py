@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from band.files import write_atomic
-from band.run_dir import seal
+from band.files import append_line, write_atomic
+from band.run_dir import CHECKPOINTS, seal
 
 
 def expected_state(run: str, *, epochs: int) -> str:
@@ -74,9 +74,11 @@ class FakeTrainer:
 
     def save(self) -> None:
         data = json.dumps({"step": self.step, "members": self.members}).encode()
-        write_atomic(self.work / f"population.{self.slot}.pt", data)
         fields = {"slot": self.slot, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-        self.send("checkpoint", step=self.step, **fields)
+        record = {"event": "checkpoint", "step": self.step, "runs": list(self.members), **fields}
+        append_line(self.work / CHECKPOINTS, record)
+        write_atomic(self.work / f"population.{self.slot}.pt", data)
+        self.send(**record)
         self.slot = 1 - self.slot
 
     def finish(self, run: str) -> None:
