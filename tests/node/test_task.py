@@ -236,9 +236,9 @@ def test_a_trainer_that_does_not_listen_is_killed_and_the_task_continues(make: A
     stopper.start()
     assert task.attempt(stop_s=0.3) == 4
     text = task.task_json.read_text()
-    task.task_json.write_text(text.replace('"epochs":200', '"epochs":40').replace('"deaf":true', '"deaf":false'))
+    task.task_json.write_text(text.replace('"epochs":200', '"epochs":100').replace('"deaf":true', '"deaf":false'))
     assert task.attempt() == 0
-    assert_all_published(task, a=40)
+    assert_all_published(task, a=100)  # more than it can have got to before it was killed
     assert max(task.ledger().values()) <= 2  # at most the epoch it was in
 
 
