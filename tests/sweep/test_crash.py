@@ -30,7 +30,7 @@ base:
   data.path: ../recording.h5
   arch: {ic_enc_dim: 8, ci_enc_dim: 8, con_dim: 8, co_dim: 2, ic_dim: 6, gen_dim: 12, fac_dim: 6}
   hyper: {kl_increase_epoch: 20, lr: 0.01}
-  train: {batch_size: 8, max_epochs: 100, stop_patience: 0, posterior_samples: 3, checkpoint_s: 0.05}
+  train: {batch_size: 8, max_epochs: 250, stop_patience: 0, posterior_samples: 3, checkpoint_s: 0.05}
 pair: {hyper.behavior_weight: [0.5]}
 seeds: 2
 """
