@@ -29,6 +29,7 @@ class Intent:
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # submit: {task: run ids}
     failures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # retry: {run id: attempts that are forgiven}
     options: Mapping[str, Any] = field(default_factory=dict)  # submit: what the scheduler was asked for
+    scheduler: str = "local"  # submit: who runs the tasks, "local" or "slurm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ def record(
         tasks={task: tuple(members) for task, members in (tasks or {}).items()},
         failures={run: tuple(attempts) for run, attempts in (failures or {}).items()},
         options=dict(options or {}),
+        scheduler=scheduler,
     )
     values: dict[str, Any] = {"schema": SCHEMA, "action": action, "t": intent.t, "scheduler": scheduler}
     values |= {"runs": intent.runs, "tasks": intent.tasks, "failures": intent.failures, "options": intent.options}
@@ -121,6 +123,7 @@ def _read_intent(path: Path, *, number: str) -> Intent:
             tasks={task: tuple(runs) for task, runs in values["tasks"].items()},
             failures={run: tuple(attempts) for run, attempts in values["failures"].items()},
             options=dict(values["options"]),
+            scheduler=values["scheduler"],
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise SweepError(f"{path} is not a request that band wrote ({error!r}); restore it or delete it") from None
