@@ -65,11 +65,10 @@ def _shape(shapes: Shapes, *, split: str, key: str) -> Sequence[int]:
 def _split_counts(data: Mapping[str, Any], shapes: Shapes) -> tuple[int, int, int]:
     """Return the expected trials of train, valid and test after the configured split."""
     shipped = [(_shape(shapes, split=split, key="encod_data") or (0,))[0] for split in ("train", "valid", "test")]
-    num_folds, test_share, valid_share = data["num_folds"], data["test_share"], data["valid_share"]
-    if num_folds > 1:
-        test = sum(shipped) / num_folds
-        valid = (sum(shipped) - test) * valid_share
-        return int(sum(shipped) - test - valid), math.ceil(valid), math.ceil(test)
+    test_share, valid_share = data["test_share"], data["valid_share"]
+    if data["num_folds"] > 1:
+        fold = math.ceil(sum(shipped) / data["num_folds"])  # one fold tests, the next one chooses, the rest trains
+        return max(sum(shipped) - 2 * fold, 1), fold, fold
     train, valid, test = shipped
     if data["split"] in ("auto", "shipped") and valid:
         cut = 0 if test else math.ceil(train * test_share)

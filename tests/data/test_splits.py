@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from recording_files import continuous_arrays, real, small_arrays, write
 from tiny import write_recording
 
-from band.config import DataConfig
+from band.config import DataConfig, RunConfig, to_dict
 from band.data import continuity
 from band.data.continuity import find_joins
 from band.data.recording import Recording, open_recording
 from band.data.splits import Split, make_split
 from band.errors import DataError
+from band.sweep.estimate import sizes_of
 
 
 def recording(tmp_path, **sizes: object) -> Recording:
@@ -246,3 +247,13 @@ def test_neighbouring_chops_stay_together_in_cross_validation_and_trials_of_cond
     assert groups is not None and len(groups) == 40
     assert np.unique(groups, return_counts=True)[1].tolist() == [10, 10, 10, 10]
     assert int((np.diff(groups) != 0).sum()) == 3, "a group is one stretch of the recording"
+
+
+def test_folds_are_as_large_as_the_estimate_of_their_cost_takes_them_to_be(tmp_path):
+    made = make_split(recording(tmp_path, counts=(129, 36), conditions=9), DataConfig(num_folds=5, fold=2))
+    config = to_dict(RunConfig(data=DataConfig(num_folds=5, fold=2)))
+    shapes = {"train": {"encod_data": [129, 8, 5]}, "valid": {"encod_data": [36, 8, 5]}}
+    expected = sizes_of(config, shapes)
+    # Each of the nine conditions is dealt out on its own, and none divides by five.
+    assert abs(expected.train - len(made.train)) <= 9
+    assert abs(expected.valid - len(made.valid)) <= 9 and abs(expected.test - len(made.test)) <= 9
