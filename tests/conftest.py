@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+pytest_plugins = ["slurm_lab.fixtures"]  # a real Slurm cluster, see tests/slurm_lab/README.md
+
 # Before torch is imported anywhere: tests compare bits, and several of them may share a machine of two cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 # How long an example takes says more about what else the machine is doing than about the code.
