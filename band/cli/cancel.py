@@ -10,8 +10,8 @@ from band.cli.progress import Watch, plural
 from band.errors import SweepError
 from band.run_dir import SweepDir
 from band.sweep.control import NOT_OVER, cancel, match_runs, wait_until
-from band.sweep.local import LocalScheduler
 from band.sweep.manifest import find_sweep
+from band.sweep.schedulers import scheduler_for
 
 HELP = "stop runs that are queued or running"
 WAIT_S = 120.0
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.runs) == args.all:
         raise SweepError("name the runs to cancel, or say --all; a cancelled run stays so until it is retried")
     sweep = SweepDir(find_sweep(args.sweep))
-    watch = Watch(sweep, scheduler=LocalScheduler(sweep))
+    watch = Watch(sweep, scheduler=scheduler_for(sweep))
     survey = watch.look()
     chosen = match_runs(survey.manifest, args.runs) if args.runs else survey.in_state(*NOT_OVER)
     running = [name for name in chosen if survey.runs[name].state == "running"]

@@ -14,8 +14,8 @@ from band.errors import SweepError
 from band.run_dir import SweepDir, read_events
 from band.sweep.control import match_runs
 from band.sweep.fold import AttemptFold, by_task
-from band.sweep.local import LocalScheduler
 from band.sweep.manifest import find_sweep
+from band.sweep.schedulers import scheduler_for
 from band.sweep.status import Survey
 
 HELP = "show what a run printed"
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the logs of a run or task, oldest attempt first."""
     sweep = SweepDir(find_sweep(args.sweep))
-    watch = Watch(sweep, scheduler=LocalScheduler(sweep))
+    watch = Watch(sweep, scheduler=scheduler_for(sweep))
     survey = watch.look()
     run_id, task = _choose(args, survey=survey)
     attempts = by_task(survey.folds.values()).get(task, [])

@@ -8,8 +8,9 @@ from band.cli.progress import Watch, plural
 from band.errors import SweepError
 from band.run_dir import SweepDir
 from band.sweep.control import match_runs, retry
-from band.sweep.local import LocalScheduler, queue_claim
+from band.sweep.local import queue_claim
 from band.sweep.manifest import find_sweep
+from band.sweep.schedulers import scheduler_for
 
 HELP = "queue failed runs again"
 
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.runs) == bool(states):
         raise SweepError("name the runs to retry, or say --failed or --cancelled")
     sweep = SweepDir(find_sweep(args.sweep))
-    survey = Watch(sweep, scheduler=LocalScheduler(sweep)).look()
+    survey = Watch(sweep, scheduler=scheduler_for(sweep)).look()
     chosen = match_runs(survey.manifest, args.runs) if args.runs else survey.in_state(*states)
     cleared = retry(sweep, survey, runs=chosen)
     others = len(chosen) - len(cleared)

@@ -10,8 +10,9 @@ from typing import Any
 from band.cli.common import print_json, printable
 from band.cli.progress import Watch, as_json, coloured, duration, plural, running_tasks
 from band.run_dir import SweepDir
-from band.sweep.local import LocalScheduler, queue_claim
+from band.sweep.local import queue_claim
 from band.sweep.manifest import find_sweep
+from band.sweep.schedulers import scheduler_for
 from band.sweep.status import RunStatus, Survey
 
 HELP = "say how far a sweep is, run by run; changes nothing"
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the state of a sweep; 0 when every run is published, 4 when not."""
     sweep = SweepDir(find_sweep(args.sweep))
-    watch = Watch(sweep, scheduler=LocalScheduler(sweep))
+    watch = Watch(sweep, scheduler=scheduler_for(sweep))
     survey = watch.look()
     if args.watch and not args.json:
         survey = _watch(sweep, watch=watch, all_runs=args.runs)

@@ -12,10 +12,11 @@ from band.cli.progress import Watch, duration, plural, show, size
 from band.errors import SweepError
 from band.run_dir import SweepDir
 from band.sweep.control import retry, stop_queue
-from band.sweep.local import QUEUE_LOG, LocalScheduler, queue_claim, start_queue
+from band.sweep.local import QUEUE_LOG, queue_claim, start_queue
 from band.sweep.manifest import find_sweep
 from band.sweep.pack import Packed, room_for
 from band.sweep.resources import detect
+from band.sweep.schedulers import scheduler_for
 from band.sweep.status import Survey
 from band.sweep.submit import Plan, plan, write
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if args.cluster not in CLUSTERS:
         raise SweepError(f"--cluster must be one of {', '.join(CLUSTERS)}, got {args.cluster!r}")
     sweep = SweepDir(find_sweep(args.sweep))
-    watch = Watch(sweep, scheduler=LocalScheduler(sweep))
+    watch = Watch(sweep, scheduler=scheduler_for(sweep))
     survey = watch.look()
     again = [state for state in ("failed", "cancelled") if getattr(args, f"retry_{state}")]
     if again and not args.dry_run and retry(sweep, survey, runs=survey.in_state(*again)):

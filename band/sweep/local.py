@@ -17,6 +17,7 @@ from band.files import read_json_object
 from band.run_dir import SweepDir
 from band.sweep.ledger import RECEIPT, read_intents
 from band.sweep.processes import held_claim
+from band.sweep.status import TaskState
 
 QUEUE_LOG = "queue.log"
 START_TIMEOUT_S = 60.0
@@ -28,9 +29,14 @@ class Claims:
 
     sweep: SweepDir
 
-    def task_states(self, tasks: Collection[str]) -> Mapping[str, str]:
-        """Return {task: "running"} for the tasks that are held."""
-        return {task: "running" for task in tasks if held_claim(self.sweep.task(task).path)}
+    def task_states(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+        """Return the tasks that are held: they run."""
+        claims = {task: held_claim(self.sweep.task(task).path) for task in tasks}
+        return {task: TaskState(state="running", node=claim.attempt.host) for task, claim in claims.items() if claim}
+
+    def endings(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+        """Return nothing: what an attempt did not say nobody knows."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,16 @@ class LocalScheduler:
 
     sweep: SweepDir
 
-    def task_states(self, tasks: Collection[str]) -> Mapping[str, str]:
+    def task_states(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
         """Return the tasks that are running, and, where a queue is alive, those that it has yet to start."""
         claim = queue_claim(self.sweep)
         queued = queue_tasks(self.sweep, since=queue_submission(self.sweep, claim=claim)) if claim else set()
         running = Claims(self.sweep).task_states(tasks)
-        return {**{task: "queued" for task in tasks if task in queued}, **running}
+        return {**{task: TaskState(state="queued") for task in tasks if task in queued}, **running}
+
+    def endings(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+        """Return nothing: what an attempt did not say nobody knows."""
+        return {}
 
 
 def queue_claim(sweep: SweepDir) -> Claim | None:

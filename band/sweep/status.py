@@ -32,11 +32,28 @@ STATES = (
 ACTIVE = ("running", "queued", "held", "planned")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskState:
+    """What a scheduler knows of a task."""
+
+    state: str = ""  # running, queued, held, planned, submit_unknown, lost, cancelled; "": over, or unknown to it
+    words: str = ""  # its own, as they are: "PENDING (Priority)"
+    end: str = ""  # how Slurm ended an attempt that is over: "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "CANCELLED" …
+    end_t: float | None = None  # unix seconds
+    node: str = ""
+    job: str = ""  # "123_4"
+    start_t: float | None = None  # of the attempt that runs or has ended; of one that waits, when it is expected
+
+
 class Scheduler(Protocol):
     """Who runs tasks: this machine's queue, or Slurm."""
 
-    def task_states(self, tasks: Collection[str]) -> Mapping[str, str]:
-        """Return the state ("running", "queued", "held", "planned", "lost", "submit_unknown") of the tasks it knows."""
+    def task_states(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+        """Return what it has of the tasks now: those that it knows."""
+        ...
+
+    def endings(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+        """Return what became of tasks that it no longer has and whose last attempts did not say how they ended."""
         ...
 
 
@@ -53,6 +70,9 @@ class RunStatus:
     epochs_per_s: float = 0.0
     error: str = ""
     message: str = ""
+    words: str = ""  # the scheduler's own about its task
+    node: str = ""
+    job: str = ""  # "123_4"
 
     @property
     def eta_s(self) -> float | None:
@@ -123,10 +143,16 @@ def take_survey(
     ledger = read_ledger(sweep)
     done = {task for task, runs in ledger.tasks.items() if published.issuperset(runs)}
     # The scheduler is asked first: an attempt that ends in between has then already said so in its events.
-    scheduled = scheduler.task_states([task for task in ledger.tasks if task not in done])
+    scheduled = dict(scheduler.task_states([task for task in ledger.tasks if task not in done]))
     folds = read_folds(sweep, known=folds, done=done)
     published |= published_runs(sweep)
-    view = _View(sweep=sweep, ledger=ledger, published=published, scheduled=scheduled, attempts=by_task(folds.values()))
+    attempts = by_task(folds.values())
+    silent = [
+        task for task, found in scheduled.items() if not found.state and not _has_last_word(attempts.get(task, []))
+    ]
+    if silent:
+        scheduled |= scheduler.endings(silent)
+    view = _View(sweep=sweep, ledger=ledger, published=published, scheduled=scheduled, attempts=attempts)
     task_of = {run: task for task, runs in ledger.tasks.items() for run in runs}
     runs = {run.id: view.classify(run, task=task_of.get(run.id, "")) for run in manifest.runs}
     return Survey(manifest=manifest, ledger=ledger, runs=runs, folds=folds)
@@ -140,12 +166,17 @@ def published_runs(sweep: SweepDir) -> set[str]:
         return set()
 
 
+def _has_last_word(attempts: list[AttemptFold]) -> bool:
+    """Return whether the newest attempt said itself how it ended, and that it is not to be continued."""
+    return bool(attempts) and attempts[-1].code is not None and not attempts[-1].interruption
+
+
 @dataclass(frozen=True, kw_only=True)
 class _View:
     sweep: SweepDir
     ledger: Ledger
     published: set[str]
-    scheduled: Mapping[str, str]
+    scheduled: Mapping[str, TaskState]
     attempts: Mapping[str, list[AttemptFold]]
 
     def classify(self, run: Run, *, task: str) -> RunStatus:
@@ -162,7 +193,7 @@ class _View:
         return RunStatus(state=self._state(run, task=task, last=last, is_failed=bool(failure)), **known)
 
     def _state(self, run: Run, *, task: str, last: AttemptFold | None, is_failed: bool) -> str:
-        scheduled = self.scheduled.get(task, "")
+        scheduled = self.scheduled.get(task, TaskState()).state
         is_running = scheduled == "running" and not is_failed
         has_begun = last is not None and not is_failed
         goes_on = not (is_failed or run.retired or run.id in self.ledger.cancelled)
@@ -205,6 +236,9 @@ class _View:
 
     def _known(self, run: Run, *, task: str, attempts: list[AttemptFold], last: AttemptFold | None) -> dict[str, Any]:
         known: dict[str, Any] = {"task": task, "attempt": last.attempt if last else ""}
+        scheduled = self.scheduled.get(task)
+        if scheduled is not None:
+            known |= {"words": scheduled.words, "node": scheduled.node, "job": scheduled.job}
         timed = next((fold for fold in reversed(attempts) if run.id in fold.epochs), None)
         if timed is not None:
             epoch, max_epochs = timed.epochs[run.id]

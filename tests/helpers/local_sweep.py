@@ -15,8 +15,8 @@ from band.attempts import read_claim
 from band.config import RunConfig, to_dict
 from band.files import canonical_json, sha256_file
 from band.run_dir import SweepDir, read_events, verify
-from band.sweep.local import LocalScheduler
 from band.sweep.manifest import read_manifest
+from band.sweep.schedulers import scheduler_for
 from band.sweep.status import Survey, take_survey
 
 HELPERS = Path(__file__).parent
@@ -45,7 +45,7 @@ class LocalSweep:
 
     def survey(self) -> Survey:
         """Return the present state."""
-        return take_survey(self.sweep, read_manifest(self.sweep.path), scheduler=LocalScheduler(self.sweep))
+        return take_survey(self.sweep, read_manifest(self.sweep.path), scheduler=scheduler_for(self.sweep))
 
     def states(self) -> dict[str, str]:
         """Return {run id: state}."""

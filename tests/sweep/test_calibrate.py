@@ -13,14 +13,14 @@ from band.sweep.calibrate import learn_from_task
 from band.sweep.estimate import estimate, speed_correction
 from band.sweep.manifest import read_manifest
 from band.sweep.pack import Room
-from band.sweep.status import take_survey
+from band.sweep.status import TaskState, take_survey
 from band.sweep.submit import plan, write
 
 
 class Nobody:
     """A scheduler that knows of nothing."""
 
-    def task_states(self, tasks: object) -> dict[str, str]:
+    def task_states(self, tasks: object) -> dict[str, TaskState]:
         return {}
 
 

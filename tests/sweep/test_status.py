@@ -23,7 +23,7 @@ from band.sweep.control import match_runs
 from band.sweep.fold import AttemptFold, fold_stream, index_line, read_folds
 from band.sweep.ledger import fold_intents, new_task, read_intents, record
 from band.sweep.manifest import read_manifest
-from band.sweep.status import STATES, Survey, states, take_survey
+from band.sweep.status import STATES, Survey, TaskState, states, take_survey
 
 SEAL = {"schema": 1, "training": {"outcome": "diverged"}}
 
@@ -34,8 +34,11 @@ class Told:
 
     answers: Mapping[str, str] = field(default_factory=dict)
 
-    def task_states(self, tasks: Collection[str]) -> Mapping[str, str]:
-        return {task: state for task, state in self.answers.items() if task in tasks}
+    def task_states(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+        return {task: TaskState(state=state) for task, state in self.answers.items() if task in tasks}
+
+    def endings(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+        return {}
 
 
 def sweep_of(folder: Path, *runs: str) -> SweepDir:

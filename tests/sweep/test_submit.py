@@ -17,7 +17,7 @@ from band.run_dir import EventWriter, SweepDir
 from band.sweep.ledger import read_intents, record
 from band.sweep.manifest import read_manifest
 from band.sweep.pack import Room
-from band.sweep.status import Survey, take_survey
+from band.sweep.status import Survey, TaskState, take_survey
 from band.sweep.submit import Plan, plan, write
 
 ROOM = Room(slots=2, threads=1, device="cpu", memory_bytes=2**40)
@@ -29,8 +29,8 @@ class Told:
 
     answers: Mapping[str, str] = field(default_factory=dict)
 
-    def task_states(self, tasks: Collection[str]) -> Mapping[str, str]:
-        return self.answers
+    def task_states(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+        return {task: TaskState(state=state) for task, state in self.answers.items()}
 
 
 def survey(sweep: SweepDir, **answers: str) -> Survey:
