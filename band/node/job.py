@@ -36,6 +36,7 @@ class Task:
     path: Path
     name: str
     run_ids: tuple[str, ...]
+    populations: tuple[tuple[str, ...], ...]  # trained one after the other; together they are all runs
     dataset: Mapping[str, Any]
     threads: int
     skip: frozenset[str]  # runs not to be trained now
@@ -65,16 +66,20 @@ def read_task(path: Path) -> Task:
         raise SweepError(f"{path}: schema must be {SCHEMA}, got {values.get('schema')!r}; generate and submit again")
     skip = path.with_name("skip.json")
     try:
+        run_ids = tuple(check_name(run["id"], what=f"{path}: run id") for run in values["runs"])
         task = Task(
             path=path,
             name=check_name(values["task"], what=f"{path}: task"),
-            run_ids=tuple(check_name(run["id"], what=f"{path}: run id") for run in values["runs"]),
+            run_ids=run_ids,
+            populations=tuple(tuple(part) for part in values.get("populations", [run_ids])),
             dataset={key: values["dataset"][key] for key in ("path", "digest", "file_digest", "size_bytes")},
             threads=max(1, int(values.get("threads", 1))),
             skip=frozenset(read_json_object(skip).get("runs", ())) if skip.exists() else frozenset(),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SweepError(f"{path} is no task file: {error!r}; generate and submit again") from None
+    if sorted(run for part in task.populations for run in part) != sorted(run_ids):
+        raise SweepError(f"{path}: populations must name each run of the task once; generate and submit again")
     if task.name != path.parent.name:
         raise SweepError(f"{path} is the file of task {task.name}, but lies in the folder of task {path.parent.name}")
     return task

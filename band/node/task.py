@@ -132,7 +132,7 @@ class _Attempt:
         return self._finish()
 
     def _parts(self, streams: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[str]]:
-        """Return the populations to train: as earlier attempts had split them, and as their checkpoints go together."""
+        """Return the populations to train: as packed, as earlier attempts split them, as checkpoints go together."""
         rest = self._open(self.job.task.run_ids)
         splits = [event for events in streams for event in events if event["event"] == "split"]
         parts: list[list[str]] = []
@@ -140,7 +140,8 @@ class _Attempt:
             parts.append([run for run in part if run in rest])
             rest = [run for run in rest if run not in part]
         plan = []
-        for part in [rest, *parts]:
+        populations = [[run for run in population if run in rest] for population in self.job.task.populations]
+        for part in [*populations, *parts]:
             while part:
                 together = self.checkpoints.covered(part)
                 plan.append(together)

@@ -14,20 +14,29 @@ from band.sweep.estimate import PROCESS_BYTES, Estimate, Shapes, estimate
 from band.sweep.manifest import Manifest, Run
 from band.sweep.resources import Resources
 
+WEIGHT = "hyper.behavior_weight"  # what sets an LFADS run apart from the BAND run that it is compared with
+
 MAX_MEMBERS_CPU = 16  # beyond it a core gains nothing, and first results only come later
 MAX_MEMBERS_GPU = 64
+SHORT_S = 300.0  # a population that takes no longer need not hand out first results early: it may be that large on a CPU
+MOST_SHORT_TASKS = 16  # over more tasks than that work is spread only where each is then worth starting
 GROUPS_A_SLOT = 4  # with that many populations a slot, they balance themselves and are not split further
 MEMORY_SHARE = 0.9  # of what is free; the rest is for the system and for what the estimate missed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """A task before it is written: members of one population, and what the task needs."""
+    """A task before it is written: populations trained one after the other, and what the task needs."""
 
-    runs: tuple[Run, ...]
+    populations: tuple[tuple[Run, ...], ...]
     dataset: int
     seconds: float  # alone on one core, summed over the members
     memory_bytes: int
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs of all its populations."""
+        return tuple(run for population in self.populations for run in population)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,9 @@ class Room:
     device: str  # "cpu" or "cuda"
     memory_bytes: int  # of all tasks together
     gpus: tuple[int, ...] = ()
+    task_bytes: int = 0  # most memory of one task; 0: all there is, or an even share
+    task_s: float = 0.0  # most seconds of one task, unless a single run takes longer; 0: any
+    worth_s: float = 0.0  # populations follow one another in one task until that makes it worth starting; 0: never
 
     @property
     def max_members(self) -> int:
@@ -87,22 +99,67 @@ def pack(manifest: Manifest, runs: Sequence[Run], *, room: Room, members: int = 
         manifest: the sweep.
         runs: those to pack; each ends up in exactly one task.
         room: what runs at once.
-        members: the largest population; 0: what pays on the device and fits the memory.
+        members: the largest population; 0: what pays on the device and fits memory and time.
 
     Raises:
         SweepError: a single run needs more memory than there is.
     """
+    populations = sorted(_populations(manifest, runs, room=room, members=members), key=lambda task: -task.seconds)
+    return sorted(_joined(populations, room=room), key=lambda task: -task.seconds) if room.worth_s else populations
+
+
+def _populations(manifest: Manifest, runs: Sequence[Run], *, room: Room, members: int) -> list[Packed]:
+    """Return the tasks of one population each."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(population_key(run, config=manifest.run_config(run)), []).append(run)
     tasks = []
     for group in groups.values():
         cost = estimate(manifest.run_config(group[0]), dataset_shapes_of(manifest, group[0].dataset))
-        parts = math.ceil(len(group) / _member_limit(cost, room=room, members=members))
+        limit = _member_limit(cost, room=room, members=members)
+        parts = math.ceil(len(group) / limit)
         if len(groups) < GROUPS_A_SLOT * room.slots:
             parts = min(math.ceil(parts / room.slots) * room.slots, len(group))
-        tasks += [_packed(part, cost=cost) for part in split_evenly(group, parts=parts)]
-    return sorted(tasks, key=lambda task: -task.seconds)
+        tasks += [_packed(part, cost=cost) for part in _split_between_pairs(group, parts=parts, limit=limit)]
+    return tasks
+
+
+def _split_between_pairs(group: Sequence[Run], *, parts: int, limit: int) -> list[Sequence[Run]]:
+    """Return a group in `parts` pieces; runs that differ in the weight of behaviour alone stay together if they can."""
+    pairs: dict[str, list[Run]] = {}
+    for run in group:
+        others = {key: value for key, value in run.overrides.items() if key != WEIGHT}
+        pairs.setdefault(json.dumps([run.dataset, others], sort_keys=True), []).append(run)
+    pieces = [[run for pair in part for run in pair] for part in split_evenly(list(pairs.values()), parts=parts)]
+    if parts <= len(pairs) and all(len(piece) <= limit for piece in pieces):
+        return list(pieces)
+    return split_evenly(group, parts=parts)
+
+
+def _joined(populations: Sequence[Packed], *, room: Room) -> list[Packed]:
+    """Return tasks in which short populations of one recording follow one another."""
+    total = sum(population.seconds for population in populations)
+    most = min(room.worth_s, room.task_s or math.inf, total / min(room.slots, MOST_SHORT_TASKS)) * (1 + 1e-9)
+    tasks: list[Packed] = []
+    open_tasks: dict[int, Packed] = {}
+    for population in populations:
+        task = open_tasks.get(population.dataset)
+        if task is not None and task.seconds + population.seconds <= most:
+            open_tasks[population.dataset] = _follow(task, population)
+            continue
+        if task is not None:
+            tasks.append(task)
+        open_tasks[population.dataset] = population
+    return [*tasks, *open_tasks.values()]
+
+
+def _follow(task: Packed, population: Packed) -> Packed:
+    return Packed(
+        populations=(*task.populations, *population.populations),
+        dataset=task.dataset,
+        seconds=task.seconds + population.seconds,
+        memory_bytes=max(task.memory_bytes, population.memory_bytes),
+    )
 
 
 def dataset_shapes_of(manifest: Manifest, dataset: int) -> Shapes:
@@ -119,21 +176,24 @@ def split_evenly(items: Sequence[Any], *, parts: int) -> list[Sequence[Any]]:
 
 def _member_limit(cost: Estimate, *, room: Room, members: int) -> int:
     """Return how many members of that cost fit into one task."""
-    most = members or room.max_members
+    is_short = cost.seconds * MAX_MEMBERS_GPU <= SHORT_S
+    most = members or (MAX_MEMBERS_GPU if is_short else room.max_members)
+    if room.task_s:
+        most = max(min(most, int(room.task_s / cost.seconds)), 1)
     if room.device == "cuda":  # their memory is the GPU's, which the trainer finds out
         return most
-    if PROCESS_BYTES + cost.memory_bytes > room.memory_bytes:
-        need, free = (f"{value / 2**30:.1f} GiB" for value in (PROCESS_BYTES + cost.memory_bytes, room.memory_bytes))
-        raise SweepError(
-            f"one run needs about {need} of memory and {free} can be used; free some, or make arch smaller"
-        )
-    fits = (room.memory_bytes // room.slots - PROCESS_BYTES) // cost.memory_bytes
+    there = room.task_bytes or room.memory_bytes
+    if PROCESS_BYTES + cost.memory_bytes > there:
+        need, free = (f"{value / 2**30:.1f} GiB" for value in (PROCESS_BYTES + cost.memory_bytes, there))
+        remedy = "give more by --mem" if room.task_bytes else "free some"
+        raise SweepError(f"one run needs about {need} of memory and {free} can be used; {remedy}, or make arch smaller")
+    fits = ((room.task_bytes or room.memory_bytes // room.slots) - PROCESS_BYTES) // cost.memory_bytes
     return max(min(most, fits), 1)
 
 
 def _packed(runs: Sequence[Run], *, cost: Estimate) -> Packed:
     return Packed(
-        runs=tuple(runs),
+        populations=(tuple(runs),),
         dataset=runs[0].dataset,
         seconds=cost.seconds * len(runs),
         memory_bytes=PROCESS_BYTES + cost.memory_bytes * len(runs),

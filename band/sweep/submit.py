@@ -95,11 +95,13 @@ def write(plan: Plan, *, sweep: SweepDir, manifest: Manifest) -> Intent:
 
 
 def _task_values(packed: Packed, *, task: str, sweep: SweepDir, manifest: Manifest, room: Room) -> dict[str, Any]:
+    populations = [[run.id for run in population] for population in packed.populations]
     return {
         "schema": SCHEMA,
         "sweep": sweep.name,
         "task": task,
         "runs": [{"id": run.id, "config": manifest.run_config(run)} for run in packed.runs],
+        **({"populations": populations} if len(populations) > 1 else {}),
         "dataset": _dataset(manifest, packed.dataset),
         "threads": room.threads,
         "device": room.device,

@@ -153,3 +153,53 @@ def test_gpus_are_counted_without_importing_torch(tmp_path: Path, monkeypatch: p
         visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-8932f937"}, tmp_path)
     monkeypatch.setattr("band.sweep.resources.torch_has_cuda", lambda: False)
     assert visible_gpus({}, tmp_path) == ()
+
+
+SHORT = {"train.max_epochs": 1, "output.level": "scores"}
+
+
+def slurm_room(slots: int, **values: float) -> Room:
+    return Room(slots=slots, threads=1, device="cpu", memory_bytes=2**40, worth_s=900, **values)  # type: ignore[arg-type]
+
+
+def test_two_hundred_short_runs_on_eight_slots_are_eight_tasks_of_25_whether_of_one_shape_or_of_many() -> None:
+    same = manifest_of([{**SHORT, "seed": n} for n in range(200)])
+    tasks = pack(same, same.runs, room=slurm_room(8))
+    assert sizes(tasks) == [25] * 8 and all(len(task.populations) == 1 for task in tasks)
+    other = manifest_of([{**SHORT, "train.patience": n + 1} for n in range(200)])
+    tasks = pack(other, other.runs, room=slurm_room(8))
+    assert sizes(tasks) == [25] * 8 and all(len(task.populations) == 25 for task in tasks)
+
+
+def test_populations_are_joined_no_further_than_makes_a_task_worth_starting_and_fits_its_time() -> None:
+    manifest = manifest_of([{"train.patience": n + 1, "dataset": n % 2} for n in range(60)])
+    alone = pack(manifest, manifest.runs, room=slurm_room(8, task_s=0.001))
+    assert sizes(alone) == [1] * 60
+    one_s = alone[0].seconds
+    joined = pack(manifest, manifest.runs, room=slurm_room(4))
+    assert all(task.seconds <= max(900, one_s) for task in joined)
+    assert all(len({run.dataset for run in task.runs}) == 1 for task in joined)
+    assert sorted(run.id for task in joined for run in task.runs) == sorted(run.id for run in manifest.runs)
+    timed = pack(manifest, manifest.runs, room=slurm_room(4, task_s=2.5 * one_s))
+    assert max(len(task.runs) for task in timed) <= 2
+    assert max(task.memory_bytes for task in joined) == alone[0].memory_bytes
+
+
+def test_pairs_stay_in_one_task_where_they_can() -> None:
+    points = [{"seed": n, "hyper.behavior_weight": weight} for weight in (0.0, 1.0) for n in range(9)]
+    manifest = manifest_of(points)
+    tasks = pack(manifest, manifest.runs, room=room(2))
+    assert sizes(tasks) == [8, 10]
+    for task in tasks:
+        seeds = [run.overrides["seed"] for run in task.runs]
+        assert all(seeds.count(seed) == 2 for seed in seeds)
+    assert sizes(pack(manifest, manifest.runs, room=room(18))) == [1] * 18
+
+
+def test_the_memory_of_one_task_bounds_its_members_and_what_cannot_hold_one_run_is_an_error() -> None:
+    manifest = manifest_of([{"seed": n} for n in range(16)])
+    alone = pack(manifest, manifest.runs[:1], room=room(1))[0].memory_bytes
+    tasks = pack(manifest, manifest.runs, room=slurm_room(1, task_bytes=int(1.5 * alone)))
+    assert len(tasks) > 1 and max(task.memory_bytes for task in tasks) <= 1.5 * alone
+    with pytest.raises(SweepError, match="give more by --mem"):
+        pack(manifest, manifest.runs, room=slurm_room(1, task_bytes=alone - 1))
