@@ -155,7 +155,7 @@ def test_gpus_are_counted_without_importing_torch(tmp_path: Path, monkeypatch: p
     assert visible_gpus({}, tmp_path) == ()
 
 
-SHORT = {"train.max_epochs": 1, "output.level": "scores"}
+SHORT = {"train.max_epochs": 1, "train.posterior_samples": 1, "output.level": "scores"}
 
 
 def slurm_room(slots: int, **values: float) -> Room:
