@@ -276,6 +276,16 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(values)).hexdigest()
 
 
+def code_digest(package: Path) -> str:
+    """Return the sha256 over every Python file of a package's folder, names included.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py") if path.is_file()}
+    return _digest({name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()})
+
+
 class EventWriter:
     """Appends events to a stream of which it is the only writer; while home cannot be written it keeps them."""
 

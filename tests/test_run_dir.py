@@ -22,6 +22,7 @@ from band.run_dir import (
     SweepDir,
     TaskDir,
     check_name,
+    code_digest,
     manifest_digests,
     read_events,
     read_result,
@@ -234,3 +235,24 @@ def test_a_home_that_is_gone_for_long_does_not_fill_the_memory(tmp_path: Path) -
     assert writer.write("ended")
     names = [event["event"] for event in read_events(writer.path)[0]]
     assert len(names) <= 51 and [name for name in names if name != "epoch"] == ["claimed", "published", "ended"]
+
+
+def test_the_digest_of_code_tells_any_change_of_a_python_file_and_of_nothing_else(tmp_path: Path) -> None:
+    package = tmp_path / "band"
+    (package / "node").mkdir(parents=True)
+    (package / "a.py").write_text("a = 1\n")
+    (package / "node" / "b.py").write_text("b = 1\n")
+    found = [code_digest(package)]
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "a.pyc").write_text("compiled")
+    (package / "README.md").write_text("text")
+    assert code_digest(package) == found[0]
+    for change in (
+        lambda: (package / "a.py").write_text("a = 2\n"),
+        lambda: (package / "a.py").rename(package / "c.py"),
+        lambda: (package / "c.py").rename(package / "node" / "a.py"),
+        lambda: (package / "node" / "b.py").unlink(),
+    ):
+        change()
+        found.append(code_digest(package))
+    assert len(set(found)) == 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -11,17 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from band.run_dir import code_digest
+
 PACKAGES = ("torch", "numpy", "h5py", "submitit", "omegaconf")
-
-
-@lru_cache
-def code_digest() -> str:
-    """Return the sha256 over every Python file of the running package, names included."""
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 @lru_cache
@@ -62,7 +53,7 @@ def provenance(*, device: str, threads: int, packing: list[str], attempt: str) -
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "unknown"
     return {
-        "code": code_digest(),
+        "code": code_digest(Path(__file__).parents[1]),
         "commit": commit,
         "dirty": dirty,
         "versions": versions,
