@@ -29,8 +29,9 @@ KEYS = (
     "pack",
     "cluster",
     "submit",
+    "policy",
 )
-MERGED = ("base", "grid", "random", "pair", "cluster", "submit")  # key by key; the others replace what lies below
+MERGED = ("base", "grid", "random", "pair", "cluster", "submit", "policy")  # key by key; the rest replace what is below
 MAX_INCLUDES = 16
 
 

@@ -31,6 +31,9 @@ class AttemptFold:
     first_epochs: dict[str, Any] = field(default_factory=dict)  # the attempt's first epoch event: t, and {run: epoch}
     steps_per_s: float = 0.0
     checkpoint_step: int = -1
+    host: str = ""
+    population: list[str] = field(default_factory=list)  # what was trained together last
+    parts: list[list[str]] = field(default_factory=list)  # populations still to be trained when one was last divided
     interruption: str = ""  # why it broke off to be continued
     code: int | None = None  # of `ended`, the last event of an attempt that could still speak
 
@@ -59,8 +62,17 @@ class AttemptFold:
             handle(self, event)
 
 
+def _on_claimed(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    fold.host = str(event.get("host", ""))
+
+
 def _on_started(fold: AttemptFold, event: Mapping[str, Any]) -> None:
     fold.phases.update(dict.fromkeys(event["runs"], "started"))
+    fold.population = list(event["runs"])
+
+
+def _on_split(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    fold.parts = [list(part) for part in event.get("parts", [])]
 
 
 def _on_epoch(fold: AttemptFold, event: Mapping[str, Any]) -> None:
@@ -98,7 +110,19 @@ def _on_ended(fold: AttemptFold, event: Mapping[str, Any]) -> None:
     fold.code = int(event["code"])
 
 
+def _on_unsynced(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    fold.phases.update(dict.fromkeys(event["runs"], "finished"))
+
+
+def _on_missing(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    fold.phases.update(dict.fromkeys(event["runs"], "started"))
+
+
 _HANDLERS = {
+    "claimed": _on_claimed,
+    "split": _on_split,
+    "unsynced": _on_unsynced,
+    "missing": _on_missing,
     "started": _on_started,
     "epoch": _on_epoch,
     "checkpoint": _on_checkpoint,

@@ -16,9 +16,10 @@ from band.sweep.fields import FIELDS
 from band.sweep.grid import Expansion, expand
 from band.sweep.identity import LEGACY
 from band.sweep.manifest import SWEEPS, Manifest, Run, manifest_text, read_manifest
+from band.sweep.policy import read_policy
 from band.sweep.yaml_file import Node, kind_of, plain
 
-OPTIONS = ("pack", "cluster", "submit")
+OPTIONS = ("pack", "cluster", "submit", "policy")
 MAX_NAME = 64
 
 
@@ -148,6 +149,8 @@ def _options(document: Document) -> dict[str, Any]:
     for key, kinds, wanted in (("cluster", (str, dict), "a name or a mapping"), ("submit", (dict,), "a mapping")):
         if key in options and not isinstance(options[key].value, kinds):
             raise ConfigError(f"{options[key].source}: {key} must be {wanted}, found {kind_of(options[key])}")
+    if "policy" in options:
+        read_policy((str(options["policy"].source), plain(options["policy"])))
     return {key: plain(node) for key, node in options.items()}
 
 

@@ -85,6 +85,8 @@ CASES = [
     ("pack: 0", "s.yaml:2: pack must be auto, or how many runs share a device, found 0"),
     ("cluster: 3", "s.yaml:2: cluster must be a name or a mapping, found 3"),
     ("submit: 3", "s.yaml:2: submit must be a mapping, found 3"),
+    ("policy: {exeption: 1}", "s.yaml:2: policy.exeption is no failure that is tried again; did you mean exception"),
+    ("policy: {time_limit: often}", "s.yaml:2: policy.time_limit must be how often to try again"),
     # values
     ("grid: {lr: [1e-3, fast]}", "s.yaml:2: hyper.lr must be a number, found 'fast'"),
     ("grid: {lr: [.inf]}", "s.yaml:2: hyper.lr must be a number, found inf"),
