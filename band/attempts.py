@@ -212,6 +212,24 @@ def take(folder: Path, *, attempt: Attempt, is_over: Callable[[Claim], bool] = e
     return claim
 
 
+def release_for(folder: Path, *, is_over: Callable[[Claim], bool] = ended_here) -> bool:
+    """Give a task back on behalf of an attempt that is over; return whether nobody holds it now.
+
+    Args:
+        folder: the task's folder.
+        is_over: whether the attempt of a claim has ended, as the scheduler says; False where unknown.
+
+    Raises:
+        BandError: the claim file is damaged.
+        OSError: the folder cannot be read or written.
+    """
+    claim = read_claim(folder)
+    if claim is not None and not claim.is_released and is_over(claim):
+        claim.release()  # the exclusive creation of the next number: an attempt that takes it at this moment wins
+        claim = read_claim(folder)
+    return claim is None or claim.is_released
+
+
 def _may_follow(attempt: Attempt, *, older: Claim, is_over: Callable[[Claim], bool]) -> bool:
     free = older.is_released or older.attempt == attempt or attempt.is_restart_of(older.attempt)
     return free or is_over(older)

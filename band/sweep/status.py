@@ -90,6 +90,7 @@ class Survey:
     ledger: Ledger
     runs: dict[str, RunStatus]
     folds: dict[str, AttemptFold] = field(default_factory=dict)
+    scheduled: Mapping[str, TaskState] = field(default_factory=dict)  # said of tasks that are not over
 
     def counts(self) -> dict[str, int]:
         """Return {state: runs} in the order of STATES, states without runs left out."""
@@ -155,7 +156,7 @@ def take_survey(
     view = _View(sweep=sweep, ledger=ledger, published=published, scheduled=scheduled, attempts=attempts)
     task_of = {run: task for task, runs in ledger.tasks.items() for run in runs}
     runs = {run.id: view.classify(run, task=task_of.get(run.id, "")) for run in manifest.runs}
-    return Survey(manifest=manifest, ledger=ledger, runs=runs, folds=folds)
+    return Survey(manifest=manifest, ledger=ledger, runs=runs, folds=folds, scheduled=scheduled)
 
 
 def published_runs(sweep: SweepDir) -> set[str]:
