@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm_lab.init import LOGIN_HOST
+from slurm_lab.init import LOGIN_HOST, MEMORY_CGROUPS
 
 GPUS_PER_NODE = 2
 Settings = Mapping[str, str | int]
+# Memory limits act through cgroups: the kernel kills one process that takes too much, not the whole step.
+CGROUP_KILLS: Settings = {"TaskPlugin": "task/cgroup", "JobAcctGatherParams": "NoOverMemoryKill"}
+CGROUP_CONF = "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\nConstrainCores=no\nConstrainDevices=no\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,11 @@ class Plan:
     def database_socket(self) -> Path:
         """Socket of this lab's own mariadbd."""
         return self.root / "run/mysql"
+
+    @property
+    def cgroup(self) -> Path:
+        """This lab's own memory cgroup, where the machine has such."""
+        return MEMORY_CGROUPS / f"slurm-lab-{self.first_port}"
 
     def scratch(self, node: str) -> Path:
         """Folder that a node sees as /disk/scratch."""
@@ -137,6 +145,7 @@ def slurmdbd_conf(plan: Plan) -> str:
         "StorageType": "accounting_storage/mysql",
         "StorageHost": "localhost",
         "StorageUser": "root",
+        "TrackWCKey": "yes",
     }
     return "".join(f"{name}={value}\n" for name, value in lines.items())
 

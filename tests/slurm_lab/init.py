@@ -1,7 +1,7 @@
 """First process of a lab: gives it a file system, a host name and process ids of its own, and ends it with its owner.
 
-Run as `unshare --mount --uts --pid --fork python3 init.py ROOT OWNER_PIDFD`. When this process ends, however it ends,
-the kernel kills everything that was started inside and takes the mounts away.
+Run as `unshare --mount --uts --pid --fork python3 init.py ROOT CGROUP OWNER_PIDFD`. When this process ends, however it
+ends, the kernel kills everything that was started inside and takes the mounts away.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 
 LOGIN_HOST = "login"
+SCRATCH = Path("/disk/scratch")
+MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")  # there only with cgroups of version 1
 STAGING = Path("/mnt")  # where the new root is put together before it becomes the root
 
 
@@ -24,7 +26,7 @@ def mount(*arguments: str | Path) -> None:
 
 
 def mirror_root(entries: list[Path]) -> None:
-    """Fill a new file system with everything that / holds, so that folders can be added without touching the machine."""
+    """Put everything that / holds into a new file system, where folders can be added without touching the machine."""
     mount("-t", "tmpfs", "-o", "mode=755", "lab", STAGING)
     for entry in entries:
         place = STAGING / entry.name
@@ -48,22 +50,30 @@ def enter_new_root() -> None:
     os.chdir("/")
 
 
-def main(root: Path, owner: int) -> None:
+def mount_own_files(root: Path, *, cgroup: Path) -> None:
+    """Show the lab's own scratch, configuration, host names and memory cgroups where programs look for them."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    mount("--bind", root / "etc/hosts", "/etc/hosts")
+    if Path("/etc/slurm").is_dir():
+        mount("--bind", root / "etc", "/etc/slurm")  # found without SLURM_CONF too
+    if (MEMORY_CGROUPS / "cgroup.procs").exists():
+        cgroup.mkdir(exist_ok=True)
+        mount("--bind", cgroup, MEMORY_CGROUPS)  # two labs have nodes and jobs of the same names
+
+
+def main(root: Path, cgroup: Path, owner: int) -> None:
     """Set the lab up, say so, and wait until its owner is gone or closes our input."""
     socket.sethostname(LOGIN_HOST)
     mirror_root(sorted(Path("/").iterdir()))
     enter_new_root()
-    Path("/disk/scratch").mkdir(parents=True, exist_ok=True)
-    if Path("/etc/slurm").is_dir():
-        mount("--bind", root / "etc", "/etc/slurm")  # found without SLURM_CONF too
-    mount("--bind", root / "etc/hosts", "/etc/hosts")
+    mount_own_files(root, cgroup=cgroup)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the orphans that fall to us
     print("ready", flush=True)
-    waiting = select.poll()
-    waiting.register(owner, select.POLLIN)
-    waiting.register(sys.stdin.fileno(), select.POLLIN | select.POLLHUP)
-    waiting.poll()
+    end = select.poll()
+    end.register(owner, select.POLLIN)
+    end.register(sys.stdin.fileno(), select.POLLHUP)
+    end.poll()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
