@@ -18,7 +18,7 @@ WEIGHT = "hyper.behavior_weight"  # what sets an LFADS run apart from the BAND r
 
 MAX_MEMBERS_CPU = 16  # beyond it a core gains nothing, and first results only come later
 MAX_MEMBERS_GPU = 64
-SHORT_S = 300.0  # a population that takes no longer need not hand out first results early: it may be that large on a CPU
+SHORT_S = 300.0  # a population that takes no longer need not hand out results early: on a CPU too it may be large
 MOST_SHORT_TASKS = 16  # over more tasks than that work is spread only where each is then worth starting
 GROUPS_A_SLOT = 4  # with that many populations a slot, they balance themselves and are not split further
 MEMORY_SHARE = 0.9  # of what is free; the rest is for the system and for what the estimate missed

@@ -27,6 +27,7 @@ from band.sweep.local import Claims, queue_tasks
 from band.sweep.manifest import Manifest, read_manifest
 from band.sweep.processes import ask_to_stop, held_claim, is_here
 from band.sweep.status import Survey, take_survey
+from band.sweep.submit import write_skip
 from band.sweep.submitit_jobs import Job, start_job, sweep_up
 
 TICK_S = 0.2
@@ -137,23 +138,12 @@ class Queue:
 
     def _start(self, task: str) -> None:
         survey = self._survey()
-        self._write_skip(task, survey=survey)
+        write_skip(self.sweep, task, members=survey.ledger.tasks[task], survey=survey)
         used = {entry.gpu for entry in self.running.values()}
         gpu = next((index for index in self.room["gpus"] if index not in used), None)
         job = start_job(self.sweep, submission=self.submission, task=task, gpu=gpu)
         self._enter(task, job=job, gpu=gpu)
         say(f"task {task} started: {len(self._open_runs(task, survey=survey))} runs")
-
-    def _write_skip(self, task: str, *, survey: Survey) -> None:
-        """Tell the coming attempt which runs to leave alone; no file where there are none."""
-        path = self.sweep.task(task).path / "skip.json"
-        stays = ("failed", "cancelled", "retired")
-        members = survey.ledger.tasks[task]
-        skipped = [run for run in members if run not in survey.runs or survey.runs[run].state in stays]
-        if skipped:
-            write_atomic(path, canonical_json({"runs": sorted(skipped)}) + b"\n")
-        else:
-            path.unlink(missing_ok=True)
 
     def _enter(self, task: str, *, job: Job | None, gpu: int | None) -> None:
         threads, memory_bytes = self._needs(task)

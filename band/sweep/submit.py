@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,13 @@ from band.sweep.manifest import Manifest, Run
 from band.sweep.pack import Packed, Room, dataset_shapes_of, pack
 from band.sweep.processes import held_claim
 from band.sweep.resources import num_cores
-from band.sweep.status import Survey
+from band.sweep.status import Survey, TaskState
 
 SCHEMA = 1
+SKIP = "skip.json"
 WANTED = ("new", "interrupted", "unsynced", "lost")  # states of a run that submitting takes up
+BUSY = ("running", "queued", "held", "planned", "submit_unknown")  # states of a task that somebody has
+STAYS = ("failed", "cancelled", "retired")  # states of a run that its task's next attempt leaves alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +51,19 @@ def plan(survey: Survey, *, sweep: SweepDir, room: Room, members: int = 0, limit
         room: what runs at once.
         members: the largest population of a new task; 0: as many as pay.
         limit: take up only so many runs, the first of the manifest; 0: all.
-        adopt: take up running runs as well: nobody would start them again if they died.
+        adopt: take up what runs on this machine as well: nobody would start it again if it died.
 
     Raises:
         SweepError: a single run needs more memory than there is.
     """
     manifest = survey.manifest
     states = (*WANTED, "running") if adopt else WANTED
-    wanted = [run for run in manifest.active() if survey.runs[run.id].state in states]
-    wanted = wanted[:limit] if limit else wanted
     task_of = {run: task for task, runs in survey.ledger.tasks.items() for run in runs}
-    packed = {task for task in {task_of.get(run.id) for run in wanted} if task and sweep.task(task).task_json.exists()}
+    busy = {task for task, found in survey.scheduled.items() if _is_busy(found, adopt=adopt)}
+    wanted = [run for run in manifest.active() if survey.runs[run.id].state in states]
+    wanted = [run for run in wanted if task_of.get(run.id) not in busy]
+    wanted = wanted[:limit] if limit else wanted
+    packed = {task for task in {task_of.get(run.id) for run in wanted} if task and _keeps(sweep, task, survey, room)}
     costs = [_cost(manifest, run, epoch=survey.runs[run.id].epoch) for run in wanted]
     return Plan(
         new=pack(manifest, [run for run in wanted if task_of.get(run.id) not in packed], room=room, members=members),
@@ -69,6 +75,23 @@ def plan(survey: Survey, *, sweep: SweepDir, room: Room, members: int = 0, limit
     )
 
 
+def _keeps(sweep: SweepDir, task: str, survey: Survey, room: Room) -> bool:
+    """Return whether a task stays as it was packed: what has begun does, and all else that the room can hold."""
+    try:
+        values = read_json_object(sweep.task(task).task_json)
+    except FileNotFoundError:
+        return False
+    if any(fold.task == task for fold in survey.folds.values()):
+        return True
+    fits = not room.task_bytes or int(values["memory_bytes"]) <= room.task_bytes
+    return values["device"] == room.device and (fits or room.device == "cuda")
+
+
+def _is_busy(task: TaskState, *, adopt: bool) -> bool:
+    """Return whether somebody has the task; with `adopt`, what runs outside of Slurm may be taken up."""
+    return task.state in BUSY and not (adopt and task.state == "running" and not task.job)
+
+
 def _cost(manifest: Manifest, run: Run, *, epoch: int) -> tuple[float, int]:
     """Return the seconds that a run still takes alone, and its bytes at home."""
     config = manifest.run_config(run)
@@ -76,8 +99,22 @@ def _cost(manifest: Manifest, run: Run, *, epoch: int) -> tuple[float, int]:
     return cost.seconds * (1 - epoch / max(config["train"]["max_epochs"], epoch, 1)), cost.home_bytes
 
 
-def write(plan: Plan, *, sweep: SweepDir, manifest: Manifest) -> Intent:
+def write(
+    plan: Plan,
+    *,
+    sweep: SweepDir,
+    manifest: Manifest,
+    scheduler: str = "local",
+    options: Mapping[str, Any] | None = None,
+) -> Intent:
     """Write the task files of a plan and then the request, which alone makes them count.
+
+    Args:
+        plan: what to submit.
+        sweep: the sweep's folder.
+        manifest: its manifest.
+        scheduler: who is to run it.
+        options: what the scheduler is asked for; None: the plan's room, on this machine.
 
     Raises:
         OSError: the sweep folder cannot be written; nothing is submitted then.
@@ -90,8 +127,23 @@ def write(plan: Plan, *, sweep: SweepDir, manifest: Manifest) -> Intent:
         values = _task_values(packed, task=task, sweep=sweep, manifest=manifest, room=plan.room)
         write_atomic(sweep.task(task).task_json, canonical_json(values) + b"\n")
         tasks[task] = tuple(run.id for run in packed.runs)
-    options = dataclasses.asdict(plan.room) | {"cores": num_cores()}
-    return record(sweep, "submit", runs=plan.runs, tasks=tasks, options=options)
+    if options is None:
+        options = dataclasses.asdict(plan.room) | {"cores": num_cores()}
+    return record(sweep, "submit", runs=plan.runs, tasks=tasks, options=options, scheduler=scheduler)
+
+
+def write_skip(sweep: SweepDir, task: str, *, members: Iterable[str], survey: Survey) -> None:
+    """Tell the task's next attempt which runs to leave alone; no file where there are none.
+
+    Raises:
+        OSError: the task's folder cannot be written.
+    """
+    path = sweep.task(task).path / SKIP
+    skipped = [run for run in members if run not in survey.runs or survey.runs[run].state in STAYS]
+    if skipped:
+        write_atomic(path, canonical_json({"runs": sorted(skipped)}) + b"\n")
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _task_values(packed: Packed, *, task: str, sweep: SweepDir, manifest: Manifest, room: Room) -> dict[str, Any]:
