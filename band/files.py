@@ -90,6 +90,28 @@ def rename_exclusive(source: Path, target: Path) -> bool:
     return True
 
 
+def refuses_to_replace(folder: Path) -> bool:
+    """Return whether the file system of `folder` itself has a rename that refuses to replace (NFS has none).
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    source, target = (_temporary_name(folder / "rename") for _ in range(2))
+    try:
+        for path in (source, target):
+            path.mkdir()
+        _renameat2(source, target)
+    except OSError as error:
+        if error.errno not in (*_TAKEN, *_UNSUPPORTED):
+            raise
+        return error.errno in _TAKEN
+    finally:
+        for path in (source, target):
+            with suppress(OSError):
+                path.rmdir()
+    return False
+
+
 def _rename_noreplace(source: Path, target: Path) -> None:
     try:
         _renameat2(source, target)

@@ -1,0 +1,19 @@
+#!/bin/bash
+# band in a conda environment on the shared home: made once on the login node with
+#     conda create -n band python=3.11 && conda activate band && pip install .
+# README.md beside this file says how a template is read. Change what differs on your cluster, then try it with doctor.
+
+# Remove one # to choose: `sinfo -s` lists partitions, `sacctmgr show assoc user=$USER` accounts.
+##SBATCH --partition=gpu
+##SBATCH --account=my-lab
+##SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=2
+#SBATCH --mem=4G
+#SBATCH --time=08:00:00
+
+# A disk of the node itself that outlives the job; without this line band looks for one.
+#export BAND_SCRATCH="/scratch/${USER:-$(id -un)}/band"
+
+# A job's shell is not a login shell: `conda activate` needs conda's own script, below what `conda info --base` prints.
+source "${CONDA_ROOT:-$HOME/miniconda3}/etc/profile.d/conda.sh" || exit 72
+conda activate band || exit 72
