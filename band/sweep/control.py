@@ -79,6 +79,7 @@ def retry(sweep: SweepDir, survey: Survey, *, runs: Iterable[str]) -> list[str]:
     for run in cleared:
         past = attempts.get(survey.runs[run].task, [])
         failures[run] = [fold.stem for fold in past if fold.phases.get(run) == "failed"]
+        failures[run] += [survey.runs[run].blamed] if survey.runs[run].blamed else []
     record(sweep, "retry", runs=cleared, failures=failures)
     return cleared
 

@@ -35,6 +35,7 @@ class AttemptFold:
     population: list[str] = field(default_factory=list)  # what was trained together last
     parts: list[list[str]] = field(default_factory=list)  # populations still to be trained when one was last divided
     interruption: str = ""  # why it broke off to be continued
+    requeued: bool = False  # whether it had Slurm queue its job again when it broke off
     code: int | None = None  # of `ended`, the last event of an attempt that could still speak
 
     @property
@@ -104,6 +105,7 @@ def _on_failed(fold: AttemptFold, event: Mapping[str, Any]) -> None:
 
 def _on_interrupted(fold: AttemptFold, event: Mapping[str, Any]) -> None:
     fold.interruption = str(event.get("reason") or "unknown")
+    fold.requeued = event.get("requeued") is True
 
 
 def _on_ended(fold: AttemptFold, event: Mapping[str, Any]) -> None:

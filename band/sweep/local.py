@@ -34,7 +34,7 @@ class Claims:
         claims = {task: held_claim(self.sweep.task(task).path) for task in tasks}
         return {task: TaskState(state="running", node=claim.attempt.host) for task, claim in claims.items() if claim}
 
-    def endings(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+    def endings(self, tasks: Mapping[str, object]) -> Mapping[str, TaskState]:
         """Return nothing: what an attempt did not say nobody knows."""
         return {}
 
@@ -52,7 +52,7 @@ class LocalScheduler:
         running = Claims(self.sweep).task_states(tasks)
         return {**{task: TaskState(state="queued") for task in tasks if task in queued}, **running}
 
-    def endings(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+    def endings(self, tasks: Mapping[str, object]) -> Mapping[str, TaskState]:
         """Return nothing: what an attempt did not say nobody knows."""
         return {}
 
@@ -73,8 +73,9 @@ def queue_submission(sweep: SweepDir, *, claim: Claim) -> str:
 
 
 def queue_tasks(sweep: SweepDir, *, since: str) -> set[str]:
-    """Return the tasks that requests from that number on hand to a queue."""
-    return {task for intent in read_intents(sweep) if int(intent.number) >= int(since) for task in intent.tasks}
+    """Return the tasks that requests from that number on hand to a queue on this machine."""
+    intents = [intent for intent in read_intents(sweep) if int(intent.number) >= int(since)]
+    return {task for intent in intents if intent.scheduler == "local" for task in intent.tasks}
 
 
 def start_queue(sweep: SweepDir, *, submission: str) -> bool:

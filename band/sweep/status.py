@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,6 +30,15 @@ STATES = (
     "new",
 )
 ACTIVE = ("running", "queued", "held", "planned")
+HOME_UNWRITABLE = 75  # exit code of an attempt whose finished runs wait on its node
+# Ends of a job that left no word, after which nobody goes on by himself: {Slurm's state: (error, what to do)}.
+FAILED_ENDS = {
+    "OUT_OF_MEMORY": ("OutOfMemory", "Slurm ended it for want of memory; raise --mem, then retry it"),
+    "TIMEOUT": ("TimeLimit", "the time limit ended it; raise --time, then retry it"),
+    "DEADLINE": ("TimeLimit", "the deadline of its job ended it; give a later --deadline, then retry it"),
+    "FAILED": ("Died", "its job ended without a word of the supervisor's; its batch output may say why"),
+    "LAUNCH_FAILED": ("Died", "Slurm could not start its job"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +49,10 @@ class TaskState:
     words: str = ""  # its own, as they are: "PENDING (Priority)"
     end: str = ""  # how Slurm ended an attempt that is over: "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "CANCELLED" …
     end_t: float | None = None  # unix seconds
+    exit_code: int = 0
     node: str = ""
     job: str = ""  # "123_4"
+    attempt: str = ""  # name of the attempt that runs, or will
     start_t: float | None = None  # of the attempt that runs or has ended; of one that waits, when it is expected
 
 
@@ -52,8 +63,12 @@ class Scheduler(Protocol):
         """Return what it has of the tasks now: those that it knows."""
         ...
 
-    def endings(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
-        """Return what became of tasks that it no longer has and whose last attempts did not say how they ended."""
+    def endings(self, tasks: Mapping[str, Sequence[AttemptFold]]) -> Mapping[str, TaskState]:
+        """Return what became of tasks that it no longer has and whose last attempts did not say how they ended.
+
+        Args:
+            tasks: the attempts at each of them, oldest first.
+        """
         ...
 
 
@@ -70,9 +85,12 @@ class RunStatus:
     epochs_per_s: float = 0.0
     error: str = ""
     message: str = ""
+    scheduled: str = ""  # what the scheduler has its task as, "" where nobody has it
     words: str = ""  # the scheduler's own about its task
     node: str = ""
     job: str = ""  # "123_4"
+    end: str = ""  # how Slurm ended that job
+    blamed: str = ""  # of a run that a job's end alone made failed or cancelled: TASK.JOB, for a retry to name
 
     @property
     def eta_s(self) -> float | None:
@@ -148,9 +166,8 @@ def take_survey(
     folds = read_folds(sweep, known=folds, done=done)
     published |= published_runs(sweep)
     attempts = by_task(folds.values())
-    silent = [
-        task for task, found in scheduled.items() if not found.state and not _has_last_word(attempts.get(task, []))
-    ]
+    silent = {task: attempts.get(task, []) for task, found in scheduled.items() if not found.state}
+    silent = {task: past for task, past in silent.items() if not _has_last_word(past, job=scheduled[task].job)}
     if silent:
         scheduled |= scheduler.endings(silent)
     view = _View(sweep=sweep, ledger=ledger, published=published, scheduled=scheduled, attempts=attempts)
@@ -167,9 +184,30 @@ def published_runs(sweep: SweepDir) -> set[str]:
         return set()
 
 
-def _has_last_word(attempts: list[AttemptFold]) -> bool:
-    """Return whether the newest attempt said itself how it ended, and that it is not to be continued."""
-    return bool(attempts) and attempts[-1].code is not None and not attempts[-1].interruption
+def _newest_of(attempts: Sequence[AttemptFold], *, job: str) -> AttemptFold | None:
+    """Return the newest attempt that a Slurm job made, None if it never came to speak."""
+    return next((fold for fold in reversed(attempts) if fold.attempt.startswith(f"j{job}-r")), None)
+
+
+def _has_last_word(attempts: Sequence[AttemptFold], *, job: str) -> bool:
+    """Return whether the newest attempt of a job said itself how it ended, and that it is not to be continued."""
+    newest = _newest_of(attempts, job=job)
+    return newest is not None and newest.code is not None and not newest.interruption
+
+
+def _is_left_failed(scheduled: TaskState, *, attempts: Sequence[AttemptFold]) -> bool:
+    """Return whether Slurm ended a job in a way that only a user can mend, and the job itself had no last word."""
+    if scheduled.state or scheduled.end not in FAILED_ENDS or scheduled.exit_code == HOME_UNWRITABLE:
+        return False
+    newest = _newest_of(attempts, job=scheduled.job)
+    return newest is None or newest.code is None
+
+
+def _slurm_failure(scheduled: TaskState) -> dict[str, str]:
+    """Return the failure that Slurm's word alone makes of a run."""
+    error, message = FAILED_ENDS[scheduled.end]
+    where = f" on {scheduled.node}" if scheduled.node else ""
+    return {"error": error, "message": f"{message} (job {scheduled.job}{where}: {scheduled.words})"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,32 +226,58 @@ class _View:
         if run.id in self.published:
             outcome = self._outcome(run, attempts=attempts)
             return RunStatus(state="published", outcome=outcome, **{**known, "error": "", "message": ""})
+        scheduled = self.scheduled.get(task, TaskState())
+        if f"{task}.{scheduled.job}" in self.ledger.forgiven.get(run.id, ()):
+            scheduled = TaskState()
         failure = self._failure(run, last=last)
+        if not failure and self._is_open(run, last=last) and _is_left_failed(scheduled, attempts=attempts):
+            failure = _slurm_failure(scheduled)
+            known["blamed"] = f"{task}.{scheduled.job}"
         if failure:
             known |= {"error": failure["error"], "message": failure["message"]}
-        return RunStatus(state=self._state(run, task=task, last=last, is_failed=bool(failure)), **known)
+        state = self._state(run, scheduled=scheduled, task=task, last=last, is_failed=bool(failure))
+        if state == "cancelled" and scheduled.job:
+            known["blamed"] = f"{task}.{scheduled.job}"
+        return RunStatus(state=state, scheduled=scheduled.state, **known)
 
-    def _state(self, run: Run, *, task: str, last: AttemptFold | None, is_failed: bool) -> str:
-        scheduled = self.scheduled.get(task, TaskState()).state
-        is_running = scheduled == "running" and not is_failed
-        has_begun = last is not None and not is_failed
-        goes_on = not (is_failed or run.retired or run.id in self.ledger.cancelled)
+    def _state(self, run: Run, *, scheduled: TaskState, task: str, last: AttemptFold | None, is_failed: bool) -> str:
+        word = scheduled.state
+        is_running = word == "running" and not is_failed and not self._is_over(scheduled, task=task)
+        is_cancelled = run.id in self.ledger.cancelled or (word == "cancelled" and not is_failed)
         if last is not None and last.phases[run.id] == "finished" and not is_running:
             return "unsynced"
         if is_running and self._takes_part(run, task=task):
             return "running"
-        if goes_on:
-            if has_begun:
-                return "interrupted"
-            if scheduled in ("queued", "held", "planned", "running"):
-                return "queued" if scheduled == "running" else scheduled
-        if run.id in self.ledger.cancelled:
+        if not (is_failed or is_cancelled or run.retired):
+            if scheduled.exit_code == HOME_UNWRITABLE and not word:
+                return "unsynced"
+            if waits := self._waits(scheduled, has_begun=last is not None):
+                return waits
+        if is_cancelled:
             return "cancelled"
         if is_failed:
             return "failed"
-        if scheduled in ("lost", "submit_unknown"):
-            return scheduled
         return "retired" if run.retired else "new"
+
+    def _waits(self, scheduled: TaskState, *, has_begun: bool) -> str:
+        """Return the state of a run that is to go on but does not run, "" where nobody has it."""
+        word = scheduled.state
+        if word in ("submit_unknown", "lost"):
+            return word
+        if has_begun:
+            return "interrupted"
+        if word:
+            return "queued" if word == "running" else word
+        return "lost" if scheduled.end else ""
+
+    def _is_open(self, run: Run, *, last: AttemptFold | None) -> bool:
+        is_over = last is not None and last.phases[run.id] in ("finished", "superseded")
+        return not (is_over or run.retired or run.id in self.ledger.cancelled)
+
+    def _is_over(self, scheduled: TaskState, *, task: str) -> bool:
+        """Return whether the attempt that the scheduler takes to be running has said its last word."""
+        newest = self.attempts.get(task, [])[-1:]
+        return bool(newest) and newest[0].attempt == scheduled.attempt and newest[0].code is not None
 
     def _takes_part(self, run: Run, *, task: str) -> bool:
         """Return whether the newest attempt at the task trains the run, or may still come to it."""
@@ -239,7 +303,7 @@ class _View:
         known: dict[str, Any] = {"task": task, "attempt": last.attempt if last else ""}
         scheduled = self.scheduled.get(task)
         if scheduled is not None:
-            known |= {"words": scheduled.words, "node": scheduled.node, "job": scheduled.job}
+            known |= {"words": scheduled.words, "node": scheduled.node, "job": scheduled.job, "end": scheduled.end}
         timed = next((fold for fold in reversed(attempts) if run.id in fold.epochs), None)
         if timed is not None:
             epoch, max_epochs = timed.epochs[run.id]

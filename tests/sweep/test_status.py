@@ -37,7 +37,7 @@ class Told:
     def task_states(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
         return {task: TaskState(state=state) for task, state in self.answers.items() if task in tasks}
 
-    def endings(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+    def endings(self, tasks: Mapping[str, object]) -> Mapping[str, TaskState]:
         return {}
 
 
