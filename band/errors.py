@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class BandError(Exception):
     """Root of the errors a user can mend; `exit_code` is what a command ends with."""
@@ -43,3 +46,10 @@ class SchedulerError(BandError):
     """Slurm, submitit or ssh refused or did not answer."""
 
     exit_code = 3
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return the end of an error about an unknown `word`: the nearest choice, or all of them where none is near."""
+    known = list(choices)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"

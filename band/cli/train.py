@@ -97,7 +97,7 @@ def plan_one(file: str, *, sets: Sequence[str]) -> Plan:
     from band.sweep.document import read_document
     from band.sweep.fields import resolve_key
     from band.sweep.plan import make_plan
-    from band.sweep.yaml_file import parse_setting
+    from band.yaml_file import parse_setting
 
     given = set()
     for text in sets:

@@ -12,7 +12,7 @@ from band.errors import ConfigError
 from band.sweep.document import Document, absolute, field_value
 from band.sweep.draws import random_points
 from band.sweep.fields import flatten, mapping, resolve_key
-from band.sweep.yaml_file import Node, Source, kind_of, plain
+from band.yaml_file import Node, Source, kind_of, plain
 
 WEIGHT = "hyper.behavior_weight"
 MAX_SEEDS = 100_000

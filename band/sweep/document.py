@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from band.config import SECTIONS
-from band.errors import ConfigError
-from band.sweep.fields import BARE, FIELDS, coerce, did_you_mean, flatten, mapping, resolve_key
+from band.errors import ConfigError, did_you_mean
+from band.sweep.fields import BARE, FIELDS, coerce, flatten, mapping, resolve_key
 from band.sweep.interpolate import Reference, Tie, interpolate, interpolate_alone
-from band.sweep.yaml_file import Node, Source, kind_of, parse_setting, read_yaml
+from band.yaml_file import Node, Source, kind_of, parse_setting, read_yaml
 
 KEYS = (
     "name",

@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from band.errors import ConfigError
+from band.errors import ConfigError, did_you_mean
 from band.sweep.document import field_value
-from band.sweep.fields import FIELDS, did_you_mean, flatten, mapping
-from band.sweep.yaml_file import Node, kind_of, read_scalar
+from band.sweep.fields import FIELDS, flatten, mapping
+from band.yaml_file import Node, kind_of, read_scalar
 
 DIGITS = 6  # of a drawn number: beyond them, libraries of elementary functions differ
 MAX_DRAWS = 100_000

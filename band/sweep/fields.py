@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from band.config import SECTIONS, RunConfig
-from band.errors import ConfigError
-from band.sweep.yaml_file import Node, Source, kind_of, read_scalar
+from band.errors import ConfigError, did_you_mean
+from band.yaml_file import Node, Source, kind_of, read_scalar
 
 SWITCHES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
@@ -49,13 +47,6 @@ def _bare_names() -> dict[str, list[str]]:
 
 
 BARE = _bare_names()
-
-
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return the end of an error about an unknown `word`: the nearest choice, or all of them where none is near."""
-    known = list(choices)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
 
 
 def resolve_key(text: str, *, source: Source) -> str:

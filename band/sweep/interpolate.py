@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from band.config import SECTIONS
 from band.errors import ConfigError
 from band.sweep.fields import resolve_key
-from band.sweep.yaml_file import Node, Source, plain
+from band.yaml_file import Node, Source, plain
 
 _TIE = re.compile(rf"\$\{{\s*((?:{'|'.join(SECTIONS)})\.\w+|seed)\s*\}}")
 _BASE = re.compile(r"\$\{\s*base\.([\w.]+)\s*\}")

@@ -17,7 +17,7 @@ from band.sweep.grid import Expansion, expand
 from band.sweep.identity import LEGACY
 from band.sweep.manifest import SWEEPS, Manifest, Run, manifest_text, read_manifest
 from band.sweep.policy import read_policy
-from band.sweep.yaml_file import Node, kind_of, plain
+from band.yaml_file import Node, kind_of, plain
 
 OPTIONS = ("pack", "cluster", "submit", "policy")
 MAX_NAME = 64

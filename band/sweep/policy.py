@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from band.errors import ConfigError
-from band.sweep.fields import did_you_mean
+from band.errors import ConfigError, did_you_mean
 from band.sweep.fold import AttemptFold
 
 CLASSES = (

@@ -21,7 +21,7 @@ from band.sweep.fields import FIELDS
 from band.sweep.identity import UNHASHED, run_id, without_effect
 from band.sweep.interpolate import Tie
 from band.sweep.manifest import Run
-from band.sweep.yaml_file import Node
+from band.yaml_file import Node
 
 _KEY = re.compile(r"[a-z]\w*(\.\w+)?")
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from band.errors import ConfigError
-from band.sweep.yaml_file import MAX_DEPTH, Node, parse_setting, parse_yaml, plain, read_scalar, read_yaml
+from band.yaml_file import MAX_DEPTH, Node, parse_setting, parse_yaml, plain, read_scalar, read_yaml
 
 
 def parse(text: str) -> Node:
@@ -68,9 +68,9 @@ def test_every_value_knows_the_line_of_its_key() -> None:
     [
         ("a: 1\nb: 2\na: 3\n", r"x\.yaml:3: a is given twice, first in line 1"),
         ("a: {b: 1, b: 2}", r"x\.yaml:1: b is given twice"),
-        ("a: !!python/object/apply:os.system [echo]", r"x\.yaml:1: tags are not used in sweep files"),
+        ("a: !!python/object/apply:os.system [echo]", r"x\.yaml:1: tags are not used here"),
         ("a: !!binary aGk=", r"tags are not used"),
-        ("a: 1\n---\nb: 2\n", r"x\.yaml:2: a sweep file must be one document"),
+        ("a: 1\n---\nb: 2\n", r"x\.yaml:2: must be one document"),
         ("a: *nowhere", r"alias \*nowhere has no anchor &nowhere"),
         ("a: &a [*a]", r"alias \*a has no anchor &a that ends before it"),
         ("? [1]\n: 2", r"x\.yaml:1: a key must be a word"),
@@ -117,7 +117,7 @@ def test_an_empty_file_is_an_empty_mapping_and_other_things_are_refused(tmp_path
     path.write_text("# nothing\n")
     assert plain(read_yaml(path)) == {}
     path.write_text("- 1\n")
-    with pytest.raises(ConfigError, match=r"s\.yaml:1: a sweep file must be a mapping .* found a list"):
+    with pytest.raises(ConfigError, match=r"s\.yaml:1: must be a mapping .* found a list"):
         read_yaml(path)
     path.write_bytes(b"a: \xff\n")
     with pytest.raises(ConfigError, match=r"must be UTF-8 text, found byte 0xff at 3"):

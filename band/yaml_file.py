@@ -1,4 +1,4 @@
-"""YAML as sweep files use it: values that know the line they stand on, numbers as people write them, nothing executed.
+"""YAML as people write it: values that know the line they stand on, numbers as people write them, nothing executed.
 
 Only the event stream of the parser is used, so no tag can construct anything. Scalars follow YAML 1.2: `1e-3` is a
 number, `on`, `off`, `yes` and `no` are words that a switch understands, dates and times of day are words.
@@ -66,7 +66,7 @@ def read_yaml(path: Path) -> Node:
             data = file.read(MAX_BYTES + 1)
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a sweep file") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: must be UTF-8 text, found byte {data[error.start]:#04x} at {error.start}") from None
     if len(data) > MAX_BYTES:
@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> Node:
     if node.value is None:
         return Node({}, node.source)
     if not isinstance(node.value, dict):
-        raise ConfigError(f"{node.source}: a sweep file must be a mapping of keys to values, found {kind_of(node)}")
+        raise ConfigError(f"{node.source}: must be a mapping of keys to values, found {kind_of(node)}")
     return node
 
 
@@ -150,7 +150,7 @@ class _Reader:
         next(self._events)
         after = next(self._events)
         if not isinstance(after, yaml.StreamEndEvent):
-            raise ConfigError(f"{self._source(after)}: a sweep file must be one document, found a second")
+            raise ConfigError(f"{self._source(after)}: must be one document, found a second")
         return node
 
     def _source(self, event: Any) -> Source:
@@ -165,7 +165,7 @@ class _Reader:
             return self._alias(event, source)
         tag = event.tag
         if tag not in (None, "!", _TEXT_TAG):
-            raise ConfigError(f"{source}: tags are not used in sweep files, found {tag!r}; write the plain value")
+            raise ConfigError(f"{source}: tags are not used here, found {tag!r}; write the plain value")
         if isinstance(event, yaml.ScalarEvent):
             if "\0" in event.value:
                 raise ConfigError(f"{source}: text must not hold a zero byte, found {event.value!r}")
