@@ -33,17 +33,15 @@ def run(args: argparse.Namespace) -> int:
         SweepError: there is no such sweep, nothing of it is published, or a score is not known.
     """
     from band.cli.common import console, print_json
-    from band.sweep.collect import write_csv
+    from band.sweep.collect import write_results
     from band.sweep.manifest import find_sweep
     from band.sweep.report import build_report
     from band.sweep.report_text import as_json, print_report
 
     folder = find_sweep(args.sweep)
     report = build_report(folder, metrics=args.metric, sort=args.sort, choose_by=args.choose_by)
-    target = folder / "report"
-    target.mkdir(exist_ok=True)
-    files = [target / "results.csv"]
-    write_csv(files[0], report.collection.runs)
+    files = [write_results(report.collection)]
+    target = files[0].parent
     if not args.no_figures:
         from band.sweep.figures import draw_figures
         from band.train.decoding import fit_decoder

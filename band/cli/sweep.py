@@ -26,6 +26,7 @@ COMMANDS = {
     "logs": Command("band.cli.logs", "show what a run printed"),
     "cancel": Command("band.cli.cancel", "stop runs that are queued or running"),
     "retry": Command("band.cli.retry", "queue failed runs again"),
+    "collect": Command("band.cli.collect", "write the table of results, a row a run"),
     "report": Command("band.cli.report", "tables and figures of a sweep's results, LFADS beside BAND"),
 }
 

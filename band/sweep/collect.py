@@ -21,6 +21,7 @@ from band.sweep.statistics import Cell
 WEIGHT = "hyper.behavior_weight"
 REPEATS = ("seed", "data.fold", "data.bin_ms", *UNHASHED)  # of one setting; the width of a bin belongs to its file
 SPLITS = ("test", "valid", "train")
+RESULTS = "report/results.csv"  # in the sweep's folder
 
 Scores = Mapping[str, float | None]
 Setting = tuple[tuple[str, Any], ...]
@@ -101,6 +102,14 @@ def collect(folder: Path) -> Collection:
         left_out.append(f"no longer in the sweep (retired): {num_retired} runs")
     runs = [_published(run_id, sweep.run(run_id), result, labels=labels) for run_id, result in results]
     return Collection(name=manifest.name, folder=folder, runs=runs, left_out=left_out)
+
+
+def write_results(collection: Collection) -> Path:
+    """Write report/results.csv in the sweep's folder, a row a run, and return its path."""
+    path = collection.folder / RESULTS
+    path.parent.mkdir(exist_ok=True)
+    write_csv(path, collection.runs)
+    return path
 
 
 def named(names: Sequence[str], *, limit: int = 5) -> str:
