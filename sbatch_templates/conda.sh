@@ -15,5 +15,5 @@
 #export BAND_SCRATCH="/scratch/${USER:-$(id -un)}/band"
 
 # A job's shell is not a login shell: `conda activate` needs conda's own script, below what `conda info --base` prints.
-source "${CONDA_ROOT:-$HOME/miniconda3}/etc/profile.d/conda.sh" || exit 72
+source "$HOME/miniconda3/etc/profile.d/conda.sh" || exit 72
 conda activate band || exit 72

@@ -21,4 +21,4 @@ for script in /etc/profile.d/lmod.sh /etc/profile.d/z00_lmod.sh /etc/profile.d/m
 done
 # `module avail` lists what there is; the environment must have been made with the very same Python.
 module load python/3.11 || exit 72
-source "${BAND_VENV:-$HOME/band-venv}/bin/activate" || exit 72
+source "$HOME/band-venv/bin/activate" || exit 72

@@ -14,4 +14,4 @@
 # A disk of the node itself that outlives the job; without this line band looks for one.
 #export BAND_SCRATCH="/scratch/${USER:-$(id -un)}/band"
 
-source "${BAND_VENV:-$HOME/band-venv}/bin/activate" || exit 72
+source "$HOME/band-venv/bin/activate" || exit 72
