@@ -17,7 +17,7 @@
 export BAND_SCRATCH="${BAND_SCRATCH:-/tmp/band-${USER:-$(id -un)}}"
 mkdir -p -m 700 "$BAND_SCRATCH"
 
-export BAND_PYTHON="${BAND_PYTHON:-$HOME/band-plain/bin/python}"
+export PATH="$HOME/band-plain/bin:$PATH"
 
 # --nv shows the node's GPUs inside, and says no more than a warning where there are none. Bind every folder that holds
 # sweeps, recordings or scratch; $HOME and $PWD usually are. Paths with blanks need quotes of their own in this value.
