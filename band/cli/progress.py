@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from band.run_dir import SweepDir
@@ -60,17 +61,17 @@ class Watch:
         self._stamp = 0
         self._manifest: Manifest | None = None
         self._survey: Survey | None = None
-        self.cost_s = 0.0  # of the last look
+        self.cost_s = 0.0  # of the last look, but for waiting: Slurm is asked at a pace of its own
 
     def look(self) -> Survey:
         """Return the present state."""
-        begun = time.monotonic()
+        begun = time.process_time()
         stamp = self._sweep.manifest.stat().st_mtime_ns
         if self._manifest is None or stamp != self._stamp:
             self._manifest, self._stamp = read_manifest(self._sweep.path), stamp
         folds = self._survey.folds if self._survey else None
         self._survey = take_survey(self._sweep, self._manifest, scheduler=self._scheduler, folds=folds)
-        self.cost_s = time.monotonic() - begun
+        self.cost_s = time.process_time() - begun
         return self._survey
 
     def looks(self, *, until: Callable[[], bool]) -> Iterator[Survey]:
@@ -202,5 +203,4 @@ def _sentence(run: str, status: RunStatus) -> str:
 
 def as_json(status: RunStatus) -> dict[str, Any]:
     """Return a run's status as JSON values."""
-    keys = ("state", "outcome", "task", "attempt", "epoch", "max_epochs", "epochs_per_s", "error", "message")
-    return {key: getattr(status, key) for key in keys} | {"eta_s": status.eta_s}
+    return {**asdict(status), "eta_s": status.eta_s}

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import re
+import shutil
+import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
-from band.cli.common import print_json, printable
-from band.cli.progress import Watch, as_json, coloured, duration, plural, running_tasks
+from band.cli.common import INTERRUPTED, print_json, printable
+from band.cli.progress import Watch, as_json, coloured, duration, plural, running_tasks, show
 from band.run_dir import SweepDir
-from band.sweep.local import queue_claim
+from band.sweep.failures import Standout, groups, standouts
+from band.sweep.local import local_queue, queue_claim
 from band.sweep.manifest import find_sweep
-from band.sweep.schedulers import scheduler_for
-from band.sweep.status import RunStatus, Survey
+from band.sweep.schedulers import Schedulers, scheduler_for
+from band.sweep.status import ACTIVE, STATES, RunStatus, Survey
 
 HELP = "say how far a sweep is, run by run; changes nothing"
 MOST_ROWS = 40  # a longer table is shown on request only
 MOST_SHOWN = 12  # of the runs that are going on, where the table is not shown whole
+MOST_STANDOUTS = 5
 WATCH_S = 2.0
 
 
@@ -25,45 +31,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("sweep", metavar="NAME", help="name, folder or YAML file of a sweep")
     parser.add_argument("--runs", action="store_true", help=f"list every run, also where there are over {MOST_ROWS}")
-    parser.add_argument("--json", action="store_true", help="everything as JSON")
-    parser.add_argument("--watch", action="store_true", help="show it again and again until nothing runs any more")
+    parser.add_argument(
+        "--state", action="append", choices=STATES, default=[], metavar="STATE", help="list the runs in this state"
+    )
+    parser.add_argument("--failed", action="append_const", dest="state", const="failed", help="same as --state failed")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="everything as JSON")
+    shown.add_argument("--watch", action="store_true", help="show it again and again until nothing runs any more")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the state of a sweep; 0 when every run is published, 4 when not."""
     sweep = SweepDir(find_sweep(args.sweep))
-    watch = Watch(sweep, scheduler=scheduler_for(sweep))
+    scheduler = scheduler_for(sweep)
+    watch = Watch(sweep, scheduler=scheduler)
     survey = watch.look()
-    if args.watch and not args.json:
-        survey = _watch(sweep, watch=watch, all_runs=args.runs)
-    elif args.json:
-        print_json(_json(survey, sweep=sweep))
+    if args.watch:
+        try:
+            survey = _watch(watch, survey, sweep=sweep, scheduler=scheduler)
+        except KeyboardInterrupt:
+            print(f"no longer watched; what runs goes on: band-sweep status {sweep.name}", file=sys.stderr)
+            return INTERRUPTED
+    if args.json:
+        print_json(_json(survey, sweep=sweep, trouble=scheduler.trouble))
     else:
-        print(_text(survey, sweep=sweep, all_runs=args.runs))
+        print(_text(survey, sweep=sweep, trouble=scheduler.trouble, rows=_rows(survey, args=args)))
     return 0 if survey.is_complete else 4
 
 
-def _watch(sweep: SweepDir, *, watch: Watch, all_runs: bool) -> Survey:
+def _watch(watch: Watch, survey: Survey, *, sweep: SweepDir, scheduler: Schedulers) -> Survey:
     """Show the state until nothing runs or waits; Ctrl-C ends the watching, never the work."""
+    if not sys.stdout.isatty():
+        return show(watch, until=lambda: _is_quiet(watch.look(), sweep=sweep))
     from rich.live import Live
     from rich.text import Text
 
     from band.cli.common import console
 
-    survey = watch.look()
-    with Live(console=console(), auto_refresh=False, vertical_overflow="ellipsis") as live:
-        while True:
-            live.update(Text.from_ansi(_text(survey, sweep=sweep, all_runs=all_runs)), refresh=True)
-            if not survey.in_state("running", "queued", "held", "planned") and queue_claim(sweep) is None:
-                return survey
+    # The terminal's other screen: what was on it before is there again afterwards, whatever its size is by then.
+    with Live(console=console(), auto_refresh=False, screen=True, vertical_overflow="crop") as live:
+        while not _is_quiet(survey, sweep=sweep):
+            text = _text(survey, sweep=sweep, trouble=scheduler.trouble, rows=_fitting_rows(survey))
+            live.update(Text.from_ansi(text, no_wrap=True, overflow="ellipsis"), refresh=True)
             time.sleep(max(WATCH_S, 20 * watch.cost_s))
             survey = watch.look()
+    return survey
 
 
-def _text(survey: Survey, *, sweep: SweepDir, all_runs: bool) -> str:
+def _is_quiet(survey: Survey, *, sweep: SweepDir) -> bool:
+    """Return whether nothing runs or waits any more, so that watching on would show nothing new."""
+    return queue_claim(sweep) is None and not any(
+        status.state in ACTIVE or (status.state == "interrupted" and status.scheduled)
+        for status in survey.runs.values()
+    )
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+
+def _rows(survey: Survey, *, args: argparse.Namespace) -> list[str]:
+    """Return the runs that a table lists: those asked for, or all where they are few, or those of most interest."""
+    if args.state:
+        return survey.in_state(*args.state)
+    if args.runs or len(survey.runs) <= MOST_ROWS:
+        return list(survey.runs)
+    return survey.in_state("running", "unsynced", "lost")[:MOST_SHOWN]
+
+
+def _fitting_rows(survey: Survey) -> list[str]:
+    """Return as many runs as leave room for the rest on a terminal: those that run, then those that wait."""
+    others = len(survey.counts()) + 3 * len(groups(survey)) + 10
+    ordered = survey.in_state("running", "unsynced", "lost") + survey.in_state("interrupted", "queued", "held")
+    return ordered[: max(shutil.get_terminal_size().lines - others, 3)]
+
+
+def _text(survey: Survey, *, sweep: SweepDir, trouble: str, rows: list[str]) -> str:
     lines = [f"{survey.manifest.name}: {plural(len(survey.runs), 'run')} in {sweep.path}"]
+    lines += [f"  {line}" for line in printable(trouble).split("\n")] if trouble else []
     lines += _count_lines(survey)
-    lines += _table(survey, all_runs=all_runs)
+    lines += _table(survey, rows=rows)
     lines += _failure_lines(survey)
     lines += _closing_lines(survey, sweep=sweep)
     return "\n".join(lines)
@@ -72,69 +118,80 @@ def _text(survey: Survey, *, sweep: SweepDir, all_runs: bool) -> str:
 def _count_lines(survey: Survey) -> list[str]:
     lines = []
     for state, count in survey.counts().items():
-        note = ""
-        if state == "published":
-            bad = [status for status in survey.runs.values() if status.outcome not in ("", "ok")]
-            note = ", ".join(
-                f"{sum(status.outcome == outcome for status in bad)} {outcome}"
-                for outcome in sorted({status.outcome for status in bad})
-            )
-        elif state == "running":
-            note = f"in {plural(len(running_tasks(survey)), 'task')}"
-        lines.append(f"  {coloured(f'{state:<12}', state=state)} {count:>6}{'   ' + note if note else ''}")
+        note = _note(survey, state)
+        lines.append(f"  {coloured(f'{state:<14}', state=state)} {count:>6}{'   ' + note if note else ''}")
     return lines
 
 
-def _table(survey: Survey, *, all_runs: bool) -> list[str]:
-    rows = list(survey.runs.items())
-    left_out = 0
-    if len(rows) > MOST_ROWS and not all_runs:
-        going_on = [(run, status) for run, status in rows if status.state in ("running", "unsynced", "lost")]
-        rows, left_out = going_on[:MOST_SHOWN], len(survey.runs) - len(going_on[:MOST_SHOWN])
+def _note(survey: Survey, state: str) -> str:
+    """Return what the runs in one state have to say beside their number: outcomes, tasks, or Slurm's words."""
+    here = [status for status in survey.runs.values() if status.state == state]
+    if state == "published":
+        return _counted(status.outcome for status in here if status.outcome not in ("", "ok"))
+    if state == "running":
+        words = _counted(status.words for status in here if status.words not in ("", "RUNNING"))
+        return f"in {plural(len(running_tasks(survey)), 'task')}" + (f"; {words}" if words else "")
+    if state == "failed":
+        return _counted(status.error for status in here if status.error)
+    return _counted(status.words for status in here if status.words)
+
+
+def _counted(words: Iterable[str]) -> str:
+    """Return "3 PENDING (Priority), 1 PENDING (Resources)", the most frequent first."""
+    counts = Counter(words).most_common(4)
+    return printable(", ".join(f"{count} {word}" for word, count in counts))
+
+
+def _table(survey: Survey, *, rows: list[str]) -> list[str]:
     if not rows:
         return []
-    width = max(max(len(run) for run, _ in rows), 3)
-    lines = ["", f"  {'run':<{width}}  {'state':<12}  {'task':<4}  {'epoch':>11}  left at most"]
-    lines += [_row(run, status, width=width) for run, status in rows]
+    width = max(max(len(run) for run in rows), 3)
+    at_slurm = any(survey.runs[run].job for run in rows)
+    header = f"  {'run':<{width}}  {'state':<14}  {'task':<4}  {'epoch':>11}  {'epochs/s':>8}  {'left at most':<12}"
+    lines = ["", (header + ("  Slurm" if at_slurm else "")).rstrip()]
+    lines += [_row(run, survey.runs[run], width=width) for run in rows]
+    left_out = len(survey.runs) - len(rows)
     return [*lines, f"  … and {plural(left_out, 'other run')} (--runs lists all)"] if left_out else lines
 
 
 def _row(run: str, status: RunStatus, *, width: int) -> str:
     epoch = f"{status.epoch}/{status.max_epochs}" if status.max_epochs and status.state != "published" else ""
+    pace = f"{status.epochs_per_s:.3g}" if status.epochs_per_s and status.state == "running" else ""
     left = duration(status.eta_s) if status.eta_s is not None else ""
     state = status.outcome if status.state == "published" and status.outcome not in ("", "ok") else status.state
-    word = coloured(f"{state:<12}", state=status.state)
-    return f"  {run:<{width}}  {word}  {status.task:<4}  {epoch:>11}  {left}".rstrip()
+    word = coloured(f"{state:<14}", state=status.state)
+    row = f"  {run:<{width}}  {word}  {status.task:<4}  {epoch:>11}  {pace:>8}  {left:<12}  {_slurm_words(status)}"
+    return row.rstrip()
 
 
-def signature(status: RunStatus) -> str:
-    """Return what failures of one cause have in common: the error and its message without numbers and ids."""
-    first = status.message.strip().split("\n")[0]
-    return f"{status.error}: {re.sub(r'0x[0-9a-f]+|[0-9a-f]{8,}|[0-9]+(?:[.][0-9]+)?', '#', first)}"
-
-
-def failures(survey: Survey) -> list[dict[str, Any]]:
-    """Return the failures grouped by signature, most frequent first: error, message of one, runs."""
-    groups: dict[str, list[str]] = {}
-    for run in survey.in_state("failed"):
-        groups.setdefault(signature(survey.runs[run]), []).append(run)
-    return [
-        {"error": survey.runs[runs[0]].error, "message": survey.runs[runs[0]].message, "runs": runs}
-        for runs in sorted(groups.values(), key=len, reverse=True)
-    ]
+def _slurm_words(status: RunStatus) -> str:
+    """Return the job, where it is, and Slurm's own words, "" for what is no job's."""
+    if not status.job:
+        return printable(status.words)
+    where = f" on {status.node}" if status.node and (status.scheduled == "running" or status.end) else ""
+    words = "" if status.words == "RUNNING" else f" {status.words}"
+    return printable(f"{status.job}{where}{words}")
 
 
 def _failure_lines(survey: Survey) -> list[str]:
-    groups = failures(survey)
-    if not groups:
+    found = groups(survey)
+    if not found:
         return []
     name = survey.manifest.name
     lines = ["", "  failed:"]
-    for group in groups:
-        first = str(group["message"]).strip().split("\n")[0]
-        lines.append(f"  {plural(len(group['runs']), 'run')}: {printable(group['error'])}: {printable(first)}")
-        lines.append(f"      band-sweep logs {name} {group['runs'][0]}")
+    for group in found:
+        first = group.message.strip().split("\n")[0]
+        where = ", ".join(f"{count} on {node}" for node, count in list(group.nodes.items())[:3])
+        lines.append(f"  {plural(len(group.runs), 'run')}: {printable(group.error)}: {printable(first)}")
+        lines.append(f"      {where + ';  ' if len(group.nodes) > 1 else ''}band-sweep why {name} {group.runs[0]}")
+    lines += [f"  {standout_words(found)}" for found in standouts(survey)[:MOST_STANDOUTS]]
     return [*lines, f"  once mended: band-sweep retry {name} --failed && band-sweep submit {name}"]
+
+
+def standout_words(found: Standout) -> str:
+    """Return "seed 7: 5 of 20 failed; of all others 1 of 180"."""
+    rest = f"{found.rest_failed} of {found.rest_runs}" if found.rest_failed else "none"
+    return printable(f"{found.key} {found.value}: {found.failed} of {found.runs} failed; of all others {rest}")
 
 
 def _closing_lines(survey: Survey, *, sweep: SweepDir) -> list[str]:
@@ -146,16 +203,23 @@ def _closing_lines(survey: Survey, *, sweep: SweepDir) -> list[str]:
         lines.append(f"  {duration(eta)} left at most")
     if claim is not None:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(claim.t))
-        lines.append(f"  local queue: process {claim.attempt.pid} on {claim.attempt.host} since {since}")
+        who = "local queue" if local_queue(sweep) else "being submitted or worked on"
+        lines.append(f"  {who}: process {claim.attempt.pid} on {claim.attempt.host} since {since}")
     elif survey.is_complete:
         lines.append(f"  complete; next: band-sweep report {name}")
-    elif survey.in_state("new", "interrupted", "unsynced"):
-        lines.append(f"  no queue is working on it; next: band-sweep submit {name}")
+    elif survey.in_state("submit_unknown"):
+        lines.append(f"  next: band-sweep reconcile {name}")
+    elif _left_alone(survey, "new", "interrupted", "unsynced", "lost"):
+        lines.append(f"  some runs nobody has; next: band-sweep submit {name}")
     return lines if len(lines) > 1 else []
 
 
-def _json(survey: Survey, *, sweep: SweepDir) -> dict[str, Any]:
-    claim = queue_claim(sweep)
+def _left_alone(survey: Survey, *states: str) -> bool:
+    return any(not survey.runs[run].scheduled for run in survey.in_state(*states))
+
+
+def _json(survey: Survey, *, sweep: SweepDir, trouble: str) -> dict[str, Any]:
+    claim = local_queue(sweep)
     queue = None if claim is None else {"pid": claim.attempt.pid, "host": claim.attempt.host, "since": claim.t}
     return {
         "sweep": survey.manifest.name,
@@ -164,6 +228,8 @@ def _json(survey: Survey, *, sweep: SweepDir) -> dict[str, Any]:
         "counts": survey.counts(),
         "eta_s": survey.eta_s(),
         "queue": queue,
-        "failures": failures(survey),
+        "slurm": trouble,
+        "failures": [asdict(group) for group in groups(survey)],
+        "standouts": [asdict(standout) for standout in standouts(survey)],
         "runs": {run: as_json(status) for run, status in survey.runs.items()},
     }

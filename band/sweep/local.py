@@ -21,6 +21,7 @@ from band.sweep.status import TaskState
 
 QUEUE_LOG = "queue.log"
 START_TIMEOUT_S = 60.0
+NO_SUBMISSION = "9" * 9  # later than any
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,14 @@ class LocalScheduler:
 
 
 def queue_claim(sweep: SweepDir) -> Claim | None:
-    """Return the hold on the sweep of a queue that may be alive, if there is one."""
+    """Return the hold on the sweep of whoever may be alive and works on it, if there is one."""
     return held_claim(sweep.submissions)
+
+
+def local_queue(sweep: SweepDir) -> Claim | None:
+    """Return that hold where it is this machine's queue that has it, and not whoever sends tasks to Slurm."""
+    claim = queue_claim(sweep)
+    return claim if claim is not None and queue_submission(sweep, claim=claim) != NO_SUBMISSION else None
 
 
 def queue_submission(sweep: SweepDir, *, claim: Claim) -> str:
@@ -69,7 +76,7 @@ def queue_submission(sweep: SweepDir, *, claim: Claim) -> str:
         with suppress(OSError):
             if read_json_object(sweep.submission(number) / RECEIPT).get("attempt") == claim.attempt.name:
                 return number
-    return "9" * 9
+    return NO_SUBMISSION
 
 
 def queue_tasks(sweep: SweepDir, *, since: str) -> set[str]:

@@ -9,7 +9,7 @@ from band.run_dir import SweepDir
 from band.sweep.fold import AttemptFold
 from band.sweep.local import LocalScheduler
 from band.sweep.slurm_scheduler import SlurmScheduler
-from band.sweep.status import Scheduler, TaskState
+from band.sweep.status import TaskState
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,11 @@ class Schedulers:
 
     local: LocalScheduler
     slurm: SlurmScheduler
+
+    @property
+    def trouble(self) -> str:
+        """Why Slurm did not say what it has, "" where it did or was not asked."""
+        return self.slurm.trouble
 
     def task_states(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
         """Return what either has of the tasks now."""
@@ -30,6 +35,6 @@ class Schedulers:
         return self.slurm.endings(tasks)
 
 
-def scheduler_for(sweep: SweepDir) -> Scheduler:
+def scheduler_for(sweep: SweepDir) -> Schedulers:
     """Return whoever has the tasks of a sweep, as one."""
     return Schedulers(LocalScheduler(sweep), SlurmScheduler(sweep))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from band.errors import SchedulerError
@@ -62,6 +62,7 @@ class SlurmScheduler:
 
     sweep: SweepDir
     trouble: str = ""  # why the queue is not known, "" where it is
+    _is_absent: bool = False
     _jobs: dict[tuple[str, int | None], Job] = field(default_factory=dict)
     _next_ask: float = 0.0
     _places: dict[str, _Place] = field(default_factory=dict)
@@ -79,21 +80,16 @@ class SlurmScheduler:
     def endings(self, tasks: Mapping[str, Sequence[AttemptFold]]) -> Mapping[str, TaskState]:
         """Return what became of tasks that the queue does not know and that left no last word, from their attempts."""
         places = {task: self._places[task] for task in tasks if task in self._places}
-        if self.trouble:
-            return {task: self._by_events(place, attempts=tasks[task]) for task, place in places.items()}
-        gone = [place for place in places.values() if place.job not in self._known]
-        records, words = self._accounts(gone) if gone else ({}, "")
-        for place in gone:
-            record = records.get(place.job)
-            if record is not None and record.state in OVER:
-                self._known[place.job] = _over(record)
-        now, patience_s = time.time(), settle_s()
         found = {}
+        for task, place in list(places.items()):
+            job = self._job(place)
+            if self.trouble or (job is not None and job.state not in OVER):
+                said = _active(job) if job else TaskState(words=self._silence())
+                found[task] = _by_events(places.pop(task), said=said, attempts=tasks[task])
+        words = self._learn_ends([place for place in places.values() if place.job not in self._known])
         for task, place in places.items():
-            last_sign = max([*place.array.steps.values(), *(fold.last_t for fold in tasks[task])])
-            is_fresh = now - last_sign < patience_s
             end = self._known.get(place.job) or TaskState(job=place.job, words=words)
-            found[task] = self._ending(place, end=end, attempts=tasks[task], is_fresh=is_fresh)
+            found[task] = self._ending(place, end=end, attempts=tasks[task])
         return found
 
     # --- the queue -------------------------------------------------------------------------------------------------
@@ -108,7 +104,7 @@ class SlurmScheduler:
             jobs = queued(user=str(os.stat(self.sweep.path).st_uid), timeout_s=TIMEOUT_S)
             self._jobs, self.trouble = {(job.job_id, job.array_task): job for job in jobs}, ""
         except SlurmError as error:
-            self._jobs, self.trouble = {}, str(error)
+            self._jobs, self.trouble, self._is_absent = {}, str(error), error.kind == "absent"
         now = time.monotonic()
         self._next_ask = now + max(MIN_ASK_S, ASK_COSTS * (now - begun))
 
@@ -119,9 +115,9 @@ class SlurmScheduler:
             return TaskState(state="submit_unknown", words="sbatch was called; what came of it is not known")
         place = self._places[task]
         if self.trouble:
-            return TaskState(state="held" if array.is_held else "", words=NO_ANSWER, job=place.job)
-        job = self._jobs.get((array.job_id, place.index))
-        if job is None or not place.is_of(job):
+            return TaskState(state="held" if array.is_held else "", words=self._silence(), job=place.job)
+        job = self._job(place)
+        if job is None:
             return TaskState(job=place.job)
         if job.state in OVER:
             self._known[place.job] = _over(job)
@@ -129,45 +125,59 @@ class SlurmScheduler:
         self._known.pop(place.job, None)  # it was requeued after its end had been seen
         return _active(job)
 
+    def _silence(self) -> str:
+        return "no Slurm on this machine" if self._is_absent else NO_ANSWER
+
+    def _job(self, place: _Place) -> Job | None:
+        job = self._jobs.get((place.array.job_id, place.index))
+        return job if job is not None and place.is_of(job) else None
+
     # --- what the queue does not know ------------------------------------------------------------------------------
 
-    def _accounts(self, places: Iterable[_Place]) -> tuple[dict[str, Job], str]:
-        """Return the newest record of each job, and what to say where the accounts are not to be had."""
-        places = list(places)
+    def _learn_ends(self, places: Sequence[_Place]) -> str:
+        """Look up how jobs ended; return what to say of those whose end is not found."""
+        if not places:
+            return ""
         arrays = {place.array.job_id: place.array for place in places}
         since_t = min(array.t for array in arrays.values()) - CLOCK_SKEW_S
         try:
             records = accounted(list(arrays), since_t=since_t, timeout_s=TIMEOUT_S)
         except SlurmError as error:
-            return {}, "the cluster keeps no accounts" if error.no_accounting else "Slurm's accounts do not answer"
-        newest = {(job.job_id, job.array_task): job for job in records}
-        found = {place.job: newest.get((place.array.job_id, place.index)) for place in places}
-        return {place.job: job for place in places if (job := found[place.job]) and place.is_of(job)}, ""
+            return "no accounts are kept" if error.no_accounting else "Slurm's accounts do not answer"
+        newest = {(job.job_id, job.array_task): job for job in records}  # of each start of a job, the last
+        for place in places:
+            job = newest.get((place.array.job_id, place.index))
+            if job is not None and place.is_of(job) and job.state in OVER:
+                self._known[place.job] = _over(job)
+        return ""
 
-    def _ending(self, place: _Place, *, end: TaskState, attempts: Sequence[AttemptFold], is_fresh: bool) -> TaskState:
+    def _ending(self, place: _Place, *, end: TaskState, attempts: Sequence[AttemptFold]) -> TaskState:
         if end.end == "CANCELLED":
             return replace(end, state="cancelled")
         if end.end in NO_VERDICT:
-            words = end.words or "gone from Slurm's queue"
-            if is_fresh:
-                return replace(self._by_events(place, attempts=attempts), words=f"{words}; its end is not known yet")
-            return replace(end, state="lost", words=words)
+            words = end.words if end.end else ", ".join(filter(None, ["gone from Slurm's queue", end.words]))
+            last_sign = max([*place.array.steps.values(), end.end_t or 0.0, *(fold.last_t for fold in attempts)])
+            if time.time() - last_sign > settle_s():
+                return replace(end, state="lost", words=words)
+            said = replace(end, words=f"{words}; how it ended is not known yet", end="")
+            return _by_events(place, said=said, attempts=attempts)
         closing = self._jobs.get((place.array.closing_job_id, None))
         if not place.array.is_closed and closing is not None and closing.state not in OVER:
             return replace(end, state="planned", words=f"{end.words}; its closing job {closing.job_id} decides")
         return end
 
-    def _by_events(self, place: _Place, *, attempts: Sequence[AttemptFold]) -> TaskState:
-        """Return what the events alone say of a task that was sent."""
-        own = [fold for fold in attempts if fold.attempt.startswith(f"j{place.job}-r")]
-        silence = TaskState(words=NO_ANSWER, job=place.job)
-        if place.array.is_held:
-            return replace(silence, state="held")
-        if not own or own[-1].requeued:
-            return replace(silence, state="queued")
-        if own[-1].code is None:
-            return replace(silence, state="running", node=own[-1].host)
-        return silence
+
+def _by_events(place: _Place, *, said: TaskState, attempts: Sequence[AttemptFold]) -> TaskState:
+    """Return what Slurm has `said` of a job that may or may not be running, with the state that its events tell."""
+    job = said.job or place.job
+    own = [fold for fold in attempts if fold.attempt.startswith(f"j{job}-r")]
+    if place.array.is_held and not own:
+        return replace(said, job=job, state="held")
+    if not own or own[-1].requeued or said.attempt not in ("", own[-1].attempt):
+        return replace(said, job=job, state="queued")
+    if own[-1].code is None:
+        return replace(said, job=job, state="running", node=said.node or own[-1].host)
+    return replace(said, job=job)
 
 
 def _places(arrays: Mapping[str, Array | None]) -> dict[str, _Place]:
@@ -182,18 +192,18 @@ def _places(arrays: Mapping[str, Array | None]) -> dict[str, _Place]:
 
 
 def _active(job: Job) -> TaskState:
-    """Return the state of a job that waits or runs; "" and its words where it is being requeued."""
-    restart = job.restarts or 0
-    words = f"{job.state} ({job.reason})" if job.reason else job.state
+    """Return the state of a job that is not over; none where only its attempts can tell whether it still runs."""
     waits = job.state in WAITING
     is_held = waits and (job.state == "REQUEUE_HOLD" or job.reason.endswith(HELD_REASONS))
+    # While its processes are being ended, a job that goes back to the queue looks like one that is over.
+    state = "held" if is_held else "queued" if waits else "" if job.state == "COMPLETING" else "running"
     return TaskState(
-        state=("held" if is_held else "queued") if waits else "running",
-        words=words,
+        state=state,
+        words=f"{job.state} ({job.reason})" if job.reason else job.state,
         node=job.nodes,
         job=job.label,
         start_t=job.start_t,
-        attempt=f"j{job.label}-r{restart}",
+        attempt=f"j{job.label}-r{job.restarts or 0}",
     )
 
 

@@ -87,7 +87,7 @@ class RunStatus:
     message: str = ""
     scheduled: str = ""  # what the scheduler has its task as, "" where nobody has it
     words: str = ""  # the scheduler's own about its task
-    node: str = ""
+    node: str = ""  # where it runs, or was tried last
     job: str = ""  # "123_4"
     end: str = ""  # how Slurm ended that job
     blamed: str = ""  # of a run that a job's end alone made failed or cancelled: TASK.JOB, for a retry to name
@@ -304,6 +304,8 @@ class _View:
         scheduled = self.scheduled.get(task)
         if scheduled is not None:
             known |= {"words": scheduled.words, "node": scheduled.node, "job": scheduled.job, "end": scheduled.end}
+        if last is not None and not known.get("node"):
+            known["node"] = last.host
         timed = next((fold for fold in reversed(attempts) if run.id in fold.epochs), None)
         if timed is not None:
             epoch, max_epochs = timed.epochs[run.id]

@@ -329,7 +329,7 @@ def test_status_of_ten_thousand_runs_is_quick(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "band.cli.sweep", "status", str(sweep.path)]
     done = subprocess.run(command, env=dict(local.environment), capture_output=True, text=True, timeout=60)
-    assert "published      5000" in done.stdout and "interrupted     280" in done.stdout, done.stdout + done.stderr
+    assert "published        5000" in done.stdout and "interrupted       280" in done.stdout, done.stdout + done.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # CPU time: the machine may have other things to do meanwhile.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
