@@ -25,8 +25,9 @@ examples:
 
 MARKS = {
     "latents": "deviation R² of velocity on test, by ridge on the true latents: the ceiling",
-    "spikes": "the same by ridge on smoothed spikes",
-    "informed": "the same by ridge on smoothed spikes where the condition is known and its mean taken off",
+    "smoother": "the same by a linear smoother of spikes that knows condition and loadings: about what spikes can tell",
+    "spikes": "the same by ridge on smoothed spikes, bin by bin",
+    "plan_neural_share": "share of the log rates' variance that the plan makes within conditions",
     "correction_neural_share": "share of the log rates' variance that corrections make",
     "correction_deviation_share": "share of the velocity's variance within conditions that corrections make",
     "within_share": "share of the velocity's variance that lies within conditions",
@@ -171,7 +172,7 @@ def _reach(args: argparse.Namespace) -> Simulated:
     task = ReachTask(seed=args.seed, has_corrections=not args.no_corrections)
     task = replace(small_reach(task) if args.small else task, **_sizes(args))
     arrays = simulate_reach(task)
-    marks = ceilings(arrays, simulate_reach(replace(task, has_corrections=False)))
+    marks = ceilings(task)
     attributes = _attributes("reaches", task.bin_ms, asdict(task))
     return arrays, attributes, [(name, round(value, 4)) for name, value in asdict(marks).items()]
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from band.data.simulate import ReachTask, simulate_reach
+
 SMOOTHING_BINS = 3.0  # standard deviation of the Gaussian that spikes are smoothed with
 PENALTIES = (1.0, 10.0, 100.0, 1000.0, 10000.0)  # of the ridge, chosen on valid
+MANY_TRIALS = (200, 30, 30)  # of each condition, for what takes many trials to learn
+NUM_PLANNED = 10  # the first latents of a simulated reach
 
 
 @dataclass(frozen=True)
@@ -17,42 +21,64 @@ class Ceilings:
 
     Args:
         latents: deviation R² of velocity by ridge on the true latents.
-        spikes: the same from smoothed spikes.
-        informed: the same where the condition of each trial is known and its mean taken off spikes and velocity.
+        smoother: the same from the spikes of whole trials by a linear decoder that knows condition and loadings and has
+            learnt from many more trials: about what the spikes tell at all.
+        spikes: the same from smoothed spikes, bin by bin, learnt from the recording itself.
+        plan_neural_share: share of the log rates' variance that the plan makes within conditions.
         correction_neural_share: share of the log rates' variance that corrections make.
         correction_deviation_share: share of the velocity's variance within conditions that corrections make.
         within_share: share of the velocity's variance that lies within conditions.
     """
 
     latents: float
+    smoother: float
     spikes: float
-    informed: float
+    plan_neural_share: float
     correction_neural_share: float
     correction_deviation_share: float
     within_share: float
 
 
-def ceilings(reach: Mapping[str, np.ndarray], control: Mapping[str, np.ndarray]) -> Ceilings:
-    """Return the marks of a reach recording, given the same recording without corrections.
-
-    Args:
-        reach: arrays by name as `simulate_reach` returns them.
-        control: the same with `has_corrections` False; equal to `reach` for the control itself.
-    """
-    cond, velocity = reach["test_cond"], _split(reach, "behavior")
+def ceilings(task: ReachTask) -> Ceilings:
+    """Return the marks of the recording that `simulate_reach` makes of a task."""
+    reach, control = simulate_reach(task), simulate_reach(replace(task, has_corrections=False))
+    velocity = _split(reach, "behavior")
     spikes = {split: _smooth(counts) for split, counts in _split(reach, "recon_data").items()}
-    residual_spikes, residual_velocity = (_deviations(values, reach) for values in (spikes, velocity))
-    log_rates, without = np.log(reach["train_truth"]), np.log(control["train_truth"])
+    log_rates = np.log(reach["train_truth"].astype(np.float64))
+    neural = _power(log_rates - log_rates.mean(axis=(0, 1)))
+    latents = reach["train_latents"][..., :NUM_PLANNED].astype(np.float64)
+    planned = _from_own_mean(latents, reach["train_cond"]) @ _loadings(reach)[:NUM_PLANNED]
     within = _from_own_mean(velocity["train"], reach["train_cond"])
-    planned = _from_own_mean(control["train_behavior"].astype(np.float64), reach["train_cond"])
+    uncorrected = _from_own_mean(control["train_behavior"], reach["train_cond"])
     return Ceilings(
         latents=_decode(_split(reach, "latents"), velocity, reach),
+        smoother=_smoother(simulate_reach(replace(task, trials_per_condition=MANY_TRIALS))),
         spikes=_decode(spikes, velocity, reach),
-        informed=deviation_r2(residual_velocity["test"], _ridge(residual_spikes, residual_velocity, reach), cond),
-        correction_neural_share=_power(log_rates - without) / _power(log_rates - log_rates.mean(axis=(0, 1))),
-        correction_deviation_share=1 - _power(planned) / _power(within),
+        plan_neural_share=_power(planned) / neural,
+        correction_neural_share=_power(log_rates - np.log(control["train_truth"])) / neural,
+        correction_deviation_share=1 - _power(uncorrected) / _power(within),
         within_share=_power(within) / _power(velocity["train"] - velocity["train"].mean(axis=(0, 1))),
     )
+
+
+def _loadings(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return (latent, neuron), how log rates follow the latents, by least squares."""
+    latents, rates = (arrays[f"train_{key}"].astype(np.float64) for key in ("latents", "truth"))
+    centred, log_rates = latents - latents.mean(axis=(0, 1)), np.log(rates)
+    flat = centred.reshape(-1, centred.shape[-1])
+    return np.asarray(np.linalg.lstsq(flat, log_rates.reshape(len(flat), -1), rcond=None)[0])
+
+
+def _smoother(many: Mapping[str, np.ndarray]) -> float:
+    """Return deviation R² by ridge from whole trials to whole trials, condition means of both taken off."""
+    projected = {split: counts @ _loadings(many).T for split, counts in _split(many, "recon_data").items()}
+    inputs, targets = (_deviations(values, many) for values in (projected, _split(many, "behavior")))
+    return _decode(_flat(inputs), _flat(targets), many)
+
+
+def _flat(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return each split's trials as one bin that holds the values of all."""
+    return {split: x.reshape(len(x), 1, -1) for split, x in values.items()}
 
 
 def deviation_r2(true: np.ndarray, predicted: np.ndarray, cond: np.ndarray) -> float:

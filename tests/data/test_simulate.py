@@ -53,17 +53,39 @@ def test_the_control_differs_in_nothing_but_corrections(default_pair):
     assert np.array_equal(reach["test_latents"][..., :-2], control["test_latents"][..., :-2])
 
 
-def test_the_marks_are_those_of_the_description(default_pair):
-    marks = ceilings(*default_pair)
-    assert marks.latents > 0.99 and 0.32 <= marks.spikes <= 0.43 and 0.5 <= marks.informed <= 0.57
-    assert 0.045 < marks.correction_neural_share < 0.055 and 0.8 < marks.correction_deviation_share < 0.86
-    assert 0.35 < marks.within_share < 0.4
-    control = ceilings(default_pair[1], default_pair[1])
-    assert control.latents > 0.98 and control.correction_deviation_share == 0 and control.within_share < 0.1
+def test_the_marks_are_those_of_the_description():
+    marks = ceilings(ReachTask())
+    assert marks.latents > 0.99 and 0.76 < marks.smoother < 0.8 and 0.39 < marks.spikes < 0.57
+    assert 0.03 <= marks.correction_neural_share < 0.033 and 0.7 < marks.correction_deviation_share < 0.75
+    assert 0.1 < marks.plan_neural_share < 0.125 and 0.36 < marks.within_share < 0.41
+    control = ceilings(ReachTask(has_corrections=False))
+    assert control.latents > 0.99 and 0.95 < control.smoother < 0.98 and 0.13 < control.within_share < 0.17
+    assert control.correction_deviation_share == 0 and control.correction_neural_share < 1e-9
+
+
+def test_deviations_in_the_control_are_the_targets_scatter_and_noise_that_no_neuron_tells(default_pair):
+    control = default_pair[1]
+    velocity, cond = control["train_behavior"].astype(float), control["train_cond"]
+    deviations = velocity - np.stack([velocity[cond == label].mean(axis=0) for label in range(8)])[cond]
+    speed = np.linalg.norm(velocity[cond == 0].mean(axis=0), axis=-1)
+    explained = np.einsum("btk,t->bk", deviations, speed)[:, None] * speed[:, None] / (speed**2).sum()
+    # Each condition's mean takes one of 48 trials' worth of the noise with it, the bell one of 50 bins' worth.
+    left = ReachTask().tracking_noise * np.sqrt(47 / 48 * 49 / 50)
+    assert (deviations - explained).std() == pytest.approx(left, rel=0.02)
+    quiet = simulate_reach(ReachTask(has_corrections=False, tracking_noise=0.0))
+    assert np.array_equal(quiet["train_recon_data"], control["train_recon_data"])
+
+
+def test_without_scatter_the_control_has_the_same_plan_in_every_trial_of_a_condition():
+    arrays = simulate_reach(replace(SMALL, has_corrections=False, target_scatter=0.0, tracking_noise=0.0))
+    for label in range(8):
+        chosen = arrays["train_cond"] == label
+        assert np.ptp(arrays["train_behavior"][chosen], axis=0).max() < 1e-6
+        assert np.ptp(arrays["train_latents"][chosen][..., :10], axis=0).max() < 1e-6
 
 
 def test_the_ceiling_agrees_with_least_squares_from_scratch(default_pair):
-    reach, control = default_pair
+    reach, _ = default_pair
     design = np.concatenate([reach["train_latents"], np.ones((384, 50, 1))], axis=-1).reshape(-1, 17).astype(float)
     weights, *_ = np.linalg.lstsq(design, reach["train_behavior"].reshape(-1, 2).astype(float), rcond=None)
     predicted = np.concatenate([reach["test_latents"], np.ones((112, 50, 1))], axis=-1) @ weights
@@ -73,7 +95,7 @@ def test_the_ceiling_agrees_with_least_squares_from_scratch(default_pair):
         true, guess = reach["test_behavior"][chosen], predicted[chosen]
         true, guess = true - true.mean(axis=0), guess - guess.mean(axis=0)
         error, total = error + ((true - guess) ** 2).sum(), total + (true**2).sum()
-    assert abs(ceilings(reach, control).latents - (1 - error / total)) < 2e-3
+    assert abs(ceilings(ReachTask()).latents - (1 - error / total)) < 2e-3
 
 
 def test_deviation_r2_sees_deviations_alone():
@@ -115,8 +137,8 @@ def test_the_small_preset_is_small_and_still_shows_corrections():
     task = small_reach(ReachTask())
     reach = simulate_reach(task)
     assert reach["train_recon_data"].shape == (128, 35, 50)
-    marks = ceilings(reach, simulate_reach(replace(task, has_corrections=False)))
-    assert marks.latents > 0.99 and marks.informed > 0.5 and marks.correction_deviation_share > 0.75
+    marks = ceilings(task)
+    assert marks.latents > 0.99 and marks.smoother > 0.75 and marks.correction_deviation_share > 0.7
 
 
 @pytest.mark.parametrize(
@@ -125,6 +147,7 @@ def test_the_small_preset_is_small_and_still_shows_corrections():
         {"num_neurons": 0},
         {"num_bins": 20},
         {"correction_share": 1.0},
+        {"target_scatter": -0.1},
         {"trials_per_condition": (1, 0, 1)},
         {"seed": -1},
     ],
