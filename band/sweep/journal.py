@@ -36,6 +36,7 @@ class Array:
     steps: Mapping[str, float] = field(default_factory=dict)  # {step: when it was last noted}, in that order
     job_id: str = ""  # the array's own
     closing_job_id: str = ""
+    is_final: bool = False  # refused, and would be again: what the submission has not sent, it never will
     message: str = ""  # of the last step
 
     @property
@@ -135,6 +136,7 @@ def _fold(submission: str, lines: Sequence[Mapping[str, Any]]) -> Array:
         t=float(first["t"]),
         after=first.get("after"),
         steps=steps,
+        is_final=any(line.get("is_final") for line in lines),
         message=str(lines[-1].get("message", "")),
         **values,
     )
@@ -154,16 +156,39 @@ def standing(intents: Iterable[Intent], arrays: Iterable[Array]) -> dict[str, Ar
         arrays: all arrays, oldest first.
 
     Returns:
-        {task: array or None}; tasks whose newest submission is not one to Slurm are left out.
+        {task: array or None}; left out are tasks whose newest submission is not one to Slurm, or was refused for good
+        before it came to them.
     """
+    sent: dict[tuple[str, str], Array] = {}
+    refused: set[str] = set()
+    for array in arrays:
+        if array.is_final:
+            refused.add(array.submission)
+        if not array.is_dead:
+            sent |= {(array.submission, task): array for task in array.tasks}
+    places = {}
+    for task, intent in sorted(_newest(intents).items()):
+        place = sent.get((intent.number, task))
+        if intent.scheduler == "slurm" and (place is not None or intent.number not in refused):
+            places[task] = place
+    return places
+
+
+def planned_tasks(intents: Sequence[Intent], arrays: Iterable[Array]) -> list[tuple[Intent, list[str]]]:
+    """Return the submissions that have tasks yet to be sent, oldest first, with those tasks."""
+    newest = _newest(intents)
+    places = standing(intents, arrays)
+    found = []
+    for intent in intents:
+        tasks = [t for t in intent.tasks if newest.get(t) is intent and t in places and places[t] is None]
+        if tasks:
+            found.append((intent, tasks))
+    return found
+
+
+def _newest(intents: Iterable[Intent]) -> dict[str, Intent]:
     newest: dict[str, Intent] = {}
     for intent in intents:
         if intent.action == "submit":
             newest |= dict.fromkeys(intent.tasks, intent)
-    sent: dict[tuple[str, str], Array] = {}
-    for array in arrays:
-        if not array.is_dead:
-            sent |= {(array.submission, task): array for task in array.tasks}
-    return {
-        task: sent.get((intent.number, task)) for task, intent in sorted(newest.items()) if intent.scheduler == "slurm"
-    }
+    return newest
