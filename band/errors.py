@@ -42,6 +42,18 @@ class ClaimError(BandError):
     exit_code = 4
 
 
+class CodeMismatch(BandError):
+    """The code that runs is not the code that was submitted."""
+
+    exit_code = 78
+
+
+class VersionMismatch(BandError):
+    """A package that the trainer uses is not of the version that was there when the sweep was submitted."""
+
+    exit_code = 78
+
+
 class SchedulerError(BandError):
     """Slurm, submitit or ssh refused or did not answer."""
 

@@ -165,6 +165,11 @@ class SweepDir:
         return self.superseded / f"{check_name(run_id, what='run id')}.{check_name(attempt, what='attempt')}"
 
 
+def user_name(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the user's name as it can stand in a path, or the number where there is no name."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", environment.get("USER", "")) or str(os.getuid())
+
+
 @dataclass(frozen=True)
 class ScratchDir:
     """The node's own disk: datasets by content, and the folders that attempts write in."""
@@ -174,8 +179,7 @@ class ScratchDir:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ScratchDir:
         """Return $BAND_SCRATCH, or /tmp/band-$USER."""
-        user = re.sub(r"[^A-Za-z0-9._-]", "-", environment.get("USER", "")) or str(os.getuid())
-        return cls(Path(environment.get("BAND_SCRATCH") or f"/tmp/band-{user}").absolute())
+        return cls(Path(environment.get("BAND_SCRATCH") or f"/tmp/band-{user_name(environment)}").absolute())
 
     @property
     def data(self) -> Path:

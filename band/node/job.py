@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from band.attempts import Attempt, Claim
-from band.errors import SweepError
+from band.errors import BandError, SweepError
 from band.files import read_json_object
 from band.run_dir import SCHEMA, EventWriter, ScratchDir, SweepDir, TaskDir, check_name
 
@@ -24,7 +25,8 @@ class Timing:
     mirror_s: float = 120.0  # between copies of the checkpoint to the shared home
     stop_s: float = 25.0  # between asking the trainer to stop and killing it
     retry_s: float = 10.0  # between tries to write a home that refused
-    home_wait_s: float = 600.0  # how long finished runs wait for such a home before the task gives up
+    home_wait_s: float = 600.0  # how long finished runs wait for such a home, where no time limit says so
+    claim_wait_s: float = 60.0  # how long a job waits at its start for a home, or a claim, that is late
     epoch_s: float = 5.0  # between epoch events in the stream at home
     tick_s: float = 0.2  # between looks at signals and clocks
 
@@ -39,7 +41,6 @@ class Task:
     populations: tuple[tuple[str, ...], ...]  # trained one after the other; together they are all runs
     dataset: Mapping[str, Any]
     threads: int
-    skip: frozenset[str]  # runs not to be trained now
 
     @property
     def folder(self) -> TaskDir:
@@ -64,7 +65,6 @@ def read_task(path: Path) -> Task:
     values = read_json_object(path)
     if values.get("schema") != SCHEMA:
         raise SweepError(f"{path}: schema must be {SCHEMA}, got {values.get('schema')!r}; generate and submit again")
-    skip = path.with_name("skip.json")
     try:
         run_ids = tuple(check_name(run["id"], what=f"{path}: run id") for run in values["runs"])
         task = Task(
@@ -74,7 +74,6 @@ def read_task(path: Path) -> Task:
             populations=tuple(tuple(part) for part in values.get("populations", [run_ids])),
             dataset={key: values["dataset"][key] for key in ("path", "digest", "file_digest", "size_bytes")},
             threads=max(1, int(values.get("threads", 1))),
-            skip=frozenset(read_json_object(skip).get("runs", ())) if skip.exists() else frozenset(),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SweepError(f"{path} is no task file: {error!r}; generate and submit again") from None
@@ -83,6 +82,31 @@ def read_task(path: Path) -> Task:
     if task.name != path.parent.name:
         raise SweepError(f"{path} is the file of task {task.name}, but lies in the folder of task {path.parent.name}")
     return task
+
+
+class Skip:
+    """The runs of a task that are not to be trained now: failed or cancelled before it started, or cancelled since."""
+
+    def __init__(self, task: Task) -> None:
+        """Read which they are.
+
+        Raises:
+            BandError: the file is damaged.
+            OSError: it cannot be read.
+        """
+        self._path = task.path.with_name("skip.json")
+        self.runs = self._read()
+
+    def look(self) -> None:
+        """Read again which they are; in the life of an attempt they only become more."""
+        with suppress(BandError, OSError):
+            self.runs |= self._read()
+
+    def _read(self) -> frozenset[str]:
+        try:
+            return frozenset(str(run) for run in read_json_object(self._path).get("runs", ()))
+        except FileNotFoundError:
+            return frozenset()
 
 
 class Reporter:
@@ -112,7 +136,13 @@ class Reporter:
     def say(self, message: str) -> None:
         """Print one line for the job's own output, unless a listener shows the events."""
         if self._on_event is None:
-            print(message, file=sys.stderr, flush=True)
+            say(message)
+
+
+def say(message: str) -> None:
+    """Print one line, unless what it goes to is a home that cannot be written."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +153,8 @@ class Job:
     attempt: Attempt
     claim: Claim
     scratch: ScratchDir
+    is_volatile: bool  # whether scratch goes with the job
+    skip: Skip
     reporter: Reporter
     timing: Timing
 

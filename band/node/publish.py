@@ -123,14 +123,15 @@ class Publisher:
         self.waiting: dict[str, Path] = {}  # finished, and not yet known to be at home
         self.done: set[str] = set()
         self.damaged: dict[str, str] = {}  # finished, but not what their manifest says
-        self.refusal = ""  # why home did not take the last one
+        self.refusal = ""  # why home did not take the last one; "" if it did
 
-    def add(self, run_id: str, *, folder: Path) -> None:
-        """Take a finished run's sealed folder, and publish it now if home lets us."""
+    def add(self, run_id: str, *, folder: Path, later: bool = False) -> None:
+        """Take a finished run's sealed folder, and publish it now, if home lets us, unless there is no time for it."""
         self.damaged.pop(run_id, None)
         self.waiting[run_id] = folder
         self._next_try = 0.0
-        self.flush()
+        if not later:
+            self.flush()
 
     def flush(self) -> bool:
         """Publish what waits if it is time to try again; return whether nothing waits any more."""
@@ -138,6 +139,7 @@ class Publisher:
             for run_id, folder in list(self.waiting.items()):
                 try:
                     self._publish(run_id, folder=folder)
+                    self.refusal = ""
                 except OSError as error:
                     self.refusal = str(error)
                     self._next_try = time.monotonic() + self._job.timing.retry_s

@@ -65,6 +65,8 @@ def sweep_up(job: Job) -> None:
     """Remove the task's work folders on this node; the caller knows that all in them is at home."""
     for leftover in leftovers(job):
         shutil.rmtree(leftover, ignore_errors=True)
+    if job.is_volatile:
+        shutil.rmtree(job.scratch.path, ignore_errors=True)  # no other job has anything there
     for scratch in (job.scratch, home_scratch(job.sweep)):
         with suppress(OSError):
             folder = scratch.sweep_work(job.sweep.name)

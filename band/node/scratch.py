@@ -1,37 +1,119 @@
-"""Finds the node's scratch and makes sure that it is ours and takes what we write."""
+"""Finds the node's scratch and makes sure that it is ours, local, and takes what we write."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from band.errors import StageError
 from band.files import write_atomic
-from band.run_dir import ScratchDir, SweepDir
+from band.run_dir import ScratchDir, SweepDir, user_name
 
 PROBE_BYTES = 64 * 1024
+WORK_BYTES = 16 * 2**20  # room for checkpoints and finished runs, at least
+# Where sites have disks of a node that outlive jobs; a folder of the user's own in them.
+ROOTS = ("/disk/scratch", "/scratch", "/local/scratch", "/localscratch", "/local_scratch", "/scratch_local", "/local")
+MOUNTS = Path("/proc/self/mountinfo")
+NETWORK_TYPES = re.compile(
+    "afs|beegfs(_nodev)?|ceph|cifs|fhgfs|fuse.(ceph|glusterfs|sshfs)|gfs2|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2|"
+    "orangefs|panfs|pvfs2|smb3|smbfs|wekafs"
+)
 
 
-def find_scratch(sweep: SweepDir) -> tuple[ScratchDir, str]:
-    """Return where to write on this node, and why that is the shared home; "" where it is scratch.
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """What a path lies on."""
+
+    kind: str  # type of the file system
+    root: str  # the folder of that file system that is seen at the mount point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Where to write on this node."""
+
+    scratch: ScratchDir
+    why_home: str = ""  # why that is the shared home; "" where it is scratch
+    is_volatile: bool = False  # whether it goes with the job
+
+
+def find_scratch(sweep: SweepDir, *, environment: Mapping[str, str] = os.environ) -> Found:
+    """Return the first place that can be used, and the shared home where none can.
+
+    $BAND_SCRATCH alone if it is set; else scratch that outlives the job, scratch of the job, /tmp.
 
     Raises:
-        OSError: neither can be written.
+        OSError: home cannot be written either.
     """
-    scratch = ScratchDir.from_environment()
-    try:
-        prepare(scratch)
-        return scratch, ""
-    except (OSError, StageError) as error:
-        home = home_scratch(sweep)
-        prepare(home)
-        return home, f"scratch {scratch.path} cannot be used: {error}"
+    reasons = []
+    for scratch, of_job in candidates(environment):
+        mount = mount_of(scratch.path)
+        if NETWORK_TYPES.fullmatch(mount.kind):
+            reasons.append(f"scratch {scratch.path} is no disk of this node but on a network ({mount.kind})")
+            continue
+        try:
+            prepare(scratch)
+            return Found(scratch=scratch, is_volatile=of_job or _names_job(mount.root, environment))
+        except (OSError, StageError) as error:
+            reasons.append(f"scratch {scratch.path} cannot be used: {error}")
+    home = home_scratch(sweep)
+    prepare(home)
+    return Found(scratch=home, why_home="; ".join(reasons))
+
+
+def candidates(environment: Mapping[str, str]) -> Iterator[tuple[ScratchDir, bool]]:
+    """Yield the places to try, and whether each is made for the job and goes with it."""
+    if environment.get("BAND_SCRATCH"):
+        given = ScratchDir.from_environment(environment)
+        yield given, _names_job(str(given.path), environment)
+        return
+    user = user_name(environment)
+    for root in map(Path, ROOTS):
+        if os.access(root / user, os.W_OK) or (root.is_dir() and os.access(root, os.W_OK)):
+            yield ScratchDir(root / user / "band"), False
+    for name in ("SLURM_TMPDIR", "TMPDIR"):
+        path = environment.get(name, "")
+        if path and (name == "SLURM_TMPDIR" or _names_job(path, environment)):
+            yield ScratchDir(Path(path).absolute() / "band"), True
+    yield ScratchDir.from_environment(environment), False
+
+
+def _names_job(path: str, environment: Mapping[str, str]) -> bool:
+    ids = {environment.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")} - {""}
+    return not ids.isdisjoint(re.findall("[0-9]+", path))
+
+
+def mount_of(path: Path) -> Mount:
+    """Return the mount that a path lies on; of an unknown type where the system does not say."""
+    real = Path(os.path.realpath(path))
+    found, depth = Mount(kind="", root=""), -1
+    with contextlib.suppress(OSError):
+        for line in MOUNTS.read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            words = [re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word) for word in before.split()]
+            if len(words) < 5 or not after:
+                continue
+            point = Path(words[4])
+            # Of several on one point the last hides the others.
+            if (point == real or point in real.parents) and len(point.parts) >= depth:
+                found, depth = Mount(kind=after.split()[0], root=words[3]), len(point.parts)
+    return found
 
 
 def home_scratch(sweep: SweepDir) -> ScratchDir:
     """Return the folder in the sweep that takes the place of a scratch that cannot be used."""
     return ScratchDir(sweep.path / ".scratch")
+
+
+def is_required(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a task shall fail rather than read its recording from the shared home."""
+    return environment.get("BAND_SCRATCH_REQUIRED", "") not in ("", "0")
 
 
 def prepare(scratch: ScratchDir) -> None:
@@ -52,6 +134,25 @@ def prepare(scratch: ScratchDir) -> None:
         write_atomic(probe, bytes(PROBE_BYTES))
     finally:
         probe.unlink(missing_ok=True)
+    reserve(scratch.path, size_bytes=WORK_BYTES)
+
+
+def reserve(folder: Path, *, size_bytes: int) -> None:
+    """Make sure that a disk has room, by taking it and giving it back: quotas count too, and it takes no time.
+
+    Raises:
+        OSError: there is no such room, or the folder cannot be written.
+    """
+    path = folder / f".reserve.{os.getpid()}"
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.posix_fallocate(file, 0, max(size_bytes, 1))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(error.errno, f"{os.strerror(error.errno)} for {size_bytes} bytes", str(folder)) from None
+    finally:
+        os.close(file)
+        path.unlink(missing_ok=True)
 
 
 def _check_owner(path: Path) -> None:

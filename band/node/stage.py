@@ -15,6 +15,7 @@ from typing import Any
 
 from band.errors import BandError, StageError
 from band.files import canonical_json, copy_verified, read_json, sha256_file, write_atomic
+from band.node.scratch import reserve
 from band.run_dir import ScratchDir, check_name
 
 FILE_NAME = "recording.h5"
@@ -138,23 +139,28 @@ def _lease(
         elif not _is_verified(folder, digest=digest):
             limit = default_max_bytes(scratch) if max_bytes is None else max_bytes
             evict(scratch, max_bytes=max(0, limit - int(dataset["size_bytes"])))
-            _make_copy(Path(dataset["path"]), folder=folder, digest=digest, scratch=scratch)
+            _make_copy(dataset, folder=folder, scratch=scratch)
             copied = True
         # Exchanging the lock for a shared one lets go of it for a moment, so the copy is looked at once more.
 
 
-def _make_copy(source: Path, *, folder: Path, digest: str, scratch: ScratchDir) -> None:
+def _make_copy(dataset: Mapping[str, Any], *, folder: Path, scratch: ScratchDir) -> None:
     folder.mkdir(exist_ok=True)
     for leftover in folder.iterdir():
         leftover.unlink()
     try:
-        copy_verified(source, folder / FILE_NAME, sha256=digest)
+        _copy_in(dataset, folder=folder)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         evict(scratch, max_bytes=0)
-        copy_verified(source, folder / FILE_NAME, sha256=digest)
+        _copy_in(dataset, folder=folder)
     write_atomic(folder / STAMP_NAME, canonical_json(_stamp(folder / FILE_NAME)))
+
+
+def _copy_in(dataset: Mapping[str, Any], *, folder: Path) -> None:
+    reserve(folder, size_bytes=int(dataset["size_bytes"]))  # rather than find out after an hour of copying
+    copy_verified(Path(dataset["path"]), folder / FILE_NAME, sha256=dataset["file_digest"])
 
 
 def _stamp(path: Path) -> list[int]:

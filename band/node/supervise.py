@@ -6,13 +6,11 @@ import os
 import signal
 import sys
 import sysconfig
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import band
@@ -22,8 +20,8 @@ from band.node.child import Trainer
 from band.node.job import Job
 from band.node.publish import Publisher
 from band.node.salvage import finished_runs
+from band.node.stop import StopRequest
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 OUR_EVENTS = frozenset(
     ("claimed", "staged", "mirrored", "split", "published", "superseded", "failed", "interrupted", "ended")
 )
@@ -32,39 +30,11 @@ TAIL_BYTES = 4000
 MAX_MESSAGE, MAX_TRACEBACK = 4000, 20_000  # characters
 
 
-class StopRequest:
-    """Whether and why the attempt was asked to stop; within the block it takes the signals that ask."""
-
-    def __init__(self) -> None:
-        self.reason = ""
-        self.count = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._take) for number in STOP_SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        self.ask(signal.Signals(number).name)
-
-    def ask(self, reason: str) -> None:
-        """Ask to stop; the first reason stands."""
-        self.reason = self.reason or reason
-        self.count += 1
-
-
 @dataclass(frozen=True, kw_only=True)
 class Ending:
     """How a trainer ended."""
 
-    kind: str  # "ended", "stopped", "failed", or "lost" where another attempt holds the task now
+    kind: str  # "ended", "stopped" as we asked, "failed", or "lost" where another attempt holds the task now
     error: str = ""
     message: str = ""
     traceback: str = ""
@@ -83,7 +53,13 @@ class Supervisor:
         self._next_mirror = 0.0
 
     def supervise(
-        self, command: Sequence[str], *, runs: Sequence[str], folder: Path, later: Sequence[Sequence[str]]
+        self,
+        command: Sequence[str],
+        *,
+        runs: Sequence[str],
+        folder: Path,
+        later: Sequence[Sequence[str]],
+        source: str = "scratch",
     ) -> Ending:
         """Run one trainer to its end.
 
@@ -92,6 +68,7 @@ class Supervisor:
             runs: the runs that it trains.
             folder: where it works.
             later: the parts that come after it, whose checkpoints are kept at home too.
+            source: where this attempt has said that it reads the recording: "scratch" or "home".
 
         Raises:
             StageError: it cannot be started.
@@ -99,39 +76,51 @@ class Supervisor:
         watch = _Watch(self._job, runs=runs, folder=folder, later=later)
         self._next_mirror = time.monotonic() + self._job.timing.mirror_s
         try:
-            trainer = Trainer(command, cwd=folder, environment=child_environment(self._job))
+            trainer = Trainer(command, cwd=folder, environment=child_environment(self._job, source=source))
         except OSError as error:
             raise StageError(f"the trainer {command[0]} cannot be started: {error}; correct BAND_TRAINER") from None
-        asked: float | None = None
         try:
             while not self._look(trainer, watch=watch):
-                if self._stop.reason and asked is None:
-                    asked = time.monotonic()
-                    trainer.command("stop")
-                if asked is not None and (self._stop.count > 1 or time.monotonic() - asked > self._job.timing.stop_s):
-                    watch.we_killed = True
-                    trainer.kill()
-                if asked is None:
-                    self._keep_home(watch)
-                if watch.is_lost:
-                    trainer.kill()
+                self._steer(trainer, watch=watch)
         finally:
             watch.lacked_memory = trainer.lacked_memory()
             status = trainer.close()
         self._collect(watch)
         return self._ending(status, watch=watch)
 
+    def _steer(self, trainer: Trainer, *, watch: _Watch) -> None:
+        """Ask the trainer to stop where that is due, and kill it where it does not listen."""
+        if self._stop.take_warning():
+            self._job.skip.look()
+        if watch.asked is None and (self._stop.is_asked() or watch.has_skipped(self._publisher)):
+            watch.asked = time.monotonic()
+            trainer.command("stop")
+            self._stop.explain()  # Slurm is asked while the trainer saves its checkpoint
+        if watch.asked is None:
+            self._keep_home(watch)
+        elif self._stop.is_hasty or self._stop.waited_s(since=watch.asked) > self._patience_s():
+            watch.we_killed = True
+            trainer.kill()
+        if watch.is_lost:
+            trainer.kill()
+
+    def _patience_s(self) -> float:
+        return self._stop.patience_s(stop_s=self._job.timing.stop_s)
+
     def mirror(self, parts: Sequence[Sequence[str]]) -> bool:
         """Bring the newest checkpoints home; return False where another attempt holds the task now.
 
         A home that cannot be written is passed over: `Checkpoints.is_home` tells.
         """
+        start = time.monotonic()
         try:
             if not self._job.claim.still_mine():
                 return False
-            # A checkpoint without a finished run must not replace one that has it while that run is on this node alone.
-            if self._publisher.flush():
-                self._checkpoints.mirror(parts)
+            # The checkpoint first, for there may be no time for more. One that has a finished run which is on this
+            # node alone stays at home beside those that go on without it.
+            self._checkpoints.mirror([*([run] for run in self._publisher.waiting), *parts])
+            self._stop.took(time.monotonic() - start)
+            self._publisher.flush()
         except OSError:
             self._next_mirror = time.monotonic() + min(self._job.timing.retry_s, self._job.timing.mirror_s)
         return True
@@ -165,12 +154,13 @@ class Supervisor:
         open_runs = watch.open_runs(self._publisher)
         if len(open_runs) > 1:
             watch.is_lost = not self.mirror([open_runs, *watch.later])
-        self._publisher.add(run, folder=watch.folder / "runs" / run)
+        self._publisher.add(run, folder=watch.folder / "runs" / run, later=bool(self._stop.reason))
 
     def _keep_home(self, watch: _Watch) -> None:
         self._publisher.flush()
         if time.monotonic() >= self._next_mirror:
             self._next_mirror = time.monotonic() + self._job.timing.mirror_s
+            self._job.skip.look()  # where the signal that tells of it came too early for this node's view of home
             watch.is_lost = not self.mirror([watch.open_runs(self._publisher), *watch.later])
 
     def _collect(self, watch: _Watch) -> None:
@@ -179,7 +169,7 @@ class Supervisor:
             known = run.name in self._publisher.done or run.name in self._publisher.waiting
             if run.name in watch.runs and not known:
                 self._job.reporter.report("run_finished", run=run.name)
-                self._publisher.add(run.name, folder=run)
+                self._publisher.add(run.name, folder=run, later=bool(self._stop.reason))
 
     def _ending(self, status: int, *, watch: _Watch) -> Ending:
         if watch.is_lost:
@@ -187,7 +177,7 @@ class Supervisor:
         open_runs = watch.open_runs(self._publisher)
         if not open_runs:
             return Ending(kind="ended")
-        if self._stop.reason and (watch.we_killed or status in (0, 4)):
+        if watch.asked is not None and (watch.we_killed or status in (0, 4)):
             return Ending(kind="stopped")
         return watch.failed(status, open_runs=open_runs, damaged=self._publisher.damaged)
 
@@ -208,6 +198,8 @@ class _Watch:
     """What is seen of one trainer."""
 
     def __init__(self, job: Job, *, runs: Sequence[str], folder: Path, later: Sequence[Sequence[str]]) -> None:
+        self._skip = job.skip
+        self.asked: float | None = None  # when it was asked to stop (monotonic)
         self.runs = list(runs)
         self.folder = folder
         self.later = later
@@ -219,6 +211,10 @@ class _Watch:
 
     def open_runs(self, publisher: Publisher) -> list[str]:
         return [run for run in self.runs if run not in publisher.done and run not in publisher.waiting]
+
+    def has_skipped(self, publisher: Publisher) -> bool:
+        """Return whether it still trains a run that is not to be trained any more."""
+        return not self._skip.runs.isdisjoint(self.open_runs(publisher))
 
     def failed(self, status: int, *, open_runs: Sequence[str], damaged: Mapping[str, str]) -> Ending:
         printed = self.tail.decode(errors="replace")
@@ -239,8 +235,8 @@ class _Watch:
         return Ending(kind="failed", error="TrainerEnded", message="; ".join([message, *reasons]), traceback=printed)
 
 
-def child_environment(job: Job) -> dict[str, str]:
-    """Return the trainer's environment: ours, this code first, as many threads as the task has."""
+def child_environment(job: Job, *, source: str) -> dict[str, str]:
+    """Return the trainer's environment: ours, this code first, as many threads as the task has, whence it reads."""
     threads = str(job.task.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     source = str(Path(band.__file__).resolve().parent.parent)
@@ -253,6 +249,7 @@ def child_environment(job: Job) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
         "BAND_ATTEMPT": job.attempt.name,
+        "BAND_DATA_SOURCE": source,
     }
 
 

@@ -36,6 +36,17 @@ def git_state() -> tuple[str | None, bool | None]:
     return git("rev-parse", "HEAD"), None if status is None else bool(status)
 
 
+def versions() -> dict[str, str]:
+    """Return the version of Python and of each package that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
 def provenance(*, device: str, threads: int, packing: list[str], attempt: str) -> dict[str, Any]:
     """Return the provenance section of a `result.json`.
 
@@ -46,17 +57,11 @@ def provenance(*, device: str, threads: int, packing: list[str], attempt: str) -
         attempt: name of the attempt that finished it.
     """
     commit, dirty = git_state()
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "unknown"
     return {
         "code": code_digest(Path(__file__).parents[1]),
         "commit": commit,
         "dirty": dirty,
-        "versions": versions,
+        "versions": versions(),
         "host": platform.node(),
         "device": device,
         "threads": threads,

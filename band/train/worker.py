@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -18,7 +19,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from band.errors import BandError
+from band.errors import BandError, StageError, VersionMismatch
+from band.train.provenance import versions
 
 SUPERVISOR_GONE = 3
 
@@ -39,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     events = Events(arguments.events_fd)
     commands = listen()
     try:
+        check_versions(os.environ.get("BAND_VERSIONS", ""))
+        check_source(arguments.data, home=Path(task["dataset"]["path"]))
         from band.train.session import train_task
 
         return train_task(
@@ -49,9 +53,51 @@ def main(argv: list[str] | None = None) -> int:
         text = str(error) if isinstance(error, BandError) else traceback.format_exc()
         print(text, file=sys.stderr, flush=True)
         events.send(
-            "failed", runs=arguments.runs.split(","), error=type(error).__name__, message=str(error), traceback=text
+            "failed", runs=arguments.runs.split(","), error=error_name(error), message=str(error), traceback=text
         )
         return 1
+
+
+def check_versions(submitted: str) -> None:
+    """Compare what is installed here with what was there when the sweep was submitted.
+
+    Args:
+        submitted: JSON of {"python": version, PACKAGE: version, …}, "" for what was not there; empty: any will do.
+
+    Raises:
+        VersionMismatch: something differs; names each.
+    """
+    found = versions()
+    differing = [
+        f"{name} is {found.get(name, 'not known')}, not {version}"
+        for name, version in json.loads(submitted or "{}").items()
+        if version and found.get(name) != version
+    ]
+    if differing:
+        raise VersionMismatch(
+            f"on {os.uname().nodename} {sys.executable} has other versions than the sweep was submitted with: "
+            f"{'; '.join(differing)}; mend the environment that the template sets up, or submit with --allow-versions"
+        )
+
+
+def check_source(data: Path, *, home: Path) -> None:
+    """Refuse to read the shared home's copy of the recording where the attempt has said that it reads another.
+
+    Raises:
+        StageError: it would.
+    """
+    if os.environ.get("BAND_DATA_SOURCE") == "scratch" and home.exists() and os.path.samefile(data, home):
+        raise StageError(f"{data} is the recording at home, and this attempt has said that it reads a copy on scratch")
+
+
+def error_name(error: Exception) -> str:
+    """Return the name that a failure goes by: that of its class, or one for all that lack of memory is called."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"MemoryError", "OutOfMemoryError"}:
+        return "OutOfMemory"
+    if isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error)):
+        return "OutOfMemory"
+    return type(error).__name__
 
 
 class Events:

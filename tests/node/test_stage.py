@@ -85,7 +85,7 @@ def test_a_task_that_waited_for_the_copy_reads_it_while_the_one_that_made_it_sti
         task.start()
         assert waits_for_exclusive.wait(10)
         fcntl.flock(other, fcntl.LOCK_EX)  # … the other one gets to make it …
-        stage._make_copy(Path(dataset["path"]), folder=scratch.dataset(digest), digest=digest, scratch=scratch)
+        stage._make_copy(dataset, folder=scratch.dataset(digest), scratch=scratch)
         fcntl.flock(other, fcntl.LOCK_SH)  # … and trains.
         assert has_it.wait(10), "a task must not wait until another one has trained"
     task.join(10)
@@ -233,12 +233,12 @@ def test_a_scratch_that_others_could_have_made_is_not_used(
     path = tmp_path / "scratch"
     make(path)
     monkeypatch.setenv("BAND_SCRATCH", str(path))
-    scratch, reason = find_scratch(SweepDir(tmp_path / "home"))
-    assert scratch.path == tmp_path / "home" / ".scratch" and why in reason
+    found = find_scratch(SweepDir(tmp_path / "home"))
+    assert found.scratch.path == tmp_path / "home" / ".scratch" and why in found.why_home
 
 
 def test_scratch_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAND_SCRATCH", str(tmp_path / "a" / "scratch"))
-    scratch, reason = find_scratch(SweepDir(tmp_path / "home"))
-    assert scratch.path.stat().st_mode & 0o777 == 0o700 and reason == ""
-    assert sorted(path.name for path in scratch.path.iterdir()) == ["data"]  # the probe is gone
+    found = find_scratch(SweepDir(tmp_path / "home"))
+    assert found.scratch.path.stat().st_mode & 0o777 == 0o700 and not found.why_home
+    assert sorted(path.name for path in found.scratch.path.iterdir()) == ["data"]  # the probe is gone

@@ -19,7 +19,8 @@ from fake_trainer import expected_state
 
 from band.attempts import Attempt, take
 from band.node import child
-from band.node.task import make_work_folder, run_task
+from band.node.course import make_work_folder
+from band.node.task import run_task
 from band.run_dir import seal
 
 
@@ -105,7 +106,7 @@ def test_a_population_killed_for_memory_goes_on_in_halves(make: Any, monkeypatch
 def test_a_population_that_somebody_kills_goes_on_as_it_was_unless_it_never_gets_further(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("band.node.task.MOST_KILLS", 2)
+    monkeypatch.setattr("band.node.course.MOST_KILLS", 2)
     task = make(a={"epochs": 4}, b={"epochs": 4, "signal_at": [2, signal.SIGKILL]})
     assert task.attempt() == 1
     assert_all_published(task, a=4)
@@ -213,7 +214,7 @@ def test_runs_to_be_skipped_are_left_alone(make: Any) -> None:
     assert all(" b " not in line for line in task.ledger())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_at_a_checkpoint_that_the_next_attempt_on_another_node_continues(
     make: Any, number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -228,6 +229,36 @@ def test_a_signal_stops_at_a_checkpoint_that_the_next_attempt_on_another_node_co
     assert_all_published(task, a=40, b=8)
     assert set(task.ledger().values()) == {1}
     assert_nothing_left(task)
+
+
+def test_told_that_runs_were_cancelled_an_attempt_goes_on_with_the_others_from_a_checkpoint(make: Any) -> None:
+    task = make(
+        a={"epochs": 60, "epoch_s": 0.02, "checkpoint_every": 1000}, b={"epochs": 9}, c={"epochs": 30}, d={"epochs": 60}
+    )
+    process = task.start()
+    wait_for(lambda: task.ledger()["epoch a 15"] == 1)
+    task.task_json.with_name("skip.json").write_text('{"runs": ["a", "b"]}')
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(90) == 0
+    assert_all_published(task, b=9, c=30, d=60)
+    assert set(task.ledger().values()) == {1}
+    assert 15 <= sum(line.startswith("epoch a ") for line in task.ledger()) < 60
+    assert [event["runs"] for event in task.events("started")] == [["a", "b", "c", "d"], ["c", "d"]]
+    assert task.events("interrupted") == [] and len(task.events("claimed")) == 1
+    task.task_json.with_name("skip.json").unlink()
+    assert task.attempt() == 0
+    assert_all_published(task, a=60, b=9, c=30, d=60)
+    assert set(task.ledger().values()) == {1}
+
+
+def test_a_warning_that_means_nothing_disturbs_nothing(make: Any) -> None:
+    task = make(a={"epochs": 40, "epoch_s": 0.02})
+    process = task.start()
+    wait_for(lambda: task.ledger()["epoch a 5"] == 1)
+    process.send_signal(signal.SIGUSR2)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(90) == 0
+    assert len(task.events("started")) == 1
 
 
 def test_a_trainer_that_does_not_listen_is_killed_and_the_task_continues(make: Any) -> None:
