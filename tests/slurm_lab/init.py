@@ -62,13 +62,13 @@ def mount_own_files(root: Path, *, cgroup: Path) -> None:
 
 
 def main(root: Path, cgroup: Path, owner: int) -> None:
-    """Set the lab up, say so, and wait until its owner is gone or closes our input."""
+    """Set the lab up, say by which name it is found, and wait until its owner is gone or closes our input."""
     socket.sethostname(LOGIN_HOST)
     mirror_root(sorted(Path("/").iterdir()))
     enter_new_root()
     mount_own_files(root, cgroup=cgroup)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the orphans that fall to us
-    print("ready", flush=True)
+    print(os.readlink("/proc/self/ns/uts"), flush=True)
     end = select.poll()
     end.register(owner, select.POLLIN)
     end.register(sys.stdin.fileno(), select.POLLHUP)

@@ -18,7 +18,7 @@ from types import TracebackType
 
 from slurm_lab import configuration, init
 from slurm_lab.configuration import CGROUP_KILLS, Plan, Settings
-from slurm_lab.namespaces import UNSHARE, Daemon, Host, LabError, wait_for
+from slurm_lab.namespaces import UNSHARE, Host, LabError, Process, wait_for
 from slurm_lab.node import Node
 
 __all__ = ["CGROUP_KILLS", "Lab", "LabError", "Node"]
@@ -81,8 +81,9 @@ class Lab:
         self.nodes = {name: Node(name, plan=self.plan) for name in self.plan.node_names}
         self._settings: Settings = dict(settings or {})
         self._changed: Settings = {}  # settings of `configure`, until `reset`
+        self._guardian: subprocess.Popen[str] | None = None  # outside of the lab, and alive as long as it
         self._login: Host | None = None
-        self._daemons: dict[str, Daemon] = {}
+        self._daemons: dict[str, Process] = {}
 
     @functools.cached_property
     def environment(self) -> dict[str, str]:
@@ -131,7 +132,9 @@ class Lab:
     def close(self) -> None:
         """End every process of the lab; its mounts go with them, its folder stays for its logs."""
         if self._login is not None:
-            self._login.kill()
+            self._login.first.end()
+        if self._guardian is not None:
+            self._guardian.communicate(timeout=30)
         self._claim.close()
         shutil.rmtree(self.plan.root / "database", ignore_errors=True)
 
@@ -165,26 +168,33 @@ class Lab:
     def _boot(self) -> None:
         owner = os.pidfd_open(os.getpid())  # readable when this process has ended, however it ended
         first = [sys.executable, "-I", init.__file__, self.plan.root, self.plan.cgroup, owner]
+        log = self.plan.root / "log/daemons"
         environment = {
             **self.environment,
             "MYSQL_UNIX_PORT": str(self.plan.database_socket),
             "CGROUP": str(self.plan.cgroup),
         }
-        self._login = Host.boot(
-            ["sh", "-c", GUARDIAN, "sh", *UNSHARE, *map(str, first)],
-            log=self.plan.root / "log/daemons",
-            environment=environment,
-            kept=(owner, self._claim.fileno()),
-        )
+        with log.open("a") as words:
+            self._guardian = subprocess.Popen(
+                ["sh", "-c", GUARDIAN, "sh", *UNSHARE, *map(str, first)],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                text=True,
+                pass_fds=(owner, self._claim.fileno()),
+                start_new_session=True,  # Ctrl-C in a terminal is for the tests, not for the cluster
+            )
         os.close(owner)
+        self._login = Host.of(self._guardian, log=log, environment=environment)
 
     # Daemons
 
     def _start_daemon(self, command: Sequence[str | Path], *, is_ready: Callable[[], bool]) -> None:
         daemon = self._daemons[str(command[0])] = self.login.daemon(command)
-        self.wait_for(lambda: not daemon.is_up() or is_ready(), what=f"{daemon.name} to answer")
+        self.wait_for(lambda: not daemon.is_up() or is_ready(), what=f"{command[0]} to answer")
         if not daemon.is_up():
-            raise LabError(f"{daemon.name} ended:\n{self.login.log.read_text()[-2000:]}")
+            raise LabError(f"{command[0]} ended:\n{self.login.log.read_text()[-2000:]}")
 
     def _start_munged(self) -> None:
         root, socket_path = self.plan.root, self.plan.munge_socket
@@ -212,7 +222,7 @@ class Lab:
 
     def stop_dbd(self) -> None:
         """End slurmdbd; slurmctld keeps what it has to say until it is back."""
-        self._daemons["slurmdbd"].end()
+        self._daemons["slurmdbd"].end(signal.SIGTERM)
 
     def start_controller(self) -> None:
         """Start slurmctld, or let a paused one go on; return when it answers."""
@@ -225,11 +235,11 @@ class Lab:
     def stop_controller(self) -> None:
         """End slurmctld as an administrator does; it keeps its jobs."""
         self.run(["scontrol", "shutdown", "slurmctld"], check=True)
-        self._daemons["slurmctld"].holder.wait(timeout=30)
+        self.wait_for(lambda: not self._daemons["slurmctld"].is_up(), what="slurmctld to end")
 
     def kill_controller(self) -> None:
         """Kill -9 slurmctld; it may have forgotten its last few seconds when it is back."""
-        self._daemons["slurmctld"].end(signal.SIGKILL)
+        self._daemons["slurmctld"].end()
 
     def pause_controller(self) -> None:
         """Freeze slurmctld: commands hang, time out, and what they asked is done when it goes on."""
@@ -299,7 +309,7 @@ class Lab:
 
     def popen(self, command: Sequence[str | Path], *, cwd: Path | None = None) -> subprocess.Popen[str]:
         """Start a command on the login host; the process is the command itself, and ends with the calling thread."""
-        host = ["nsenter", f"--target={self.login.init_pid}", "--mount", "--uts"]
+        host = ["nsenter", f"--target={self.login.first.pid}", "--mount", "--uts"]
         return subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *host, "env", f"--chdir={cwd or self.home}", *map(str, command)],
             env=self.environment,
@@ -355,7 +365,7 @@ class Lab:
         return [pid for node in self.nodes.values() for pid in node.pids(job=job, command=command)]
 
     def _situation(self) -> str:
-        if self._login is None or not self._login.is_up():
+        if self._login is None or not self._login.first.is_up():
             return "the lab is down"
         shown = [self.run(command, timeout_s=15) for command in (["squeue", "--states=all"], ["sinfo", "--Node"])]
         return "".join(done.stdout + done.stderr for done in shown) + f"logs: {self.plan.root}/log"
@@ -392,7 +402,7 @@ class Lab:
             self.start_dbd()
         self.start_controller()
         for node in self.nodes.values():
-            if node.host.is_up():
+            if node.host.first.is_up():
                 node.wake()
             node.start()
             node.repair()

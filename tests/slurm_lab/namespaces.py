@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 UNSHARE = ("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child")
 POLL_S = 0.1
+# Says its own process id, then becomes the command.
+DAEMON = 'log=$1; shift; echo $$; exec "$@" >>"$log" 2>&1 </dev/null'
 
 
 class LabError(Exception):
@@ -38,115 +41,136 @@ def wait_for(
         time.sleep(POLL_S)
 
 
-def descendant(pid: int) -> int:
-    """Return the process at the end of a chain of only children."""
-    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        (pid,) = map(int, children)
-    return pid
+def numbers(pid: int) -> list[int]:
+    """Return the process ids of one process in all namespaces that it is in, the machine's first."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("NSpid:"))
+    return [int(word) for word in line.split()[1:]]
+
+
+def processes_named(host_name: str) -> Iterator[int]:
+    """Yield the processes in a host name namespace, such as "uts:[4026532212]"."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if os.readlink(entry / "ns/uts") == host_name:
+                yield int(entry.name)
+
+
+class Process:
+    """A process of ours that is nobody's child: its number cannot be mistaken for a later process's."""
+
+    def __init__(self, pid: int) -> None:
+        """Take hold of a running process."""
+        self.pid = pid
+        self._handle = os.pidfd_open(pid)
+
+    def __del__(self) -> None:
+        """Let go of it."""
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+
+    def is_up(self, *, wait_s: float = 0) -> bool:
+        """Return whether it still runs after at most `wait_s`."""
+        return not select.select([self._handle], [], [], wait_s)[0]
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handle, number)
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it by a signal; return when it has ended.
+
+        Raises:
+            LabError: it has not after half a minute.
+        """
+        self.send(number)
+        if self.is_up(wait_s=30):
+            raise LabError(f"process {self.pid} does not end on {number.name}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """A set of mount, host name and process id namespaces, alive as long as its first process."""
+    """Mount, host name and process id namespaces, alive as long as their first process."""
 
-    init_pid: int  # as the machine sees it
-    holder: subprocess.Popen[str]  # parent of the first process, ends with it
-    log: Path  # what daemons write before they have a log of their own
+    name: str  # of the host name namespace, such as "uts:[4026532212]"
+    first: Process
+    log: Path  # where daemons write what they say before they have a log of their own
     environment: Mapping[str, str]
 
     @classmethod
-    def boot(
-        cls, command: Sequence[str | Path], *, log: Path, environment: Mapping[str, str], kept: Sequence[int] = ()
-    ) -> Host:
-        """Start the first process of a host by a command that unshares; that process says "ready" when it is.
+    def of(cls, starter: subprocess.Popen[str], *, log: Path, environment: Mapping[str, str]) -> Host:
+        """Return the host that a command has started, as soon as its first process has printed its `name`.
 
         Raises:
             LabError: it ended first.
         """
-        with log.open("a") as words:
-            holder = subprocess.Popen(
-                list(map(str, command)),
-                env=dict(environment),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=words,
-                text=True,
-                pass_fds=kept,
-                start_new_session=True,  # Ctrl-C in a terminal is for the tests, not for the cluster
-            )
-        assert holder.stdout is not None
-        if holder.stdout.readline() != "ready\n":
-            holder.kill()
-            raise LabError(f"a host of the lab does not boot:\n{log.read_text()[-2000:]}")
-        return cls(init_pid=descendant(holder.pid), holder=holder, log=log, environment=environment)
-
-    def is_up(self) -> bool:
-        """Return whether the host runs."""
-        return self.holder.poll() is None
-
-    def kill(self) -> None:
-        """Cut the power: all that runs on the host is gone when this returns."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.init_pid, signal.SIGKILL)
-        self.holder.communicate(timeout=30)
+        assert starter.stdout is not None
+        name = starter.stdout.readline().strip()
+        starter.stdout.close()
+        first = [pid for pid in processes_named(name) if numbers(pid)[-1] == 1]
+        if not first:
+            raise LabError(f"a host of the lab does not boot; {log} ends with\n{log.read_text()[-2000:]}")
+        return cls(name=name, first=Process(first[0]), log=log, environment=environment)
 
     def command(self, command: Sequence[str | Path]) -> list[str]:
         """Return the command line that runs a command on this host; it ends with the host."""
-        namespaces = ["nsenter", f"--target={self.init_pid}", "--mount", "--uts", "--pid"]
+        namespaces = ["nsenter", f"--target={self.first.pid}", "--mount", "--uts", "--pid"]
         return [*namespaces, "--", *map(str, command)]
 
-    def daemon(self, command: Sequence[str | Path]) -> Daemon:
-        """Start a daemon that stays in the foreground."""
+    def detach(self, command: Sequence[str | Path]) -> subprocess.Popen[str]:
+        """Start a command that is no child of ours but of the host's first process, and ends with that.
+
+        A child of ours would be handed to the machine's first process if we were killed. Where that one does not look
+        after strangers' children, it would stay as a zombie and keep the namespaces alive.
+        """
         with self.log.open("a") as words:
-            holder = subprocess.Popen(
-                self.command(command),
+            return subprocess.Popen(
+                self.command(["setsid", "--fork", *command]),
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
-                stdout=words,
+                stdout=subprocess.PIPE,
                 stderr=words,
-                start_new_session=True,
+                text=True,
             )
-        return Daemon(name=str(command[0]), holder=holder)
+
+    def daemon(self, command: Sequence[str | Path]) -> Process:
+        """Start a daemon that stays in the foreground.
+
+        Raises:
+            LabError: it ended at once.
+        """
+        with self.detach(["sh", "-c", DAEMON, "sh", self.log, *command]) as starter:
+            assert starter.stdout is not None
+            own_number = int(starter.stdout.readline())
+        for pid in self.pids():
+            if numbers(pid)[-1] == own_number and len(numbers(pid)) == len(numbers(self.first.pid)):
+                return Process(pid)
+        raise LabError(f"{command[0]} ended at once; {self.log} ends with\n{self.log.read_text()[-2000:]}")
 
     def pids(self) -> list[int]:
-        """Return what runs on the host, as the machine counts it; its first process excepted."""
-        name_space = os.readlink(f"/proc/{self.init_pid}/ns/uts")
+        """Return what runs on the host, as the machine counts it, oldest first; its first process excepted."""
+        depth = len(numbers(self.first.pid))
         found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if os.readlink(entry / "ns/uts") == name_space and int(entry.name) != self.init_pid:
-                    found.append(int(entry.name))
-        return found
+        for pid in processes_named(self.name):
+            with contextlib.suppress(OSError, ValueError):  # it has ended
+                if pid != self.first.pid and len(numbers(pid)) >= depth:  # else it started the host
+                    found.append(pid)
+        return sorted(found)
 
     def signal_all(self, number: signal.Signals) -> None:
-        """Send a signal to all that runs on the host."""
+        """Send a signal to all that runs on the host, but for what was sent in from outside by `command`."""
         signalled: set[int] = set()
-        while new := set(self.pids()) - signalled:  # one may have forked while we went through them
+        while new := {pid for pid in self.pids() if self._is_own(pid)} - signalled:  # one may have forked meanwhile
             for pid in new:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
             signalled |= new
 
-
-@dataclass(frozen=True, kw_only=True)
-class Daemon:
-    """A daemon on a host."""
-
-    name: str
-    holder: subprocess.Popen[bytes]  # its parent outside of the host, ends with it
-
-    def is_up(self) -> bool:
-        """Return whether the daemon runs."""
-        return self.holder.poll() is None
-
-    def send(self, number: signal.Signals) -> None:
-        """Send the daemon a signal."""
-        children = Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children").read_text().split()
-        if children:
-            os.kill(int(children[0]), number)
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End the daemon by a signal and wait for that."""
-        if self.is_up():
-            self.send(number)
-        self.holder.wait(timeout=30)
+    def _is_own(self, pid: int) -> bool:
+        # nsenter stops itself when its child is stopped, and then would not notice that the host is gone.
+        try:
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            return parent == self.first.pid or os.readlink(f"/proc/{parent}/ns/uts") == self.name
+        except OSError:
+            return False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slurm_lab.configuration import Plan
 from slurm_lab.init import SCRATCH
-from slurm_lab.namespaces import UNSHARE, Daemon, Host, LabError
+from slurm_lab.namespaces import UNSHARE, Host, LabError, Process
 
 
 class Node:
@@ -23,7 +23,7 @@ class Node:
         self._plan = plan
         self._login: Host | None = None
         self._host: Host | None = None
-        self._slurmd: Daemon | None = None
+        self._slurmd: Process | None = None
         self._covers: list[Path] = []  # folders that a fault has mounted something over
 
     @property
@@ -35,7 +35,7 @@ class Node:
     def start(self, *, login: Host | None = None) -> None:
         """Boot the node if it is down, and start its slurmd if that is not running; `login` names the lab it joins."""
         self._login = login or self._login
-        if self._host is None or not self._host.is_up():
+        if self._host is None or not self._host.first.is_up():
             self._host = self._boot()
             self._covers = []
         if self._slurmd is None or not self._slurmd.is_up():
@@ -44,15 +44,15 @@ class Node:
     def _boot(self) -> Host:
         assert self._login is not None
         script = (
-            f'hostname {self.name} && mount -t proc proc /proc && mount --bind "$1" {SCRATCH} && echo ready && '
-            "trap '' CHLD && exec sleep infinity"  # ignored, so that the kernel reaps the node's orphans
+            f'hostname {self.name} && mount -t proc proc /proc && mount --bind "$1" {SCRATCH} && '
+            "readlink /proc/self/ns/uts && trap '' CHLD && exec sleep infinity"  # the kernel reaps the node's orphans
         )
-        command = self._login.command([*UNSHARE, "sh", "-c", script, "sh", self.scratch])
-        return Host.boot(command, log=self._login.log, environment=self._login.environment)
+        with self._login.detach([*UNSHARE, "sh", "-c", script, "sh", self.scratch]) as starter:
+            return Host.of(starter, log=self._login.log, environment=self._login.environment)
 
     def kill(self) -> None:
         """Cut the power: slurmd and every process of every job are gone when this returns; the scratch disk stays."""
-        self.host.kill()
+        self.host.first.end()
 
     def kill_slurmd(self) -> None:
         """Kill -9 the slurmd alone; jobs live on."""
@@ -105,7 +105,7 @@ class Node:
     def shrink_scratch(self, *, size_mb: int) -> Path:
         """Put a small empty disk in the place of scratch; return the folder in which it can be seen from outside."""
         self._cover(SCRATCH, "-t", "tmpfs", "-o", f"size={size_mb}m,mode=755", "scratch")
-        return Path(f"/proc/{self.host.init_pid}/root") / SCRATCH.relative_to("/")
+        return Path(f"/proc/{self.host.first.pid}/root") / SCRATCH.relative_to("/")
 
     def fill_scratch(self) -> Path:
         """Put a full disk in the place of scratch; return the folder in which it can be seen from outside."""
@@ -128,7 +128,7 @@ class Node:
 
     def repair(self) -> None:
         """Undo what was done to the node's folders."""
-        while self._covers and self.host.is_up():
+        while self._covers and self.host.first.is_up():
             self.run(["umount", "--lazy", self._covers[-1]])
             self._covers.pop()
 

@@ -1,14 +1,252 @@
-"""The lab is what it says: nodes of their own, faults that happen, nothing left behind."""
+"""The lab is what it says: nodes of their own, faults that really happen, nothing left behind."""
 
 from __future__ import annotations
 
-from slurm_lab.lab import Lab
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from slurm_lab.init import MEMORY_CGROUPS
+from slurm_lab.lab import CGROUP_KILLS, Lab, LabError
+from slurm_lab.namespaces import wait_for
+
+TESTS = Path(__file__).parents[1]
+# A parent that outlives its child, unless the whole step is killed; the child takes 40 MB each 0.1 s.
+HOG = """
+import os, time
+if os.fork() == 0:
+    taken = []
+    while True:
+        taken.append(b"x" * 40_000_000)
+        time.sleep(0.1)
+print("child ended by signal", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+def output(lab: Lab, job: str) -> str:
+    return (lab.home / f"slurm-{job}.out").read_text()
+
+
+def content(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
+
+
+def processes_in(root: Path) -> list[str]:
+    """Return the command lines of processes with a folder in their words, their environment or their mounts."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = [(entry / name).read_bytes() for name in ("cmdline", "environ", "mountinfo")]
+        except OSError:
+            continue
+        if int(entry.name) != os.getpid() and any(os.fsencode(root) in part for part in words):
+            found.append(words[0].replace(b"\0", b" ").decode())
+    return found
+
+
+def is_waiting_for_an_answer(pid: int) -> bool:
+    """Return whether a process sleeps in poll(2) or recv(2)."""
+    return Path(f"/proc/{pid}/syscall").read_text().split()[0] in {"7", "45", "271"}
 
 
 def test_each_node_has_a_name_a_scratch_disk_and_gpus_of_its_own(slurm_lab: Lab) -> None:
-    wrap = "srun sh -c 'echo $CUDA_VISIBLE_DEVICES > /disk/scratch/$(hostname)'"
+    wrap = "srun sh -c 'echo $CUDA_VISIBLE_DEVICES > /disk/scratch/$(hostname); hostname'"
     job = slurm_lab.sbatch("--nodes=2", "--ntasks-per-node=1", "--gres=gpu:2", wrap=wrap)
-    slurm_lab.wait_for(lambda: slurm_lab.job_states()[job] == "COMPLETED")
+    slurm_lab.wait_for_job(job, "COMPLETED")
     for name, node in slurm_lab.nodes.items():
         assert [path.name for path in node.scratch.iterdir()] == [name]
         assert (node.scratch / name).read_text() == "0,1\n"
+    assert sorted(output(slurm_lab, job).split()) == sorted(slurm_lab.nodes)
+    assert slurm_lab.run(["hostname"]).stdout == "login\n"
+
+
+def test_a_client_outside_of_the_namespaces_reaches_the_lab_by_its_environment(slurm_lab: Lab) -> None:
+    submit = ["sbatch", "--parsable", "--chdir=/", "--output=/dev/null", "--wrap", "true"]
+    done = subprocess.run(submit, env=slurm_lab.environment, capture_output=True, text=True, timeout=30, check=True)
+    slurm_lab.wait_for_job(done.stdout.strip(), "COMPLETED")
+
+
+@pytest.mark.parametrize(("partition", "grace_s"), [("preemptible", 0), ("graceful", 10)])
+def test_an_urgent_job_preempts_and_the_preempted_one_runs_again(slurm_lab: Lab, partition: str, grace_s: int) -> None:
+    wrap = "trap 'date +%s > told' TERM; echo ${SLURM_RESTART_COUNT:-0} > started; sleep 60 & wait; sleep 60"
+    job = slurm_lab.sbatch(f"--partition={partition}", "--exclusive", "--nodelist=c1", wrap=wrap)
+    slurm_lab.wait_for(lambda: content(slurm_lab.home / "started") == "0")
+    urgent = slurm_lab.sbatch("--partition=urgent", "--exclusive", "--nodelist=c1", wrap="date +%s > replaced")
+    slurm_lab.wait_for_job(urgent, "COMPLETED")
+    told, replaced = (int(content(slurm_lab.home / name)) for name in ("told", "replaced"))
+    assert replaced - told >= grace_s - 1
+    slurm_lab.wait_for(lambda: content(slurm_lab.home / "started") == "1", what="the job to run again")
+    assert slurm_lab.job(job)["Restarts"] == "1"
+
+
+def test_a_step_that_takes_too_much_memory_is_killed_whole(slurm_lab: Lab) -> None:
+    (slurm_lab.home / "hog.py").write_text(HOG)
+    job = slurm_lab.sbatch("--mem=300", wrap=f"{sys.executable} hog.py")
+    slurm_lab.wait_for_job(job, "OUT_OF_MEMORY", "FAILED", "CANCELLED")
+    assert "child ended" not in output(slurm_lab, job)
+    assert "memory" in output(slurm_lab, job)
+
+
+@pytest.mark.skipif(
+    not (MEMORY_CGROUPS / "cgroup.procs").exists(), reason=f"no cgroups of version 1 at {MEMORY_CGROUPS}"
+)
+def test_where_cgroups_act_only_the_process_that_takes_too_much_is_killed(slurm_lab: Lab) -> None:
+    (slurm_lab.home / "hog.py").write_text(HOG)
+    with slurm_lab.configured(**CGROUP_KILLS):
+        job = slurm_lab.sbatch("--mem=300", wrap=f"{sys.executable} hog.py")
+        slurm_lab.wait_for_job(job, "OUT_OF_MEMORY")
+    assert "child ended by signal -9" in output(slurm_lab, job)
+
+
+def test_more_jobs_than_the_limit_are_refused_until_it_is_lifted(slurm_lab: Lab) -> None:
+    slurm_lab.set_limits(max_submit=3)
+    with pytest.raises(LabError, match="AssocMaxSubmitJobLimit"):
+        slurm_lab.sbatch("--hold", "--array=0-3", wrap="true")
+    job = slurm_lab.sbatch("--hold", "--array=0-2", wrap="true")
+    assert slurm_lab.job_states() == {**slurm_lab.job_states(), **{f"{job}_{task}": "PENDING" for task in range(3)}}
+    slurm_lab.reset()
+    slurm_lab.sbatch("--hold", "--array=0-9", wrap="true")
+
+
+def test_other_settings_hold_for_a_while(slurm_lab: Lab) -> None:
+    with slurm_lab.configured(MaxArraySize=3):
+        with pytest.raises(LabError, match="Invalid job array"):
+            slurm_lab.sbatch("--hold", "--array=0-3", wrap="true")
+        slurm_lab.sbatch("--hold", "--array=0-2", wrap="true")
+    slurm_lab.sbatch("--hold", "--array=0-3", wrap="true")
+
+
+def test_a_node_that_loses_power_loses_its_processes_and_its_job_runs_again(slurm_lab: Lab) -> None:
+    job = slurm_lab.sbatch("--array=4-4", "--nodelist=c1", wrap="touch /disk/scratch/here; sleep 60") + "_4"
+    slurm_lab.wait_for(lambda: slurm_lab.pids(job=job, command="sleep 60"))
+    node = slurm_lab.nodes["c1"]
+    before = node.pids()
+    node.kill()
+    assert len(before) > 3 and not [pid for pid in before if Path(f"/proc/{pid}").exists()]
+    node.start()
+    slurm_lab.wait_for(lambda: slurm_lab.job(job)["Restarts"] == "1", what="the job to be requeued")
+    assert (node.scratch / "here").exists()
+
+
+def test_a_node_that_is_stopped_is_down_for_slurm_while_its_processes_live(slurm_lab: Lab) -> None:
+    node = slurm_lab.nodes["c2"]
+    with slurm_lab.configured(SlurmdTimeout=5):
+        job = slurm_lab.sbatch("--nodelist=c2", "--no-requeue", wrap="sleep 60")
+        slurm_lab.wait_for(lambda: slurm_lab.pids(job=job, command="sleep 60"))
+        node.stop()
+        slurm_lab.wait_for_job(job, "NODE_FAIL")
+        assert node.pids(job=job, command="sleep 60")
+        node.wake()
+        slurm_lab.wait_for(lambda: not node.pids(job=job), what="the job's processes to be killed")
+        slurm_lab.wait_for(slurm_lab.is_idle)
+
+
+def test_jobs_outlive_a_slurmd_that_is_killed(slurm_lab: Lab) -> None:
+    job = slurm_lab.sbatch("--nodelist=c1", wrap="until test -e end; do sleep 0.1; done")
+    slurm_lab.wait_for_job(job, "RUNNING")
+    slurm_lab.nodes["c1"].kill_slurmd()
+    assert slurm_lab.pids(job=job)
+    slurm_lab.nodes["c1"].start()
+    (slurm_lab.home / "end").touch()
+    slurm_lab.wait_for_job(job, "COMPLETED")
+
+
+def test_what_a_paused_controller_was_asked_is_done_when_it_goes_on(slurm_lab: Lab) -> None:
+    slurm_lab.pause_controller()
+    with slurm_lab.popen(["sbatch", "--wrap", "true", "--job-name=patient"]) as submission:
+        slurm_lab.wait_for(lambda: is_waiting_for_an_answer(submission.pid), what="sbatch to wait")
+        submission.kill()
+    slurm_lab.start_controller()
+    names = ["squeue", "--noheader", "--states=all", "--format=%j"]
+    slurm_lab.wait_for(lambda: "patient" in slurm_lab.run(names).stdout)
+
+
+@pytest.mark.parametrize("end", ["stop_controller", "kill_controller"])
+def test_without_controller_nothing_is_submitted_and_with_it_back_jobs_are_there(slurm_lab: Lab, end: str) -> None:
+    job = slurm_lab.sbatch("--hold", wrap="true")
+    slurm_lab.wait_for(lambda: (slurm_lab.plan.root / "state/job_state").exists())
+    getattr(slurm_lab, end)()
+    with pytest.raises(LabError, match="Unable to contact slurm controller"):
+        slurm_lab.sbatch(wrap="true")
+    slurm_lab.start_controller()
+    assert slurm_lab.job_states()[job] == "PENDING"
+
+
+def test_scratch_can_be_small_full_read_only_or_absent_on_one_node(slurm_lab: Lab) -> None:
+    node, other = slurm_lab.nodes.values()
+    write = ["sh", "-c", "head -c 3000000 /dev/zero > /disk/scratch/file"]
+    node.run(write)
+    assert (node.shrink_scratch(size_mb=2) / "file").exists() is False
+    for fault, words in ((None, "No space"), (node.fill_scratch, "No space"), (node.protect, "Read-only")):
+        if fault is not None:
+            fault()
+        with pytest.raises(LabError, match=words):
+            node.run(write)
+    node.remove_scratch()
+    with pytest.raises(LabError):
+        node.run(["ls", "/disk/scratch"])
+    other.run(write)
+    node.repair()
+    assert node.run(["ls", "/disk/scratch"]).stdout == "file\n"
+
+
+def test_home_can_be_read_only_on_one_node(slurm_lab: Lab) -> None:
+    node, other = slurm_lab.nodes.values()
+    node.protect(slurm_lab.home)
+    other.run(["touch", slurm_lab.home / "there"])
+    with pytest.raises(LabError, match="Read-only"):
+        node.run(["touch", slurm_lab.home / "here"])
+
+
+def test_without_accounting_sacct_says_so_and_jobs_run(slurm_lab_without_accounting: Lab) -> None:
+    lab = slurm_lab_without_accounting
+    lab.wait_for_job(lab.sbatch(wrap="true"), "COMPLETED")
+    assert "Slurm accounting storage is disabled" in lab.run(["sacct"]).stderr
+
+
+def test_with_accounting_sacct_knows_each_attempt(slurm_lab: Lab) -> None:
+    job = slurm_lab.sbatch(wrap="sleep ${SLURM_RESTART_COUNT:-60}0")
+    slurm_lab.wait_for_job(job, "RUNNING")
+    slurm_lab.run(["scontrol", "requeue", job], check=True)
+    sacct = ["sacct", "--noheader", "--parsable2", "--duplicates", "--allocations", "--format=state", f"--jobs={job}"]
+    slurm_lab.wait_for(lambda: slurm_lab.run(sacct).stdout.split() == ["REQUEUED", "PENDING"])
+
+
+def test_an_epilog_can_wipe_scratch(slurm_lab: Lab) -> None:
+    with slurm_lab.configured(Epilog=str(slurm_lab.wiping_epilog())):
+        job = slurm_lab.sbatch("--nodelist=c1", wrap="touch /disk/scratch/file; ls /disk/scratch")
+        slurm_lab.wait_for_job(job, "COMPLETED")
+        slurm_lab.wait_for(slurm_lab.is_idle)
+    assert output(slurm_lab, job) == "file\n" and not list(slurm_lab.nodes["c1"].scratch.iterdir())
+
+
+def test_nothing_is_left_of_a_lab_whose_owner_is_killed(tmp_path: Path, slurm_lab: Lab) -> None:
+    owner = textwrap.dedent(
+        f"""
+        import sys, time
+        from pathlib import Path
+        from slurm_lab.lab import Lab
+        lab = Lab(Path({str(tmp_path)!r}), accounting=False).__enter__()
+        job = lab.sbatch("--nodes=2", wrap="setsid sleep 600 & sleep 600")
+        lab.wait_for(lambda: lab.pids(job=job, command="sleep 600"))
+        lab.nodes["c2"].stop()
+        lab.pause_controller()
+        print(lab.plan.cgroup, flush=True)
+        time.sleep(600)
+        """
+    )
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    with subprocess.Popen([sys.executable, "-c", owner], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        cgroup = Path(process.stdout.readline().strip())
+        assert any("slurmd -D -N c2" in words for words in processes_in(tmp_path))
+        assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    wait_for(lambda: not processes_in(tmp_path) and not cgroup.exists(), what="the lab to be gone")
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    assert slurm_lab.is_idle(), "another lab was touched"
