@@ -1,148 +1,206 @@
-"""`band-sweep logs`: what a run's tasks printed, attempt by attempt, opened at the traceback of a failure."""
+"""`band-sweep logs`: what runs printed, attempt by attempt, opened at the traceback of a failure."""
 
 from __future__ import annotations
 
 import argparse
-import codecs
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from band.cli.common import printable
+from band.cli.common import INTERRUPTED, printable
 from band.cli.progress import Watch
 from band.errors import SweepError
-from band.run_dir import SweepDir, read_events
+from band.run_dir import SweepDir
 from band.sweep.control import match_runs
 from band.sweep.fold import AttemptFold, by_task
 from band.sweep.manifest import find_sweep
+from band.sweep.printed import Tail, batch_output, failure_lines, job_of
 from band.sweep.schedulers import scheduler_for
-from band.sweep.status import Survey
+from band.sweep.status import ACTIVE, Survey
 
-HELP = "show what a run printed"
-CONTEXT_LINES = 5  # shown before a traceback
+HELP = "show what runs printed"
 POLL_S = 0.3
-TRACEBACK = "Traceback (most recent call last)"
+MOST_FAILURES = 10  # that are shown one after the other
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("sweep", metavar="NAME", help="name, folder or YAML file of a sweep")
     parser.add_argument(
-        "run",
+        "runs",
         metavar="RUN",
-        nargs="?",
-        help="a run id or its beginning (default: the first that failed, else the newest task)",
+        nargs="*",
+        help="run ids, their beginnings, or patterns with * and ? (default: the first that failed, else the newest)",
     )
-    parser.add_argument("--task", metavar="N", help="a task instead of a run")
+    parser.add_argument("--task", metavar="N", help="all runs of a task")
+    attempts = parser.add_mutually_exclusive_group()
+    attempts.add_argument("--attempt", type=int, default=-1, metavar="N", help="the N-th attempt (default: the last)")
+    attempts.add_argument("--all-attempts", action="store_true", help="every attempt, oldest first")
     parser.add_argument(
-        "--all", action="store_true", help="everything, also where a failure would be opened at its traceback"
+        "--all", action="store_true", help="the whole log, also where a failure would be opened at its traceback"
     )
+    parser.add_argument("--slurm", action="store_true", help="what the Slurm job printed, not the trainer")
     parser.add_argument("-f", "--follow", action="store_true", help="go on as more is printed, across attempts")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the logs of a run or task, oldest attempt first."""
+    """Print the logs of runs or of a task."""
     sweep = SweepDir(find_sweep(args.sweep))
     watch = Watch(sweep, scheduler=scheduler_for(sweep))
     survey = watch.look()
-    run_id, task = _choose(args, survey=survey)
-    attempts = by_task(survey.folds.values()).get(task, [])
-    if not attempts and not args.follow:
-        raise SweepError(f"nothing has been printed yet: task {task} has not started")
-    failed = run_id is not None and survey.runs[run_id].state == "failed" and not args.all
-    if failed and not args.follow:
-        return _show_failure(sweep, run_id=str(run_id), attempts=attempts)
-    printer = _Printer(sweep)
-    printer.show(attempts)
+    runs = _choose(args, survey=survey)
     if args.follow:
-        for survey in _follow(watch, run_id=run_id, task=task):
-            printer.show(by_task(survey.folds.values()).get(task, []))
+        return _follow(watch, survey, sweep=sweep, runs=runs, args=args)
+    is_plain = args.all or args.slurm or args.all_attempts or args.attempt != -1
+    failed = [] if is_plain else [run for run in runs if survey.runs[run].state == "failed"]
+    past = by_task(survey.folds.values())
+    for run in failed[:MOST_FAILURES]:
+        status = survey.runs[run]
+        print(_heading(sweep, status.task, attempts=past.get(status.task, []), job=status.job))
+        for line in failure_lines(sweep, run, status=status, attempts=past.get(status.task, [])):
+            print(printable(line))
+    if len(failed) > MOST_FAILURES:
+        print(f"… and {len(failed) - MOST_FAILURES} other failed runs; `band-sweep status {sweep.name}` groups them")
+    if not failed:
+        _show(_streams(survey, sweep=sweep, runs=runs, args=args))
     return 0
 
 
-def _choose(args: argparse.Namespace, *, survey: Survey) -> tuple[str | None, str]:
-    """Return the run (None where a task was asked for) and its task."""
+def _choose(args: argparse.Namespace, *, survey: Survey) -> list[str]:
+    """Return the runs whose logs are asked for; they were all submitted."""
     if args.task:
         task = f"{int(args.task):04d}" if args.task.isdigit() else args.task
         if task not in survey.ledger.tasks:
             raise SweepError(f"there is no task {args.task}; there are {len(survey.ledger.tasks)}, from 0001 on")
-        return None, task
-    if args.run:
-        matched = match_runs(survey.manifest, [args.run])
-        if len(matched) > 1:
-            raise SweepError(f"{args.run!r} names {len(matched)} runs; logs are shown of one at a time")
-        task = survey.runs[matched[0]].task
-        if not task:
+        return [run for run in survey.ledger.tasks[task] if run in survey.runs]
+    if args.runs:
+        matched = match_runs(survey.manifest, args.runs)
+        submitted = [run for run in matched if survey.runs[run].task]
+        if not submitted:
             raise SweepError(f"{matched[0]} was never submitted, so it has no log")
-        return matched[0], task
+        return submitted
+    if args.follow:
+        going = [run for run in survey.runs if _goes_on(survey, run)]
+        if going:
+            return going
     failed = survey.in_state("failed")
     if failed:
-        return failed[0], survey.runs[failed[0]].task
+        return failed[:1]
     newest = max(survey.folds.values(), key=lambda fold: fold.last_t, default=None)
     if newest is None:
         raise SweepError(f"nothing has run yet; next: band-sweep submit {survey.manifest.name}")
-    return None, newest.task
+    return [run for run in survey.ledger.tasks[newest.task] if run in survey.runs]
 
 
-def _show_failure(sweep: SweepDir, *, run_id: str, attempts: list[AttemptFold]) -> int:
-    """Print why a run failed: its traceback, with the lines of the log before it."""
-    fold = next(fold for fold in reversed(attempts) if fold.phases.get(run_id) == "failed")
-    events, _ = read_events(sweep.event_file(fold.task, attempt=fold.attempt))
-    event = next(e for e in reversed(events) if e["event"] == "failed" and run_id in e.get("runs", ()))
-    log = sweep.log_file(fold.task, attempt=fold.attempt)
-    print(_heading(sweep, fold))
-    trace = str(event.get("traceback") or "").strip()
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    if trace:
-        first = next((n for n, line in enumerate(lines) if TRACEBACK in line), len(lines))
-        lines = [*lines[max(first - CONTEXT_LINES, 0) : first], *trace.split("\n")]
-    for line in lines:
-        print(printable(line))
-    print(printable(f"{run_id} failed: {event.get('error', '')}: {event.get('message', '')}"))
-    return 0
+def _goes_on(survey: Survey, run: str) -> bool:
+    """Return whether a run may still print something without anybody's doing."""
+    status = survey.runs[run]
+    return status.state in ACTIVE or (status.state == "interrupted" and bool(status.scheduled))
 
 
-def _heading(sweep: SweepDir, fold: AttemptFold) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """One file that belongs to the runs asked for."""
+
+    label: str  # the run, or the task where several of its runs are meant
+    heading: str
+    path: Path
+
+
+def _streams(
+    survey: Survey,
+    *,
+    sweep: SweepDir,
+    runs: Sequence[str],
+    args: argparse.Namespace,
+    skip: frozenset[str] = frozenset(),
+) -> list[Stream]:
+    """Return the files of these runs, each file once, without those of the attempts in `skip`, oldest attempt first."""
+    past = _attempts(survey)
+    members: dict[str, list[str]] = {}
+    for run in runs:
+        members.setdefault(survey.runs[run].task, []).append(run)
+    streams = []
+    for task, own in members.items():
+        label = own[0] if len(own) == 1 else f"task {task}"
+        attempts = [fold for fold in past.get(task, []) if fold.stem not in skip]
+        job = survey.runs[own[0]].job
+        if args.slurm or (not attempts and job):
+            streams.append(_batch_stream(sweep, label=label, task=task, job=job))
+            continue
+        for fold in _chosen(attempts, args=args, task=task):
+            log = sweep.log_file(task, attempt=fold.attempt)
+            is_silent = not log.exists() and job_of(fold.attempt) and fold.code is not None
+            if is_silent:  # the trainer never came to print
+                log = batch_output(sweep, job=job_of(fold.attempt))
+            heading = f"{_heading(sweep, task, attempts=[fold])}: {log}"
+            streams.append(Stream(label=label, heading=heading, path=log))
+    return streams
+
+
+def _attempts(survey: Survey) -> dict[str, list[AttemptFold]]:
+    """Return {task: its attempts, oldest first}, without what others say of them."""
+    return by_task(fold for fold in survey.folds.values() if not fold.is_hearsay)
+
+
+def _batch_stream(sweep: SweepDir, *, label: str, task: str, job: str) -> Stream:
+    if not job:
+        raise SweepError(f"task {task} was never a Slurm job, so there is no batch output of it")
+    path = batch_output(sweep, job=job)
+    return Stream(label=label, heading=f"== task {task}, job {job}: {path}", path=path)
+
+
+def _chosen(attempts: Sequence[AttemptFold], *, args: argparse.Namespace, task: str) -> Sequence[AttemptFold]:
+    if args.all_attempts or args.follow or not attempts:
+        return attempts
+    index = args.attempt - 1 if args.attempt > 0 else args.attempt
+    if not -len(attempts) <= index < len(attempts) or args.attempt == 0:
+        raise SweepError(f"task {task} has had {len(attempts)} attempts, counted from 1; there is no {args.attempt}")
+    return [attempts[index]]
+
+
+def _heading(sweep: SweepDir, task: str, *, attempts: Sequence[AttemptFold], job: str = "") -> str:
+    if not attempts:
+        return f"== task {task}, job {job}"
+    fold = attempts[-1]
     begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(fold.first_t))
-    return f"== task {fold.task}, attempt {fold.attempt}, {begun}: {sweep.log_file(fold.task, attempt=fold.attempt)}"
+    return f"== task {task}, attempt {fold.attempt}{' on ' + fold.host if fold.host else ''}, {begun}"
 
 
-class _Printer:
-    """Prints the logs of attempts, each from where it was left."""
-
-    def __init__(self, sweep: SweepDir) -> None:
-        self._sweep = sweep
-        self._offsets: dict[str, int] = {}
-
-    def show(self, attempts: list[AttemptFold]) -> None:
-        """Print what is new in the logs of these attempts."""
-        for fold in attempts:
-            if fold.stem not in self._offsets:
-                self._offsets[fold.stem] = 0
-                print(_heading(self._sweep, fold))
-            self._print_new(fold.stem, path=self._sweep.log_file(fold.task, attempt=fold.attempt))
-
-    def _print_new(self, stem: str, *, path: Path) -> None:
-        try:
-            with path.open("rb") as file:
-                file.seek(self._offsets[stem])
-                data = file.read()
-        except FileNotFoundError:
-            return
-        # A character may be cut in two at the end of what is there now.
-        text, used = codecs.utf_8_decode(data, "replace", False)
-        self._offsets[stem] += used
-        print(printable(text.replace("\r", "\n")), end="", flush=True)
+def _show(streams: Sequence[Stream]) -> None:
+    if not any(stream.path.exists() for stream in streams):
+        raise SweepError("nothing has been printed yet" + (f": {streams[0].path} is not there" if streams else ""))
+    for stream in streams:
+        print(printable(stream.heading))
+        tail = Tail(stream.path)
+        for line in tail.lines(is_last=True):
+            print(printable(line))
+        tail.close()
 
 
-def _follow(watch: Watch, *, run_id: str | None, task: str) -> Iterator[Survey]:
-    """Yield the state again and again while the run or task may still print something."""
-    while True:
-        time.sleep(max(POLL_S, 20 * watch.cost_s))
-        survey = watch.look()
-        yield survey
-        members = [run_id] if run_id else survey.ledger.tasks[task]
-        if not any(
-            survey.runs[run].state in ("running", "queued", "interrupted") for run in members if run in survey.runs
-        ):
-            return
+def _follow(watch: Watch, survey: Survey, *, sweep: SweepDir, runs: list[str], args: argparse.Namespace) -> int:
+    """Print what runs print, each line under its run's name where there are several, until all are over."""
+    tails: dict[Path, Tail] = {}
+    earlier = [] if args.all_attempts else [fold for past in _attempts(survey).values() for fold in past[:-1]]
+    skip = frozenset(fold.stem for fold in earlier)
+    try:
+        while True:
+            is_over = not any(_goes_on(survey, run) for run in runs if run in survey.runs)
+            streams = _streams(survey, sweep=sweep, runs=runs, args=args, skip=skip)
+            width = max((len(stream.label) for stream in streams), default=0) if len(runs) > 1 else 0
+            for stream in streams:
+                if stream.path not in tails:
+                    tails[stream.path] = Tail(stream.path)
+                    print(printable(stream.heading))
+                for line in tails[stream.path].lines(is_last=is_over):
+                    print((f"{stream.label:<{width}} | " if width else "") + printable(line))
+            sys.stdout.flush()
+            if is_over:
+                return 0
+            time.sleep(max(POLL_S, 20 * watch.cost_s))
+            survey = watch.look()
+    except KeyboardInterrupt:
+        print(f"no longer followed; what runs goes on: band-sweep status {sweep.name}", file=sys.stderr)
+        return INTERRUPTED

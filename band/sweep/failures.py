@@ -38,6 +38,7 @@ class Standout:
     runs: int  # that are over
     rest_failed: int
     rest_runs: int
+    members: tuple[str, ...]  # its failed runs
 
 
 def signature(status: RunStatus) -> str:
@@ -80,7 +81,10 @@ def standouts(survey: Survey) -> list[Standout]:
             chance = at_least(count, draws=runs[value], marked=lost, total=total) * len(runs)
             if len(runs) > 1 and count > 1 and chance <= CHANCE:
                 rest = {"rest_failed": lost - count, "rest_runs": total - runs[value]}
-                found.append((chance, Standout(key=key, value=value, failed=count, runs=runs[value], **rest)))
+                members = tuple(run for run in over if run in failed and value_of.get(run) == value)
+                found.append(
+                    (chance, Standout(key=key, value=value, failed=count, runs=runs[value], members=members, **rest))
+                )
     return [standout for _, standout in sorted(found, key=lambda pair: (pair[0], pair[1].key, pair[1].value))]
 
 

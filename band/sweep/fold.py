@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from band.files import append_line
 from band.run_dir import SweepDir
 
 EPOCH_LINE = b'{"event":"epoch"'  # as `files.canonical_json` begins it; such lines are most of a stream
@@ -42,6 +43,11 @@ class AttemptFold:
     def stem(self) -> str:
         """TASK.ATTEMPT, as in file names."""
         return f"{self.task}.{self.attempt}"
+
+    @property
+    def is_hearsay(self) -> bool:
+        """Whether it is no attempt's own stream, but what a queue or a closing job says of the task."""
+        return self.attempt.startswith(("queue-", "closing-"))
 
     def failure(self, run: str) -> dict[str, str] | None:
         """Return why this attempt gave a run up, None if it did not."""
@@ -198,6 +204,18 @@ def read_index(sweep: SweepDir) -> dict[str, AttemptFold]:
                     fold = AttemptFold(**json.loads(line))
                     folds[fold.stem] = fold
     return folds
+
+
+def add_to_index(sweep: SweepDir, number: str, folds: Iterable[AttemptFold]) -> None:
+    """Keep what attempts came to, so that nobody need read their streams again: in that submission's part of the index.
+
+    Raises:
+        OSError: the index cannot be written.
+    """
+    path = sweep.index / f"{number}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    for fold in folds:
+        append_line(path, index_line(fold))
 
 
 def index_line(fold: AttemptFold) -> dict[str, Any]:

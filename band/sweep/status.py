@@ -276,14 +276,18 @@ class _View:
 
     def _is_over(self, scheduled: TaskState, *, task: str) -> bool:
         """Return whether the attempt that the scheduler takes to be running has said its last word."""
-        newest = self.attempts.get(task, [])[-1:]
-        return bool(newest) and newest[0].attempt == scheduled.attempt and newest[0].code is not None
+        newest = self._newest(task)
+        return newest is not None and newest.attempt == scheduled.attempt and newest.code is not None
 
     def _takes_part(self, run: Run, *, task: str) -> bool:
         """Return whether the newest attempt at the task trains the run, or may still come to it."""
-        newest = self.attempts.get(task, [])[-1:]
-        has_started = bool(newest) and bool(newest[0].phases) and newest[0].code is None
-        return not has_started or run.id in newest[0].phases
+        newest = self._newest(task)
+        if newest is None or not newest.phases or newest.code is not None:
+            return True
+        return run.id in newest.phases
+
+    def _newest(self, task: str) -> AttemptFold | None:
+        return next((fold for fold in reversed(self.attempts.get(task, [])) if not fold.is_hearsay), None)
 
     def _failure(self, run: Run, *, last: AttemptFold | None) -> Mapping[str, Any] | None:
         if last is None or last.stem in self.ledger.forgiven.get(run.id, ()):
