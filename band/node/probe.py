@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,9 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from band.errors import BandError
-from band.files import canonical_json, create_exclusive, refuses_to_replace, rename_exclusive, write_atomic
-from band.node.scratch import prepare
-from band.run_dir import ScratchDir
+from band.files import (
+    canonical_json,
+    create_exclusive,
+    read_json_object,
+    refuses_to_replace,
+    rename_exclusive,
+    write_atomic,
+)
+from band.node.scratch import find_scratch
+from band.run_dir import SweepDir
 from band.slurm.command import run
 
 SCRIPT = "probe.sh"  # in FOLDER: what was given to sbatch
@@ -34,9 +42,10 @@ REQUEUE_S = 60.0  # how long to wait to be killed after a requeue that was grant
 WORKER = ["-m", "band.train.worker"]
 LOOK = """
 import importlib.metadata, json, platform
-import band.train.worker, h5py, numpy, torch
-print(json.dumps({"python": platform.python_version(), "torch": importlib.metadata.version("torch"),
-                  "cuda": torch.version.cuda, "gpus": torch.cuda.device_count()}))
+import band.train.worker, torch
+facts = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "h5py")}
+facts.update(python=platform.python_version(), cuda=torch.version.cuda, gpus=torch.cuda.device_count())
+print(json.dumps(facts))
 """
 
 
@@ -48,9 +57,9 @@ def first(folder: Path) -> dict[str, Any]:
     facts["cpus"] = len(os.sched_getaffinity(0))
     facts["cuda_visible_devices"] = os.environ.get("CUDA_VISIBLE_DEVICES")
     facts["slurm"] = {
-        "sbatch": words_of(lambda: run(["sbatch", "--test-only", str(folder / SCRIPT)], timeout_s=SLURM_S)),
-        "squeue": words_of(lambda: run(["squeue", "--noheader", f"--jobs={job_id()}"], timeout_s=SLURM_S)),
-        "scontrol": words_of(lambda: run(["scontrol", "show", "job", job_id()], timeout_s=SLURM_S)),
+        "sbatch": try_command("sbatch", "--test-only", str(folder / SCRIPT)),
+        "squeue": try_command("squeue", "--noheader", f"--jobs={job_id()}"),
+        "scontrol": try_command("scontrol", "show", "job", job_id()),
     }
     facts["scratch"] = look_at_scratch(folder)
     facts["trainer"] = look_at_trainer()
@@ -60,7 +69,7 @@ def first(folder: Path) -> dict[str, Any]:
 
 def again(folder: Path) -> dict[str, Any]:
     """Return whether the mark of the first job is still on scratch, and take it away."""
-    mark = mark_on(ScratchDir.from_environment(), folder=folder)
+    mark = mark_on(Path(read_json_object(folder / FIRST)["scratch"]["path"]), folder=folder)
     facts = {"t": time.time(), "host": socket.gethostname(), "mark": mark.is_file(), "requeue": ""}
     mark.unlink(missing_ok=True)
     return facts
@@ -95,20 +104,22 @@ def try_exclusive(folder: Path) -> None:
 
 
 def look_at_scratch(folder: Path) -> dict[str, Any]:
-    """Return where band would write on this node and whether it can, with a mark left behind."""
-    scratch = ScratchDir.from_environment()
+    """Return where band would write on this node, and leave a mark there; "error" says why that is home."""
+    found = find_scratch(SweepDir(folder))
+    path = found.scratch.path
+    if not found.why_home:
+        write_atomic(mark_on(path, folder=folder), b"")
+    return {
+        "path": str(path),
+        "error": found.why_home,
+        "is_volatile": found.is_volatile,
+        "free_bytes": free_bytes(path),
+    }
 
-    def leave_mark() -> None:
-        prepare(scratch)
-        write_atomic(mark_on(scratch, folder=folder), b"")
 
-    error = words_of(leave_mark)
-    return {"path": str(scratch.path), "error": error, "free_bytes": free_bytes(scratch.path)}
-
-
-def mark_on(scratch: ScratchDir, *, folder: Path) -> Path:
+def mark_on(scratch: Path, *, folder: Path) -> Path:
     """Return the file that the first job leaves for the second."""
-    return scratch.path / f".{folder.name.lstrip('.')}"
+    return scratch / f".{folder.name.lstrip('.')}"
 
 
 def look_at_trainer() -> dict[str, Any]:
@@ -156,6 +167,13 @@ def words_of(deed: Callable[[], object]) -> str:
     return ""
 
 
+def try_command(name: str, *arguments: str) -> str:
+    """Return why a command of Slurm does not work here, "" where it does."""
+    if shutil.which(name) is None:
+        return f"{name} is not on the job's PATH"
+    return words_of(lambda: run([name, *arguments], timeout_s=SLURM_S))
+
+
 def job_id() -> str:
     """Return the job's own id."""
     return os.environ.get("SLURM_JOB_ID", "")
@@ -179,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _again(folder: Path) -> None:
     facts = again(folder)
     write_atomic(folder / AGAIN, canonical_json(facts))
-    refusal = words_of(lambda: run(["scontrol", "requeue", job_id()], timeout_s=SLURM_S))
+    refusal = try_command("scontrol", "requeue", job_id())
     if not refusal:
         time.sleep(REQUEUE_S)
         refusal = f"it was granted, but nothing happened for {REQUEUE_S:g} s"

@@ -91,7 +91,7 @@ def accounting(has_accounting: bool | None) -> Finding:
 
 def refused(error: SlurmError, *, template: str, partition: str, partitions: Sequence[str]) -> Finding:
     """Return the finding where sbatch refuses what the template asks for."""
-    seen = str(error)
+    seen = str(error).partition("\n")[0]
     if partition and "invalid partition" in seen.lower():
         return Finding(
             check="template",
@@ -141,7 +141,7 @@ def no_word(ended: Ended, *, asked: Asked) -> Finding:
         return Finding(
             check="environment",
             level=BROKEN,
-            what=f"no Python {OLDEST_PYTHON} or newer with what band needs on {ended.node}",
+            what=f"the template's set-up brings no Python {OLDEST_PYTHON} or newer on {ended.node}",
             seen=f"{seen}: {ended.words}" if ended.words else seen,
             means="every task will fail as it starts",
             mend="correct the set-up lines of the template; the environment must lie where the nodes see it",
@@ -223,7 +223,7 @@ def _environment(facts: Mapping[str, Any], *, asked: Asked) -> Finding:
             if trainer["command"][0] != where
             else f"{where} -m pip install . in the checkout; or let the template activate the right environment",
         )
-    there = {name: trainer[name] for name in asked.versions}
+    there = {name: trainer.get(name, "none") for name in asked.versions}
     if there == asked.versions:
         words = ", ".join(f"{name} {version}" for name, version in there.items())
         return Finding(check="environment", level=WELL, what=f"{words}, by {trainer['command'][0]}")
@@ -231,7 +231,7 @@ def _environment(facts: Mapping[str, Any], *, asked: Asked) -> Finding:
     return Finding(
         check="versions",
         level=BROKEN,
-        what=f"{' and '.join(differ)} on the node {'differs' if len(differ) == 1 else 'differ'} from the login side",
+        what=f"{', '.join(differ)} on the node: not the version of the login side",
         seen="; ".join(f"{name} {there[name]} there, {asked.versions[name]} here" for name in differ),
         means="tasks refuse to start, so that one sweep is not trained by two versions",
         mend="submit from the environment that the template activates; or submit with --allow-versions",
@@ -243,7 +243,7 @@ def _scratch(scratch: Mapping[str, Any], *, node: str) -> Finding:
     means = "works: recordings are read and checkpoints written at home, which is slower and burdens it"
     mend = "name a folder on the node's own disk in the template: export BAND_SCRATCH=/disk/scratch/$USER/band"
     if scratch["error"]:
-        what = f"scratch {path} cannot be used on {node}"
+        what = f"no scratch on {node} can be used"
         return Finding(check="scratch", level=DEGRADED, what=what, seen=scratch["error"], means=means, mend=mend)
     if free is not None and free < MIN_FREE_BYTES:
         return Finding(
@@ -343,18 +343,35 @@ def _excess(low: float, high: float) -> float:
     return max(low, 0.0) + min(high, 0.0)
 
 
-def outlives(facts: Mapping[str, Any], *, scratch: Mapping[str, Any]) -> list[Finding]:
-    """Return whether the first job's mark on scratch was still there for the second one."""
+def afterwards(facts: Mapping[str, Any], *, scratch: Mapping[str, Any], ended: Ended) -> list[Finding]:
+    """Return the findings from the second job on the same node."""
+    if not facts:
+        return [
+            Finding(
+                check="scratch outlives",
+                level=UNKNOWN,
+                what="the second job left no word",
+                seen=f"job {ended.job_id}: {ended.state}, exit code {ended.exit_code}: {ended.words}",
+                means="whether scratch outlives a job, and jobs can be requeued, is not known",
+                mend="run this again",
+            )
+        ]
+    return [*_outlives(facts, scratch=scratch), _requeue(facts, ended=ended)]
+
+
+def _outlives(facts: Mapping[str, Any], *, scratch: Mapping[str, Any]) -> list[Finding]:
     if scratch["error"]:
         return []
-    if facts["mark"]:
+    if facts["mark"] and not scratch["is_volatile"]:
         return [Finding(check="scratch outlives", level=WELL, what="what one job leaves there, the next one finds")]
     return [
         Finding(
             check="scratch outlives",
             level=DEGRADED,
             what=f"scratch {scratch['path']} does not outlive a job",
-            seen="a second job on the same node did not find the file that the first one had left",
+            seen="it bears the name of the job, or is mounted for it"
+            if scratch["is_volatile"]
+            else "a second job on the same node did not find the file that the first one had left",
             means="works: each job copies its recordings anew; where home cannot be written when a job ends, its "
             "unpublished results are gone",
             mend="if the node has a disk that is not wiped between jobs: export BAND_SCRATCH=/that/disk/$USER/band",
@@ -362,8 +379,7 @@ def outlives(facts: Mapping[str, Any], *, scratch: Mapping[str, Any]) -> list[Fi
     ]
 
 
-def requeue(facts: Mapping[str, Any], *, ended: Ended) -> Finding:
-    """Return whether the second job could have itself requeued."""
+def _requeue(facts: Mapping[str, Any], *, ended: Ended) -> Finding:
     if ended.restarts > 0:
         return Finding(check="requeue", level=WELL, what="a job can requeue itself")
     return Finding(
@@ -378,9 +394,4 @@ def requeue(facts: Mapping[str, Any], *, ended: Ended) -> Finding:
 
 
 def _size(size_bytes: int) -> str:
-    value = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+    return f"{size_bytes / 2**30:.1f} GiB"
