@@ -190,11 +190,12 @@ class ScratchDir:
         """Return the folder of the dataset of that content."""
         return self.data / check_name(file_digest, what="dataset digest")
 
-    def sweep_work(self, sweep: str) -> Path:
-        """Return where the attempts at one sweep write."""
-        return self.path / "work" / check_name(sweep, what="sweep name")
+    def sweep_work(self, sweep: SweepDir) -> Path:
+        """Return where the attempts at one sweep write; another sweep of that name elsewhere has another place."""
+        place = hashlib.sha256(os.fsencode(sweep.path.absolute())).hexdigest()[:8]
+        return self.path / "work" / f"{check_name(sweep.name, what='sweep name')}-{place}"
 
-    def work(self, sweep: str, *, task: str, attempt: str) -> Path:
+    def work(self, sweep: SweepDir, *, task: str, attempt: str) -> Path:
         """Return where one attempt at one task writes."""
         name = f"{check_name(task, what='task')}.{check_name(attempt, what='attempt')}"
         return self.sweep_work(sweep) / name

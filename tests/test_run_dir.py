@@ -62,8 +62,7 @@ def test_no_name_leaves_its_folder(name: Any) -> None:
         lambda name: sweep.event_file("0001", attempt=name),
         lambda name: sweep.event_file(name, attempt="a"),
         lambda name: sweep.log_file("0001", attempt=name),
-        lambda name: scratch.work(name, task="0001", attempt="a"),
-        lambda name: scratch.work("demo", task=name, attempt="a"),
+        lambda name: scratch.work(sweep, task=name, attempt="a"),
         scratch.dataset,
     ):
         with pytest.raises(SweepError, match="must be 1 to 160 of the characters"):
@@ -256,3 +255,10 @@ def test_the_digest_of_code_tells_any_change_of_a_python_file_and_of_nothing_els
         change()
         found.append(code_digest(package))
     assert len(set(found)) == 5
+
+
+def test_two_sweeps_of_one_name_do_not_share_a_place_on_scratch(tmp_path: Path) -> None:
+    scratch = ScratchDir(tmp_path)
+    mine, theirs = (scratch.work(SweepDir(Path(home) / "maze"), task="0001", attempt="a") for home in ("/a", "/b"))
+    assert mine != theirs and mine.name == theirs.name == "0001.a"
+    assert mine == scratch.work(SweepDir(Path("/a/maze")), task="0001", attempt="a")

@@ -166,4 +166,4 @@ class Job:
     @property
     def work(self) -> Path:
         """Where this attempt writes on the node."""
-        return self.scratch.work(self.sweep.name, task=self.task.name, attempt=self.attempt.name)
+        return self.scratch.work(self.sweep, task=self.task.name, attempt=self.attempt.name)

@@ -18,7 +18,7 @@ def leftovers(job: Job) -> list[Path]:
     found = []
     for scratch in {job.scratch.path: job.scratch, home_scratch(job.sweep).path: home_scratch(job.sweep)}.values():
         with suppress(OSError):
-            found += [path for path in scratch.sweep_work(job.sweep.name).iterdir() if _is_of(job, path)]
+            found += [path for path in scratch.sweep_work(job.sweep).iterdir() if _is_of(job, path)]
     return sorted(found)
 
 
@@ -69,7 +69,7 @@ def sweep_up(job: Job) -> None:
         shutil.rmtree(job.scratch.path, ignore_errors=True)  # no other job has anything there
     for scratch in (job.scratch, home_scratch(job.sweep)):
         with suppress(OSError):
-            folder = scratch.sweep_work(job.sweep.name)
+            folder = scratch.sweep_work(job.sweep)
             folder.rmdir()
             folder.parent.rmdir()
     for run_id in job.task.run_ids:

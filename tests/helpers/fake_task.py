@@ -19,7 +19,7 @@ import pytest
 from band.files import canonical_json, sha256_file
 from band.node.job import Timing
 from band.node.task import run_task
-from band.run_dir import SweepDir, read_events, verify
+from band.run_dir import ScratchDir, SweepDir, read_events, verify
 
 HELPERS = Path(__file__).parent
 TRAINER = [sys.executable, str(HELPERS / "fake_trainer.py")]
@@ -47,7 +47,7 @@ class FakeTask:
 
     @property
     def work(self) -> Path:
-        return self.scratch / "work" / "demo"
+        return ScratchDir(self.scratch).sweep_work(self.sweep)
 
     def attempt(self, **timing: float) -> int:
         """Make an attempt in this process and return its exit code."""
