@@ -41,11 +41,10 @@ SLURM_S = 30.0
 REQUEUE_S = 60.0  # how long to wait to be killed after a requeue that was granted
 WORKER = ["-m", "band.train.worker"]
 LOOK = """
-import importlib.metadata, json, platform
-import band.train.worker, torch
-facts = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "h5py")}
-facts.update(python=platform.python_version(), cuda=torch.version.cuda, gpus=torch.cuda.device_count())
-print(json.dumps(facts))
+import json
+import band.train.session, torch
+from band.train.provenance import versions
+print(json.dumps({"versions": versions(), "cuda": torch.version.cuda, "gpus": torch.cuda.device_count()}))
 """
 
 

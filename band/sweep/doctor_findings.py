@@ -223,7 +223,7 @@ def _environment(facts: Mapping[str, Any], *, asked: Asked) -> Finding:
             if trainer["command"][0] != where
             else f"{where} -m pip install . in the checkout; or let the template activate the right environment",
         )
-    there = {name: trainer.get(name, "none") for name in asked.versions}
+    there = {name: trainer["versions"].get(name, "not known") for name in asked.versions}
     if there == asked.versions:
         words = ", ".join(f"{name} {version}" for name, version in there.items())
         return Finding(check="environment", level=WELL, what=f"{words}, by {trainer['command'][0]}")
@@ -278,13 +278,14 @@ def _gpus(facts: Mapping[str, Any], *, asked: Asked) -> list[Finding]:
     if trainer["gpus"]:
         return [Finding(check="gpus", level=WELL, what=f"{trainer['gpus']} visible, {asked.gpus} asked for")]
     given = facts["cuda_visible_devices"]
+    build = f"for CUDA {trainer['cuda']}" if trainer["cuda"] else "built without CUDA"
     return [
         Finding(
             check="gpus",
             level=BROKEN,
             what="no GPU visible though asked for",
-            seen=f"torch {trainer['torch']} ({'CUDA ' + trainer['cuda'] if trainer['cuda'] else 'built without CUDA'}) "
-            f"finds none, CUDA_VISIBLE_DEVICES is {'not set' if given is None else repr(given)}",
+            seen=f"torch {trainer['versions'].get('torch')} ({build}) finds none, CUDA_VISIBLE_DEVICES is "
+            + ("not set" if given is None else repr(given)),
             means="training on a GPU will fail as it starts",
             mend="install a torch built for CUDA into that environment"
             if not trainer["cuda"]

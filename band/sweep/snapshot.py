@@ -14,7 +14,7 @@ from band.files import rename_exclusive
 from band.run_dir import SweepDir, code_digest
 
 PACKAGE = Path(__file__).parents[1]
-PACKAGES = ("torch", "numpy", "h5py", "submitit")  # whose version a job compares with the one at submit time
+PACKAGES = ("torch", "numpy", "h5py")  # whose versions the trainer compares with those at submit time
 
 
 def take_snapshot(sweep: SweepDir, *, package: Path = PACKAGE) -> str:
