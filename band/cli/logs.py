@@ -16,8 +16,9 @@ from band.run_dir import SweepDir
 from band.sweep.control import match_runs
 from band.sweep.fold import AttemptFold, by_task
 from band.sweep.manifest import find_sweep
-from band.sweep.printed import Tail, batch_output, failure_lines, job_of
+from band.sweep.printed import Tail, failure_lines, job_of
 from band.sweep.schedulers import scheduler_for
+from band.sweep.slurm_scheduler import batch_output
 from band.sweep.status import ACTIVE, Survey
 
 HELP = "show what runs printed"

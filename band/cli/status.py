@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ MOST_ROWS = 40  # a longer table is shown on request only
 MOST_SHOWN = 12  # of the runs that are going on, where the table is not shown whole
 MOST_STANDOUTS = 5
 WATCH_S = 2.0
+WIDTH = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,17 +110,17 @@ def _fitting_rows(survey: Survey) -> list[str]:
 def _text(survey: Survey, *, sweep: SweepDir, trouble: str, rows: list[str]) -> str:
     lines = [f"{survey.manifest.name}: {plural(len(survey.runs), 'run')} in {sweep.path}"]
     lines += [f"  {line}" for line in printable(trouble).split("\n")] if trouble else []
-    lines += _count_lines(survey)
+    lines += _count_lines(survey, is_silent=bool(trouble))
     lines += _table(survey, rows=rows)
     lines += _failure_lines(survey)
     lines += _closing_lines(survey, sweep=sweep)
     return "\n".join(lines)
 
 
-def _count_lines(survey: Survey) -> list[str]:
+def _count_lines(survey: Survey, *, is_silent: bool) -> list[str]:
     lines = []
     for state, count in survey.counts().items():
-        note = _note(survey, state)
+        note = "" if is_silent else _note(survey, state)
         lines.append(f"  {coloured(f'{state:<14}', state=state)} {count:>6}{'   ' + note if note else ''}")
     return lines
 
@@ -182,7 +184,8 @@ def _failure_lines(survey: Survey) -> list[str]:
     for group in found:
         first = group.message.strip().split("\n")[0]
         where = ", ".join(f"{count} on {node}" for node, count in list(group.nodes.items())[:3])
-        lines.append(f"  {plural(len(group.runs), 'run')}: {printable(group.error)}: {printable(first)}")
+        cause = f"  {plural(len(group.runs), 'run')}: {printable(group.error)}: {printable(first)}"
+        lines += textwrap.wrap(cause, WIDTH, initial_indent="  ", subsequent_indent="      ", break_long_words=False)
         lines.append(f"      {where + ';  ' if len(group.nodes) > 1 else ''}band-sweep why {name} {group.runs[0]}")
     lines += [f"  {standout_words(found)}" for found in standouts(survey)[:MOST_STANDOUTS]]
     return [*lines, f"  once mended: band-sweep retry {name} --failed && band-sweep submit {name}"]

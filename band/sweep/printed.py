@@ -11,16 +11,12 @@ from typing import Any, BinaryIO
 
 from band.run_dir import SweepDir, read_events
 from band.sweep.fold import AttemptFold
+from band.sweep.slurm_scheduler import batch_output
 from band.sweep.status import RunStatus
 
 CONTEXT_LINES = 5  # shown before a traceback
 TAIL_LINES = 40  # of a log in which no traceback shows where to look
 TRACEBACK = "Traceback (most recent call last)"
-
-
-def batch_output(sweep: SweepDir, *, job: str) -> Path:
-    """Return the file of what the batch step of a Slurm job such as "123_4" printed: set-up and supervisor."""
-    return sweep.logs / f"{job}.out"
 
 
 def job_of(attempt: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from band.errors import SchedulerError
 from band.run_dir import SweepDir
@@ -22,7 +24,11 @@ ASK_COSTS = 20  # … and at least so many times what the last one took
 TIMEOUT_S = 15.0
 CLOCK_SKEW_S = 600.0  # that the controller's clock may be behind ours
 NO_ANSWER = "Slurm does not answer"
+HELD_BY_US = "held by band-sweep"
 HELD_REASONS = ("JobHeldUser", "JobHeldAdmin", "held")  # of a pending job that only somebody's release can start
+LAST_WORDS_BYTES = 1000
+_MEMORY_WORDS = re.compile(r"[Ee]xceeded (?:job |step )?memory limit|oom[-_]kill event")
+UNNAMED = "allocation"  # the accounts' name for an array of which no element ever started
 NO_VERDICT = ("COMPLETED", "")  # ends after which an attempt must have left a word, which may still be on its way
 
 
@@ -51,9 +57,21 @@ class _Place:
         return f"{self.array.job_id}_{self.index}"
 
     def is_of(self, job: Job) -> bool:
-        """Return whether a record is of this element, and not of an older job that had the same id."""
-        is_named = (job.job_id, job.array_task, job.name) == (self.array.job_id, self.index, self.array.token)
-        return is_named and (job.submit_t is None or job.submit_t > self.array.t - CLOCK_SKEW_S)
+        """Return whether a record is of this array, and not of an older job that had the same id."""
+        age_s = 0.0 if job.submit_t is None else self.array.t - job.submit_t
+        is_named = job.name == self.array.token or (job.name == UNNAMED and -age_s < CLOCK_SKEW_S)
+        return job.job_id == self.array.job_id and is_named and age_s < CLOCK_SKEW_S
+
+
+Records = Mapping[tuple[str, int | None], Job]
+
+
+def _record_of(place: _Place, records: Records) -> Job | None:
+    """Return the record of an element, or of its whole array where that was cancelled before any element started."""
+    own = records.get((place.array.job_id, place.index))
+    whole = records.get((place.array.job_id, None))
+    found = own or (whole if whole is not None and whole.state in OVER else None)
+    return found if found is not None and place.is_of(found) else None
 
 
 @dataclass
@@ -64,6 +82,7 @@ class SlurmScheduler:
     trouble: str = ""  # why the queue is not known, "" where it is
     _is_absent: bool = False
     _jobs: dict[tuple[str, int | None], Job] = field(default_factory=dict)
+    _seen: set[tuple[str, str]] = field(default_factory=set)  # (job id, name) of arrays that Slurm knows
     _next_ask: float = 0.0
     _places: dict[str, _Place] = field(default_factory=dict)
     _known: dict[str, TaskState] = field(default_factory=dict)  # how jobs ended whose end was found
@@ -82,7 +101,7 @@ class SlurmScheduler:
         places = {task: self._places[task] for task in tasks if task in self._places}
         found = {}
         for task, place in list(places.items()):
-            job = self._job(place)
+            job = _record_of(place, self._jobs)
             if self.trouble or (job is not None and job.state not in OVER):
                 said = _active(job) if job else TaskState(words=self._silence())
                 found[task] = _by_events(places.pop(task), said=said, attempts=tasks[task])
@@ -103,6 +122,7 @@ class SlurmScheduler:
             # The jobs are those of whoever owns the sweep; a colleague may look on.
             jobs = queued(user=str(os.stat(self.sweep.path).st_uid), timeout_s=TIMEOUT_S)
             self._jobs, self.trouble = {(job.job_id, job.array_task): job for job in jobs}, ""
+            self._seen.update((job.job_id, job.name) for job in jobs)
         except SlurmError as error:
             self._jobs, self.trouble, self._is_absent = {}, str(error), error.kind == "absent"
         now = time.monotonic()
@@ -116,21 +136,20 @@ class SlurmScheduler:
         place = self._places[task]
         if self.trouble:
             return TaskState(state="held" if array.is_held else "", words=self._silence(), job=place.job)
-        job = self._job(place)
+        job = _record_of(place, self._jobs)
         if job is None:
             return TaskState(job=place.job)
         if job.state in OVER:
-            self._known[place.job] = _over(job)
+            self._known[place.job] = self._over(job, place=place)
             return self._known[place.job]
         self._known.pop(place.job, None)  # it was requeued after its end had been seen
-        return _active(job)
+        found = _active(job)
+        return (
+            replace(found, words=f"{found.words}, {HELD_BY_US}") if array.is_held and found.state == "held" else found
+        )
 
     def _silence(self) -> str:
         return "no Slurm on this machine" if self._is_absent else NO_ANSWER
-
-    def _job(self, place: _Place) -> Job | None:
-        job = self._jobs.get((place.array.job_id, place.index))
-        return job if job is not None and place.is_of(job) else None
 
     # --- what the queue does not know ------------------------------------------------------------------------------
 
@@ -144,16 +163,21 @@ class SlurmScheduler:
             records = accounted(list(arrays), since_t=since_t, timeout_s=TIMEOUT_S)
         except SlurmError as error:
             return "no accounts are kept" if error.no_accounting else "Slurm's accounts do not answer"
+        self._seen.update((job.job_id, job.name) for job in records)
         newest = {(job.job_id, job.array_task): job for job in records}  # of each start of a job, the last
         for place in places:
-            job = newest.get((place.array.job_id, place.index))
-            if job is not None and place.is_of(job) and job.state in OVER:
-                self._known[place.job] = _over(job)
+            job = _record_of(place, newest)
+            if job is not None and job.state in OVER:
+                self._known[place.job] = self._over(job, place=place)
         return ""
 
     def _ending(self, place: _Place, *, end: TaskState, attempts: Sequence[AttemptFold]) -> TaskState:
         if end.end == "CANCELLED":
             return replace(end, state="cancelled")
+        is_known = (place.array.job_id, place.array.token) in self._seen
+        if not end.end and is_known and not self._has_started(place, attempts=attempts):
+            # Slurm keeps no record of an element that was cancelled before it started.
+            return replace(end, state="cancelled", words="CANCELLED before it started")
         if end.end in NO_VERDICT:
             words = end.words if end.end else ", ".join(filter(None, ["gone from Slurm's queue", end.words]))
             last_sign = max([*place.array.steps.values(), end.end_t or 0.0, *(fold.last_t for fold in attempts)])
@@ -165,6 +189,28 @@ class SlurmScheduler:
         if not place.array.is_closed and closing is not None and closing.state not in OVER:
             return replace(end, state="planned", words=f"{end.words}; its closing job {closing.job_id} decides")
         return end
+
+    def _over(self, job: Job, *, place: _Place) -> TaskState:
+        code = f", exit code {job.exit_code}" if job.exit_code else ""
+        reason = f" ({job.reason})" if job.reason and job.reason != "NonZeroExitCode" else ""
+        end = job.state
+        printed = last_words(batch_output(self.sweep, job=place.job)) if end in ("FAILED", "CANCELLED") else ""
+        if _MEMORY_WORDS.search(printed):
+            end, reason = "OUT_OF_MEMORY", " (exceeded memory limit)"
+        return TaskState(
+            words=f"{job.state}{reason}{code}",
+            end=end,
+            end_t=job.end_t,
+            exit_code=job.exit_code,
+            last_line=_last_line(printed) if end == "FAILED" else "",
+            node=job.nodes,
+            job=place.job,
+            start_t=job.start_t,
+        )
+
+    def _has_started(self, place: _Place, *, attempts: Sequence[AttemptFold]) -> bool:
+        own = any(fold.attempt.startswith(f"j{place.job}-r") for fold in attempts)
+        return own or batch_output(self.sweep, job=place.job).exists()
 
 
 def _by_events(place: _Place, *, said: TaskState, attempts: Sequence[AttemptFold]) -> TaskState:
@@ -207,15 +253,26 @@ def _active(job: Job) -> TaskState:
     )
 
 
-def _over(job: Job) -> TaskState:
-    code = f", exit code {job.exit_code}" if job.exit_code else ""
-    reason = f" ({job.reason})" if job.reason and job.reason != "NonZeroExitCode" else ""
-    return TaskState(
-        words=f"{job.state}{reason}{code}",
-        end=job.state,
-        end_t=job.end_t,
-        exit_code=job.exit_code,
-        node=job.nodes,
-        job=job.label,
-        start_t=job.start_t,
-    )
+def batch_output(sweep: SweepDir, *, job: str) -> Path:
+    """Return the file of what the batch step of a Slurm job such as "123_4" printed: set-up, supervisor, Slurm."""
+    return sweep.logs / f"{job}.out"
+
+
+def last_words(output: Path) -> str:
+    """Return the end of a batch output, where a failed set-up and Slurm say why a job ended; "" where there is none.
+
+    Where no cgroup limits memory, Slurm says there alone that it killed a step for want of it: the job's state may be
+    plain FAILED or CANCELLED.
+    """
+    try:
+        with output.open("rb") as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - LAST_WORDS_BYTES, 0))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _last_line(printed: str) -> str:
+    """Return the last line that is not Slurm's own, without the path of the copy of the script that Slurm runs."""
+    lines = [line.strip() for line in printed.splitlines() if not line.startswith("slurmstepd")]
+    return re.sub(r"^\S*/slurm_script: ", "", next((line for line in reversed(lines) if line), ""))

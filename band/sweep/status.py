@@ -50,6 +50,7 @@ class TaskState:
     end: str = ""  # how Slurm ended an attempt that is over: "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "CANCELLED" …
     end_t: float | None = None  # unix seconds
     exit_code: int = 0
+    last_line: str = ""  # of what a job that failed had printed
     node: str = ""
     job: str = ""  # "123_4"
     attempt: str = ""  # name of the attempt that runs, or will
@@ -206,6 +207,7 @@ def _is_left_failed(scheduled: TaskState, *, attempts: Sequence[AttemptFold]) ->
 def _slurm_failure(scheduled: TaskState) -> dict[str, str]:
     """Return the failure that Slurm's word alone makes of a run."""
     error, message = FAILED_ENDS[scheduled.end]
+    message = scheduled.last_line or message
     where = f" on {scheduled.node}" if scheduled.node else ""
     return {"error": error, "message": f"{message} (job {scheduled.job}{where}: {scheduled.words})"}
 

@@ -13,6 +13,7 @@ from band.sweep.failures import Standout, signature, standouts
 from band.sweep.fold import AttemptFold, by_task
 from band.sweep.pending import meaning
 from band.sweep.policy import failure_class
+from band.sweep.slurm_scheduler import HELD_BY_US
 from band.sweep.status import RunStatus, Survey
 
 
@@ -42,10 +43,11 @@ def explain(survey: Survey, run: str, *, sweep: SweepDir) -> Explanation:
     case = _Case(survey, run, status=status, sweep=sweep, attempts=attempts)
     shown = case.shown() if case.waits() else {}
     sentences, command = _SENTENCES[status.state](case, shown)
+    first, *others = [sentence for sentence in sentences if sentence]
     return Explanation(
         run=run,
         state=status.state,
-        text=" ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences if sentence),
+        text=" ".join([f"{first}.", *(f"{sentence[0].upper()}{sentence[1:]}." for sentence in others)]),
         command=command,
         failure=failure_class(status.error) if status.state == "failed" else "",
         error=status.error,
@@ -107,7 +109,7 @@ def _waiting(case: _Case, shown: Mapping[str, str]) -> list[str]:
     if not status.job:
         return ["it waits in the queue of this machine"]
     if not shown:
-        return [f"it is job {status.job}, of which Slurm says {status.words}"]
+        return [f"it is job {status.job}; {status.words}"]
     reason = shown.get("Reason", "").replace("_", " ")
     found = meaning(shown.get("Reason", ""), job=status.job)
     partition = f" of partition {shown['Partition']}" if shown.get("Partition") else ""
@@ -136,9 +138,12 @@ def _queued(case: _Case, shown: Mapping[str, str]) -> Told:
 
 
 def _held(case: _Case, shown: Mapping[str, str]) -> Told:
-    if case.status.words.startswith("PENDING") and "held" in case.status.words.lower():
-        return [f"{case.run} is held", *_waiting(case, shown)], f"band-sweep reconcile {case.name}"
-    return [f"{case.run} is held", case.status.words], f"band-sweep reconcile {case.name}"
+    if HELD_BY_US in case.status.words:
+        said = (
+            f"job {case.status.job} is let go when its submission is complete, and its canary, if it has one, was well"
+        )
+        return [f"{case.run} is held by band-sweep", said], f"band-sweep reconcile {case.name}"
+    return [f"{case.run} is held", *_waiting(case, shown)], f"band-sweep status {case.name}"
 
 
 def _planned(case: _Case, shown: Mapping[str, str]) -> Told:
@@ -177,7 +182,8 @@ def _failed(case: _Case, shown: Mapping[str, str]) -> Told:
     said += [case.number_of_attempts()]
     said += [f"Slurm's word for the end of its job is {status.words}" if status.end and not status.blamed else ""]
     alike = [run for run in case.survey.in_state("failed") if signature(case.survey.runs[run]) == signature(status)]
-    said += [f"{len(alike) - 1} other runs failed in the same way" if len(alike) > 1 else ""]
+    others = "1 other run" if len(alike) == 2 else f"{len(alike) - 1} other runs"
+    said += [f"{others} failed in the same way" if len(alike) > 1 else ""]
     said += [f"{found.failed} of {found.runs} runs with {found.key} {found.value} failed" for found in _own(case)]
     return said, f"band-sweep logs {case.name} {case.run}"
 
