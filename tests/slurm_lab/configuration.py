@@ -12,6 +12,8 @@ GPUS_PER_NODE = 2
 Settings = Mapping[str, str | int]
 # Memory limits act through cgroups: the kernel kills one process that takes too much, not the whole step.
 CGROUP_KILLS: Settings = {"TaskPlugin": "task/cgroup", "JobAcctGatherParams": "NoOverMemoryKill"}
+# A dead or frozen node is noticed within some 15 s, not 30; a machine that is very busy may then seem dead.
+QUICK_FAILURE: Settings = {"SlurmdTimeout": 5, "MessageTimeout": 4}
 CGROUP_CONF = "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\nConstrainCores=no\nConstrainDevices=no\n"
 
 
@@ -86,7 +88,7 @@ def base_settings(plan: Plan) -> dict[str, str | int]:
         "SchedulerParameters": "bf_interval=2,sched_interval=2,batch_sched_delay=0",
         "SlurmctldTimeout": 10,
         "SlurmdTimeout": 15,
-        "KillWait": 3,
+        "KillWait": 10,
         "MinJobAge": 300,
         "MaxArraySize": 1001,
         "MaxJobCount": 10000,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import secrets
@@ -17,11 +18,11 @@ from pathlib import Path
 from types import TracebackType
 
 from slurm_lab import configuration, init
-from slurm_lab.configuration import CGROUP_KILLS, Plan, Settings
+from slurm_lab.configuration import CGROUP_KILLS, QUICK_FAILURE, Plan, Settings
 from slurm_lab.namespaces import UNSHARE, Host, LabError, Process, wait_for
 from slurm_lab.node import Node
 
-__all__ = ["CGROUP_KILLS", "Lab", "LabError", "Node"]
+__all__ = ["CGROUP_KILLS", "QUICK_FAILURE", "Lab", "LabError", "Node"]
 
 PORTS = range(20000, 32000, 64)  # below those that the kernel hands out by itself
 FOLDERS = ("etc", "run", "log", "state", "gpu", "home", "database")
@@ -136,7 +137,6 @@ class Lab:
         if self._guardian is not None:
             self._guardian.communicate(timeout=30)
         self._claim.close()
-        shutil.rmtree(self.plan.root / "database", ignore_errors=True)
 
     @property
     def login(self) -> Host:
@@ -265,6 +265,10 @@ class Lab:
         finally:
             self.configure()
 
+    def update_node(self, name: str, state: str) -> None:
+        """Say of a node what an administrator says: DRAIN, DOWN (its jobs are lost at once) or RESUME."""
+        self.run(["scontrol", "update", f"NodeName={name}", f"State={state}", "Reason=lab"], check=True)
+
     def set_limits(self, *, max_submit: int = -1, max_jobs: int = -1) -> None:
         """Limit the jobs, array tasks counted singly, that may be queued and that may run; -1 is no limit."""
         limits = {"MaxSubmitJobs": max_submit, "MaxJobs": max_jobs}
@@ -360,9 +364,10 @@ class Lab:
         """Return whether every node answers and takes jobs."""
         return set(self.node_states().values()) <= {"idle", "mixed", "allocated"}
 
-    def pids(self, *, job: str = "", command: str = "") -> list[int]:
+    def pids(self, *, command: str = "", job: str = "", environment: str = "") -> list[int]:
         """Return processes on all nodes, as the machine counts them; see `Node.pids`."""
-        return [pid for node in self.nodes.values() for pid in node.pids(job=job, command=command)]
+        found = (node.pids(command=command, job=job, environment=environment) for node in self.nodes.values())
+        return list(itertools.chain.from_iterable(found))
 
     def _situation(self) -> str:
         if self._login is None or not self._login.first.is_up():
@@ -373,10 +378,13 @@ class Lab:
     # Between tests
 
     def cancel_all(self) -> None:
-        """Cancel every job and wait until none is left."""
+        """Cancel every job, kill what it runs without waiting for it to end by itself, and wait until none is left."""
 
         def is_empty() -> bool:
             self.run(["scancel", "--user=root"])
+            for pid in self.pids(environment="SLURM_JOB_ID="):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             return not self.run(["squeue", "--noheader"], check=True).stdout
 
         self.wait_for(is_empty, what="an empty queue")
@@ -391,7 +399,7 @@ class Lab:
         self.cancel_all()
         for name, state in self.node_states().items():
             if state != "idle":
-                self.run(["scontrol", "update", f"NodeName={name}", "State=RESUME"])
+                self.run(["scontrol", "update", f"NodeName={name}", "State=RESUME"])  # refused where it needs none
         self.wait_for(self.is_idle, what="all nodes to be idle")
         for folder in (self.home, *(node.scratch for node in self.nodes.values())):
             for entry in folder.iterdir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from slurm_lab.configuration import Plan
@@ -35,11 +35,12 @@ class Node:
     def start(self, *, login: Host | None = None) -> None:
         """Boot the node if it is down, and start its slurmd if that is not running; `login` names the lab it joins."""
         self._login = login or self._login
-        if self._host is None or not self._host.first.is_up():
+        is_boot = self._host is None or not self._host.first.is_up()
+        if is_boot:
             self._host = self._boot()
             self._covers = []
         if self._slurmd is None or not self._slurmd.is_up():
-            self._slurmd = self._host.daemon(["slurmd", "-D", "-N", self.name])
+            self._slurmd = self.host.daemon(["slurmd", "-D", "-N", self.name, *(["-b"] if is_boot else [])])
 
     def _boot(self) -> Host:
         assert self._login is not None
@@ -75,14 +76,21 @@ class Node:
         """Let a stopped node go on."""
         self.host.signal_all(signal.SIGCONT)
 
-    def pids(self, *, job: str = "", command: str = "") -> list[int]:
+    def pids(self, *, command: str = "", job: str = "", environment: str = "") -> list[int]:
         """Return processes on the node, as the machine counts them, oldest first.
 
         Args:
-            job: only those of a job such as "12" or "12_3", Slurm's own slurmstepd excepted.
             command: only those whose command line holds this text.
+            job: only those of a job such as "12" or "12_3"; Slurm's own slurmstepd is none.
+            environment: only those in whose environment a line begins so, such as "SLURM_JOB_ID=".
         """
-        return sorted(pid for pid in self.host.pids() if _has(pid, job=job, command=command))
+        return [
+            pid
+            for pid in self.host.pids()
+            if os.fsencode(command) in _read(pid, "cmdline").replace(b"\0", b" ")
+            and os.fsencode(f"\0{environment}") in b"\0" + _read(pid, "environ")
+            and job in ("", *_job_ids(_read(pid, "environ")))
+        ]
 
     def run(self, command: Sequence[str | Path], *, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command on the node, outside of any job, and return what it said.
@@ -133,16 +141,15 @@ class Node:
             self._covers.pop()
 
 
-def _has(pid: int, *, job: str, command: str) -> bool:
+def _read(pid: int, name: str) -> bytes:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
-        environment = _environment(pid) if job else {}
-    except OSError:
-        return False  # it has ended
-    array_task = f"{environment.get('SLURM_ARRAY_JOB_ID')}_{environment.get('SLURM_ARRAY_TASK_ID')}"
-    return os.fsencode(command) in words and job in ("", environment.get("SLURM_JOB_ID"), array_task)
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:  # it has ended
+        return b""
 
 
-def _environment(pid: int) -> Mapping[str, str]:
-    pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return dict(os.fsdecode(pair).split("=", 1) for pair in pairs if b"=" in pair)
+def _job_ids(environment: bytes) -> tuple[str, str]:
+    """Return both names of the job that a process belongs to, its own and the one as a task of an array."""
+    pairs = (line.split("=", 1) for line in os.fsdecode(environment).split("\0") if "=" in line)
+    known = dict(pairs)
+    return known.get("SLURM_JOB_ID", ""), "{}_{}".format(*map(known.get, ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from slurm_lab.init import MEMORY_CGROUPS
-from slurm_lab.lab import CGROUP_KILLS, Lab, LabError
+from slurm_lab.lab import CGROUP_KILLS, QUICK_FAILURE, Lab, LabError
 from slurm_lab.namespaces import wait_for
 
 TESTS = Path(__file__).parents[1]
@@ -25,6 +25,14 @@ if os.fork() == 0:
         taken.append(b"x" * 40_000_000)
         time.sleep(0.1)
 print("child ended by signal", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+# Notes each SIGTERM, and ends at the one that the number given tells.
+STEP = """
+cd $SLURM_JOB_PARTITION
+trap 'date +%s >> told; [ $(wc -l < told) = $1 ] && exit' TERM
+echo ${SLURM_RESTART_COUNT:-0} > started
+while :; do sleep 0.1; done
 """
 
 
@@ -71,17 +79,22 @@ def test_a_client_outside_of_the_namespaces_reaches_the_lab_by_its_environment(s
     slurm_lab.wait_for_job(done.stdout.strip(), "COMPLETED")
 
 
-@pytest.mark.parametrize(("partition", "grace_s"), [("preemptible", 0), ("graceful", 10)])
-def test_an_urgent_job_preempts_and_the_preempted_one_runs_again(slurm_lab: Lab, partition: str, grace_s: int) -> None:
-    wrap = "trap 'date +%s > told' TERM; echo ${SLURM_RESTART_COUNT:-0} > started; sleep 60 & wait; sleep 60"
-    job = slurm_lab.sbatch(f"--partition={partition}", "--exclusive", "--nodelist=c1", wrap=wrap)
-    slurm_lab.wait_for(lambda: content(slurm_lab.home / "started") == "0")
-    urgent = slurm_lab.sbatch("--partition=urgent", "--exclusive", "--nodelist=c1", wrap="date +%s > replaced")
-    slurm_lab.wait_for_job(urgent, "COMPLETED")
-    told, replaced = (int(content(slurm_lab.home / name)) for name in ("told", "replaced"))
-    assert replaced - told >= grace_s - 1
-    slurm_lab.wait_for(lambda: content(slurm_lab.home / "started") == "1", what="the job to run again")
-    assert slurm_lab.job(job)["Restarts"] == "1"
+def test_an_urgent_job_preempts_after_the_grace_time_and_the_preempted_ones_run_again(slurm_lab: Lab) -> None:
+    (slurm_lab.home / "step.sh").write_text(STEP)
+    jobs = {}
+    for node, partition, last_signal in (("c1", "preemptible", 1), ("c2", "graceful", 2)):
+        (slurm_lab.home / partition).mkdir()
+        whole_node = ["--exclusive", f"--partition={partition}", f"--nodelist={node}"]
+        jobs[partition] = slurm_lab.sbatch(*whole_node, wrap=f"srun bash step.sh {last_signal}")
+    started = [slurm_lab.home / partition / "started" for partition in jobs]
+    slurm_lab.wait_for(lambda: [content(path) for path in started] == ["0", "0"])
+    for node, partition in zip(slurm_lab.nodes, jobs, strict=True):
+        wrap = f"date +%s > {partition}/replaced"
+        slurm_lab.sbatch("--exclusive", "--partition=urgent", f"--nodelist={node}", wrap=wrap)
+    slurm_lab.wait_for(lambda: [content(path) for path in started] == ["1", "1"], timeout_s=60, what="both again")
+    for (partition, job), grace_s in zip(jobs.items(), (0, 10), strict=True):
+        told, replaced = (int(content(slurm_lab.home / partition / name).split()[0]) for name in ("told", "replaced"))
+        assert grace_s - 1 <= replaced - told and slurm_lab.job(job)["Restarts"] == "1"
 
 
 def test_a_step_that_takes_too_much_memory_is_killed_whole(slurm_lab: Lab) -> None:
@@ -113,42 +126,28 @@ def test_more_jobs_than_the_limit_are_refused_until_it_is_lifted(slurm_lab: Lab)
     slurm_lab.sbatch("--hold", "--array=0-9", wrap="true")
 
 
-def test_other_settings_hold_for_a_while(slurm_lab: Lab) -> None:
-    with slurm_lab.configured(MaxArraySize=3):
-        with pytest.raises(LabError, match="Invalid job array"):
-            slurm_lab.sbatch("--hold", "--array=0-3", wrap="true")
-        slurm_lab.sbatch("--hold", "--array=0-2", wrap="true")
-    slurm_lab.sbatch("--hold", "--array=0-3", wrap="true")
-
-
-def test_a_node_that_loses_power_loses_its_processes_and_its_job_runs_again(slurm_lab: Lab) -> None:
-    job = slurm_lab.sbatch("--array=4-4", "--nodelist=c1", wrap="touch /disk/scratch/here; sleep 60") + "_4"
-    slurm_lab.wait_for(lambda: slurm_lab.pids(job=job, command="sleep 60"))
-    node = slurm_lab.nodes["c1"]
-    before = node.pids()
-    node.kill()
-    assert len(before) > 3 and not [pid for pid in before if Path(f"/proc/{pid}").exists()]
-    node.start()
-    slurm_lab.wait_for(lambda: slurm_lab.job(job)["Restarts"] == "1", what="the job to be requeued")
-    assert (node.scratch / "here").exists()
-
-
-def test_a_node_that_is_stopped_is_down_for_slurm_while_its_processes_live(slurm_lab: Lab) -> None:
-    node = slurm_lab.nodes["c2"]
-    with slurm_lab.configured(SlurmdTimeout=5):
-        job = slurm_lab.sbatch("--nodelist=c2", "--no-requeue", wrap="sleep 60")
-        slurm_lab.wait_for(lambda: slurm_lab.pids(job=job, command="sleep 60"))
-        node.stop()
-        slurm_lab.wait_for_job(job, "NODE_FAIL")
-        assert node.pids(job=job, command="sleep 60")
-        node.wake()
-        slurm_lab.wait_for(lambda: not node.pids(job=job), what="the job's processes to be killed")
-        slurm_lab.wait_for(slurm_lab.is_idle)
+def test_nodes_that_lose_power_or_freeze_are_down_for_slurm_and_their_jobs_run_again(slurm_lab: Lab) -> None:
+    dark, frozen = slurm_lab.nodes.values()
+    with slurm_lab.configured(**QUICK_FAILURE):
+        wrap = "touch /disk/scratch/here; sleep 60"
+        jobs = [slurm_lab.sbatch("--array=4-4", f"--nodelist={name}", wrap=wrap) + "_4" for name in slurm_lab.nodes]
+        slurm_lab.wait_for(lambda: all(slurm_lab.pids(job=job, command="sleep 60") for job in jobs))
+        before = dark.pids()
+        dark.kill()
+        frozen.stop()
+        assert len(before) > 3 and not [pid for pid in before if Path(f"/proc/{pid}").exists()]
+        slurm_lab.wait_for(lambda: {slurm_lab.job(job)["Restarts"] for job in jobs} == {"1"}, what="requeues")
+        assert frozen.pids(job=jobs[1], command="sleep 60"), "frozen is not dead"
+        frozen.wake()
+        dark.start()
+        slurm_lab.wait_for(lambda: not frozen.pids(job=jobs[1]), what="the job's processes to be killed")
+        slurm_lab.wait_for(slurm_lab.is_up)
+    assert (dark.scratch / "here").exists()
 
 
 def test_jobs_outlive_a_slurmd_that_is_killed(slurm_lab: Lab) -> None:
     job = slurm_lab.sbatch("--nodelist=c1", wrap="until test -e end; do sleep 0.1; done")
-    slurm_lab.wait_for_job(job, "RUNNING")
+    slurm_lab.wait_for(lambda: slurm_lab.pids(job=job))
     slurm_lab.nodes["c1"].kill_slurmd()
     assert slurm_lab.pids(job=job)
     slurm_lab.nodes["c1"].start()
@@ -166,15 +165,13 @@ def test_what_a_paused_controller_was_asked_is_done_when_it_goes_on(slurm_lab: L
     slurm_lab.wait_for(lambda: "patient" in slurm_lab.run(names).stdout)
 
 
-@pytest.mark.parametrize("end", ["stop_controller", "kill_controller"])
-def test_without_controller_nothing_is_submitted_and_with_it_back_jobs_are_there(slurm_lab: Lab, end: str) -> None:
+def test_a_controller_that_was_shut_down_or_killed_is_back_with_its_jobs(slurm_lab: Lab) -> None:
     job = slurm_lab.sbatch("--hold", wrap="true")
-    slurm_lab.wait_for(lambda: (slurm_lab.plan.root / "state/job_state").exists())
-    getattr(slurm_lab, end)()
-    with pytest.raises(LabError, match="Unable to contact slurm controller"):
-        slurm_lab.sbatch(wrap="true")
-    slurm_lab.start_controller()
-    assert slurm_lab.job_states()[job] == "PENDING"
+    for end in (slurm_lab.stop_controller, slurm_lab.kill_controller):  # killed, it forgets the last few seconds
+        end()
+        assert "DOWN" in slurm_lab.run(["scontrol", "ping"]).stdout
+        slurm_lab.start_controller()
+        assert slurm_lab.job_states()[job] == "PENDING"
 
 
 def test_scratch_can_be_small_full_read_only_or_absent_on_one_node(slurm_lab: Lab) -> None:
@@ -217,12 +214,15 @@ def test_with_accounting_sacct_knows_each_attempt(slurm_lab: Lab) -> None:
     slurm_lab.wait_for(lambda: slurm_lab.run(sacct).stdout.split() == ["REQUEUED", "PENDING"])
 
 
-def test_an_epilog_can_wipe_scratch(slurm_lab: Lab) -> None:
-    with slurm_lab.configured(Epilog=str(slurm_lab.wiping_epilog())):
+def test_other_settings_hold_for_a_while(slurm_lab: Lab) -> None:
+    with slurm_lab.configured(MaxArraySize=3, Epilog=str(slurm_lab.wiping_epilog())):
+        with pytest.raises(LabError, match="Invalid job array"):
+            slurm_lab.sbatch("--hold", "--array=0-3", wrap="true")
         job = slurm_lab.sbatch("--nodelist=c1", wrap="touch /disk/scratch/file; ls /disk/scratch")
         slurm_lab.wait_for_job(job, "COMPLETED")
         slurm_lab.wait_for(slurm_lab.is_idle)
-    assert output(slurm_lab, job) == "file\n" and not list(slurm_lab.nodes["c1"].scratch.iterdir())
+        assert output(slurm_lab, job) == "file\n" and not list(slurm_lab.nodes["c1"].scratch.iterdir())
+    slurm_lab.sbatch("--hold", "--array=0-3", wrap="true")
 
 
 def test_nothing_is_left_of_a_lab_whose_owner_is_killed(tmp_path: Path, slurm_lab: Lab) -> None:
