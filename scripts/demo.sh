@@ -44,8 +44,8 @@ run band-sweep report demo
 say "How to read it"
 cat <<TXT
   bits/spike     how much better than their mean rates a model explains the spikes of trials it has never seen
-  behaviour R²   how much of the hand's velocity its factors tell; most of that is the plan, equal in a condition's trials
-  deviation R²   how much of what differs between those trials, the corrections: 0 is none, 1 all; step 1 gave the ceiling
+  behaviour R²   how much of the hand's velocity its factors tell; most of that is the plan, alike in a condition's trials
+  deviation R²   how much of what differs between those trials, mostly corrections: 0 none, 1 all; step 1 gave the ceiling
 TXT
 
 say "That took $SECONDS s. Where things are"
