@@ -146,7 +146,8 @@ class Case:
     attempts: Sequence[AttemptFold]  # that tried to train it, oldest first
     ends: Mapping[str, End]  # how Slurm ended them, by name of attempt, where it is known
     end: End  # of the task's last job
-    job: str = ""  # whose elements' attempts are named "jJOB_INDEX-r…": "123_4"; "" outside Slurm
+    job: str = ""  # of the attempts named "jJOB-r…": "123_4"; "" outside Slurm
+    populations: Sequence[Sequence[str]] = ()  # as the task was packed; none: all runs are one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,8 +262,8 @@ def _less_at_once(
     """Return the populations to go on in after the whole step was killed for memory, and the runs to give up."""
     known = next((fold.parts for fold in reversed(case.attempts) if fold.parts), [])
     parts = [part for part in ([run for run in part if run in case.open_runs] for part in known) if part]
-    trained = [run for run in (last.population if last else []) if run in case.open_runs]
-    population = trained or [run for run in case.open_runs if not any(run in part for part in parts)] or parts[0]
+    population = [run for run in (last.population if last else []) if run in case.open_runs]
+    population = population or _first_population(case, parts=parts)
     if len(population) > 1:
         middle = (len(population) + 1) // 2
         rest = [[run for run in part if run not in population] for part in parts]
@@ -272,6 +273,14 @@ def _less_at_once(
     if limit is None or _lacks_of_memory(case, population[0]) <= limit:
         return (), {}
     return (), {population[0]: _GIVEN_UP["out_of_memory"]}
+
+
+def _first_population(case: Case, *, parts: list[list[str]]) -> list[str]:
+    """Return what the task's next attempt would train first: an attempt died before it had begun with it."""
+    divided = {run for part in parts for run in part}
+    packed = [[run for run in population if run in case.open_runs] for population in case.populations]
+    packed = [[run for run in population if run not in divided] for population in packed or [list(case.open_runs)]]
+    return next(population for population in [*packed, *parts] if population)
 
 
 def _lacks_of_memory(case: Case, run: str) -> int:

@@ -18,10 +18,10 @@ from typing import Any
 
 from band.attempts import Attempt, take
 from band.errors import BandError, ClaimError
-from band.files import append_line, canonical_json, read_json_object, write_atomic
+from band.files import canonical_json, read_json_object, write_atomic
 from band.run_dir import EventWriter, SweepDir
 from band.sweep.calibrate import learn_from_task
-from band.sweep.fold import AttemptFold, index_line
+from band.sweep.fold import AttemptFold, add_to_index
 from band.sweep.ledger import RECEIPT, read_intents, request_numbers
 from band.sweep.local import Claims, queue_tasks
 from band.sweep.manifest import Manifest, read_manifest
@@ -213,13 +213,10 @@ class Queue:
             learn_from_task(self.sweep, task=task)
 
     def _index(self, task: str) -> None:
-        """Keep what the ended attempts at a task came to, so that nobody need read their streams again."""
-        path = self.sweep.index / f"{self.submission}.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        for fold in (self.folds or {}).values():
-            if fold.task == task and fold.stem not in self.indexed and fold.code is not None:
-                append_line(path, index_line(fold))
-                self.indexed.add(fold.stem)
+        ended = [fold for fold in (self.folds or {}).values() if fold.task == task and fold.code is not None]
+        fresh = [fold for fold in ended if fold.stem not in self.indexed]
+        add_to_index(self.sweep, self.submission, fresh)
+        self.indexed.update(fold.stem for fold in fresh)
 
 
 def say(message: str) -> None:
