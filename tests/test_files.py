@@ -28,6 +28,7 @@ from band.files import (
     read_json,
     read_json_object,
     read_lines,
+    refuses_to_replace,
     remove_stale_temporaries,
     rename_exclusive,
     sha256_file,
@@ -204,6 +205,13 @@ def test_a_taken_name_is_not_taken_again(tmp_path: Path, file_system: str) -> No
     assert not rename_exclusive(tmp_path / "b", tmp_path / "file")
     (tmp_path / "link").symlink_to("nowhere")
     assert not rename_exclusive(tmp_path / "b", tmp_path / "link")
+
+
+def test_it_is_known_whether_a_disk_refuses_to_replace_and_nothing_is_left_of_trying(
+    tmp_path: Path, file_system: str
+) -> None:
+    assert refuses_to_replace(tmp_path) == (file_system == "renameat2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_source_is_an_error(tmp_path: Path, file_system: str) -> None:
