@@ -5,15 +5,16 @@ TESTS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean environment
+.PHONY: help demo test lint format bench slurm-lab clean environment
 
 help:  ## these lines
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 demo: environment  ## simulate a recording, train a small LFADS/BAND sweep here, show a table and a figure
 	@scripts/demo.sh
 
 test: environment  ## the whole test suite; TESTS=tests/data for a part of it
+	@scripts/slurm_packages.sh --install || true
 	@$(BIN)/python -m pytest $(TESTS)
 
 lint: environment  ## style, types and formatting; changes nothing
@@ -27,6 +28,10 @@ format: environment  ## put the code into the form that lint asks for
 
 bench: environment  ## time and memory of a training step beside a plain implementation
 	@$(BIN)/python -m benchmarks
+
+slurm-lab: environment  ## a shell on a Slurm cluster of two nodes that lives as long as the shell
+	@scripts/slurm_packages.sh --install
+	@PYTHONPATH=tests $(BIN)/python -m slurm_lab
 
 clean:  ## remove .venv, caches and what the demo made; other recordings and sweeps stay
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

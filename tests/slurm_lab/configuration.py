@@ -88,7 +88,7 @@ def base_settings(plan: Plan) -> dict[str, str | int]:
         "SchedulerParameters": "bf_interval=2,sched_interval=2,batch_sched_delay=0",
         "SlurmctldTimeout": 10,
         "SlurmdTimeout": 15,
-        "KillWait": 10,
+        "KillWait": 5,
         "MinJobAge": 300,
         "MaxArraySize": 1001,
         "MaxJobCount": 10000,

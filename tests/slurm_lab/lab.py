@@ -313,15 +313,19 @@ class Lab:
 
     def popen(self, command: Sequence[str | Path], *, cwd: Path | None = None) -> subprocess.Popen[str]:
         """Start a command on the login host; the process is the command itself, and ends with the calling thread."""
-        host = ["nsenter", f"--target={self.login.first.pid}", "--mount", "--uts"]
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *host, "env", f"--chdir={cwd or self.home}", *map(str, command)],
+            self.login_command(command, cwd=cwd),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def login_command(self, command: Sequence[str | Path], *, cwd: Path | None = None) -> list[str]:
+        """Return the command line that becomes a command on the login host, and ends with the thread that starts it."""
+        host = ["nsenter", f"--target={self.login.first.pid}", "--mount", "--uts"]
+        return ["setpriv", "--pdeathsig", "KILL", *host, "env", f"--chdir={cwd or self.home}", *map(str, command)]
 
     def sbatch(self, *options: str, wrap: str) -> str:
         """Submit a line of shell and return the job id; its output lands in `home`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from slurm_lab.fixtures import CHECK
 from slurm_lab.init import MEMORY_CGROUPS
 from slurm_lab.lab import CGROUP_KILLS, QUICK_FAILURE, Lab, LabError
 from slurm_lab.namespaces import wait_for
@@ -28,9 +29,9 @@ print("child ended by signal", os.waitstatus_to_exitcode(os.wait()[1]), flush=Tr
 """
 
 # Notes each SIGTERM, and ends at the one that the number given tells.
-STEP = """
+STEP = r"""
 cd $SLURM_JOB_PARTITION
-trap 'date +%s >> told; [ $(wc -l < told) = $1 ] && exit' TERM
+trap 'printf "%(%s)T\n" >> told; [ $((signals += 1)) -lt $1 ] || exit' TERM
 echo ${SLURM_RESTART_COUNT:-0} > started
 while :; do sleep 0.1; done
 """
@@ -250,3 +251,27 @@ def test_nothing_is_left_of_a_lab_whose_owner_is_killed(tmp_path: Path, slurm_la
     wait_for(lambda: not processes_in(tmp_path) and not cgroup.exists(), what="the lab to be gone")
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     assert slurm_lab.is_idle(), "another lab was touched"
+
+
+def test_a_shell_on_a_lab_takes_the_lab_with_it(can_run_slurm: None) -> None:
+    shell = [sys.executable, "-m", "slurm_lab"]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    commands = "sinfo --noheader --format=%P; pwd; exit 3"
+    done = subprocess.run(shell, input=commands, env=environment, capture_output=True, text=True, timeout=60)
+    *_, normal, preemptible, graceful, urgent, home = done.stdout.split()
+    assert (normal, preemptible, graceful, urgent) == ("normal*", "preemptible", "graceful", "urgent")
+    assert done.returncode == 3 and not Path(home).exists() and not processes_in(Path(home).parent)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /usr/sbin; bash"], "sudo apt-get install slurm-wlm "),
+        (["setpriv", "--reuid=65534", "--clear-groups", "bash"], "it needs root"),
+    ],
+)
+def test_where_no_lab_can_run_the_line_that_changes_that_is_printed(
+    can_run_slurm: None, command: list[str], words: str
+) -> None:
+    done = subprocess.run(command, input=CHECK.read_text(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and words in done.stderr
