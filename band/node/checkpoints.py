@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from band.errors import BandError
-from band.files import copy_verified, sha256_file
+from band.files import copy_verified, read_lines, sha256_file
 from band.node.job import Job
 from band.run_dir import CHECKPOINTS, read_events
 
@@ -41,7 +41,7 @@ class Checkpoints:
     def learn(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Take note of the checkpoints that events report."""
         for event in events:
-            if event["event"] == "checkpoint":
+            if event.get("event") == "checkpoint":
                 with suppress(KeyError, TypeError, ValueError):
                     self._records[str(event["sha256"])] = Record(int(event["step"]), frozenset(event["runs"]))
 
@@ -54,7 +54,7 @@ class Checkpoints:
     def look_at(self, folder: Path) -> None:
         """Find what a trainer of an earlier attempt left in its folder on this node."""
         with suppress(OSError):
-            self.learn(read_events(folder / CHECKPOINTS)[0])
+            self.learn(read_lines(folder / CHECKPOINTS)[0])
         for _, path in _files(folder):
             with suppress(BandError, OSError):
                 self._here[path] = sha256_file(path)
@@ -152,10 +152,10 @@ def _files(folder: Path) -> list[tuple[int, Path]]:
 
 
 def task_events(job: Job) -> list[list[dict[str, Any]]]:
-    """Return the event streams of all attempts at the task, in the order of their claims.
+    """Return the event streams of all attempts at the task, and of who judged them, in the order of their claims.
 
     Raises:
         OSError: they cannot be read.
     """
     streams = [read_events(path)[0] for path in job.sweep.event_files(job.task.name)]
-    return sorted(streams, key=lambda events: next((e.get("claim", 0) for e in events if e["event"] == "claimed"), 0))
+    return sorted(streams, key=lambda events: next((event["claim"] for event in events if "claim" in event), 0))

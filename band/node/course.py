@@ -80,7 +80,7 @@ class Course:
         self.publisher.done |= {run for run in job.task.run_ids if is_published(job.sweep, run)}
         self.plan = self._parts(streams)
         self.headway_from = self._headway()
-        if self.plan:
+        if self.plan and not self.stop.is_asked():
             try:
                 self._stage_and_train()
             except Interrupted:
@@ -93,13 +93,13 @@ class Course:
         return len(self.publisher.done), self.checkpoints.newest_step(self.job.task.run_ids)
 
     def _shall_leave(self, streams: Streams) -> bool:
-        """Return whether attempts at this task have died on this node without a word, and it was not left before."""
+        """Return whether attempts at this task have died on this node without a word, and it has not left one yet."""
         host, own = self.job.attempt.host, self.job.attempt.name
+        if any("left" in event for events in streams for event in events):
+            return False  # or a task that is at fault itself would go through all nodes, and in the end find none
         deaths = 0
         for events in streams:
             claimed = next((event for event in events if event["event"] == "claimed"), {})
-            if any(event.get("left") == host for event in events):
-                return False
             if claimed.get("host") == host and claimed.get("attempt") != own:
                 deaths += not any(event["event"] == "ended" for event in events)
         return deaths >= MOST_SILENT_DEATHS
