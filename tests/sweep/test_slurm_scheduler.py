@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
 from sent_sweep import SentSweep
 from slurm_lab.lab import Lab
+
+from band.sweep.journal import append
+from band.sweep.ledger import record
 
 LONG = {"epochs": 10_000, "epoch_s": 0.05}
 HOG = "exec python3 -c 'import time; kept = []\nwhile True: kept.append(bytearray(5_000_000)); time.sleep(0.1)'"
@@ -173,3 +177,22 @@ def test_accounts_that_lag_behind_make_nothing_lost_before_its_time(tmp_path: Pa
         assert "RUNNING" in lab.run(accounts).stdout
         assert sent.states() == {"a": "running"}, "its last sign is seconds old"
         assert sent.states(settle_s=0) == {"a": "lost"}
+
+
+def test_ten_thousand_runs_at_slurm_are_looked_at_in_half_a_second(slurm_lab: Lab, tmp_path: Path) -> None:
+    runs = [f"run-{number:05d}" for number in range(10_000)]
+    sent = SentSweep(tmp_path, slurm_lab, runs)
+    tasks = {f"{n // 8 + 1:04d}": runs[n : n + 8] for n in range(0, len(runs), 8)}
+    number = record(sent.sweep, "submit", runs=runs, tasks=tasks, scheduler="slurm").number
+    for array, begin in enumerate((0, 625), start=1):
+        members = list(tasks)[begin : begin + 625]
+        append(sent.sweep, number, array=array, step="intent", token=f"band-{array}", tasks=members, script="a.sh")
+        job = slurm_lab.sbatch("--hold", f"--array=0-{len(members) - 1}", f"--job-name=band-{array}", wrap="true")
+        for step in ({"step": "queued", "job_id": job}, {"step": "released"}):
+            append(sent.sweep, number, array=array, **step)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    text = sent.band_sweep("status", code=4)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "held            10000   10000 PENDING (JobHeldUser)" in text
+    # CPU time, squeue's own with it: the machine may have other things to do meanwhile.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5

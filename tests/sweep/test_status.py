@@ -332,7 +332,7 @@ def test_status_of_ten_thousand_runs_is_quick(tmp_path: Path) -> None:
     assert "published        5000" in done.stdout and "interrupted       280" in done.stdout, done.stdout + done.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # CPU time: the machine may have other things to do meanwhile.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_the_commands_start_without_torch_numpy_submitit_or_rich(tmp_path: Path) -> None:
