@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NONE = "-"
+WIDTH = 100  # of a table, at most: what a terminal beside another window, a mail or a notebook still has
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -43,14 +44,15 @@ def _row_as_json(row: Row, section: Section) -> dict[str, Any]:
 
 
 def print_report(report: Report, *, console: Console) -> None:
-    """Print the tables of a report; one that is wider than the console is split by scores."""
+    """Print the tables of a report; one that is wider than `WIDTH`, or than the console, is split by scores."""
     from rich.padding import Padding
     from rich.text import Text
 
+    width = min(console.width, WIDTH)
     for section in report.sections:
         console.print(Text(section.title, style="bold"))
-        for scores in _fitting(section, console=console):
-            console.print(_table(section, scores))
+        for scores in _fitting(section, console=console, width=width):
+            console.print(_table(section, scores), width=width)
         for note in section.notes:
             console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
         console.print()
@@ -58,13 +60,13 @@ def print_report(report: Report, *, console: Console) -> None:
         console.print(Text(f"Left out: {show(message)}"))
 
 
-def _fitting(section: Section, *, console: Console) -> list[list[str]]:
-    """Return the scores of a section in as few tables as fit the console, a table having one at least."""
+def _fitting(section: Section, *, console: Console, width: int) -> list[list[str]]:
+    """Return the scores of a section in as few tables as fit `width`, a table having one at least."""
     unbounded = console.options.update(width=10_000)  # or the measure is what the console has
     tables: list[list[str]] = [[]]
     for name in section.scores:
         table = _table(section, [*tables[-1], name])
-        if tables[-1] and console.measure(table, options=unbounded).maximum > console.width:
+        if tables[-1] and console.measure(table, options=unbounded).maximum > width:
             tables.append([])
         tables[-1].append(name)
     return tables

@@ -245,6 +245,16 @@ def test_a_table_wider_than_the_terminal_is_split_by_scores_and_loses_none(tmp_p
     assert "…" not in narrow.replace(" … ", "").replace("(lowest …", "")
 
 
+def test_no_table_is_wider_than_a_hundred_columns_on_however_wide_a_terminal(tmp_path):
+    settings = ({"hyper.lr": rate, "hyper.cd_rate": share} for rate in (0.01, 0.004) for share in (0.1, 0.3))
+    report = build_report(publish_sweep(tmp_path / "s", runs_of(seeds=2, settings=settings), scores=made_up))
+    heads = [line for line in printed(report, width=250).splitlines() if "BAND-LFADS" in line]
+    assert heads and max(len(line) for line in heads) <= 100
+    narrow, wide = printed(report, width=80), printed(report, width=250)
+    for words in ("bits/spike\n", "lag-0 ridge", "own decoder", "-0.0200 …"):
+        assert narrow.count(words) == wide.count(words)
+
+
 def test_no_value_of_a_configuration_commands_the_terminal(tmp_path):
     runs = runs_of(settings=({"data.group_key": "\x1b[31mred[bold]"}, {"data.group_key": "plain"}))
     text = printed(build_report(publish_sweep(tmp_path / "s", runs, scores=made_up)), width=300)
