@@ -46,8 +46,8 @@ class AttemptFold:
 
     @property
     def is_hearsay(self) -> bool:
-        """Whether it is no attempt's own stream, but what a queue or a closing job says of the task."""
-        return self.attempt.startswith(("queue-", "closing-"))
+        """Whether it is no attempt's own stream, but what a queue, a closing job or a rescue says of the task."""
+        return self.attempt.startswith(("queue-", "closing-", "rescue-"))
 
     def failure(self, run: str) -> dict[str, str] | None:
         """Return why this attempt gave a run up, None if it did not."""

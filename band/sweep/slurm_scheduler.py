@@ -27,7 +27,7 @@ NO_ANSWER = "Slurm does not answer"
 HELD_BY_US = "held by band-sweep"
 HELD_REASONS = ("JobHeldUser", "JobHeldAdmin", "held")  # of a pending job that only somebody's release can start
 LAST_WORDS_BYTES = 1000
-_MEMORY_WORDS = re.compile(r"[Ee]xceeded (?:job |step )?memory limit|oom[-_]kill event")
+_MEMORY_WORDS = re.compile(r"slurmstepd\S*: error: .*(?:xceeded (?:job |step )?memory limit|oom[-_ ]kill)")
 UNNAMED = "allocation"  # the accounts' name for an array of which no element ever started
 NO_VERDICT = ("COMPLETED", "")  # ends after which an attempt must have left a word, which may still be on its way
 
