@@ -54,9 +54,9 @@ def mount_own_files(root: Path, *, cgroup: Path) -> None:
     """Show the lab's own scratch, configuration, host names and memory cgroups where programs look for them."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
     mount("-t", "tmpfs", "-o", "mode=755", "database", root / "database")  # a disk would cost seconds of waiting
-    mount("--bind", root / "etc/hosts", "/etc/hosts")
-    if Path("/etc/slurm").is_dir():
-        mount("--bind", root / "etc", "/etc/slurm")  # found without SLURM_CONF too
+    for ours, place in ((root / "etc/hosts", Path("/etc/hosts")), (root / "etc", Path("/etc/slurm"))):
+        if place.exists():  # /etc/slurm is where Slurm looks without SLURM_CONF
+            mount("--bind", ours, place)
     if (MEMORY_CGROUPS / "cgroup.procs").exists():
         cgroup.mkdir(exist_ok=True)
         mount("--bind", cgroup, MEMORY_CGROUPS)  # two labs have nodes and jobs of the same names

@@ -207,7 +207,7 @@ class Lab:
         root, socket_path = self.plan.root, self.plan.database_socket
         small = ["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=16M"]
         where = ["--no-defaults", "--user=root", f"--datadir={root}/database", *small]
-        install = ["mariadb-install-db", *where, "--auth-root-authentication-method=normal", "--skip-test-db"]
+        install = ["mariadb-install-db", *where, "--auth-root-authentication-method=normal", "--skip-test-db", "--force"]
         self.run(install, check=True)
         quick = ["--skip-networking", "--innodb-flush-log-at-trx-commit=0"]
         files = [f"--socket={socket_path}", f"--pid-file={root}/run/mysql.pid"]
@@ -246,11 +246,14 @@ class Lab:
         self._daemons["slurmctld"].send(signal.SIGSTOP)
 
     def configure(self, **settings: str | int) -> None:
-        """Give slurm.conf other lines, beside those the lab was made with, and restart what reads it; jobs live on."""
+        """Give slurm.conf other lines, beside those the lab was made with, and restart what reads it.
+
+        Jobs live on. Daemons and nodes that were down or stopped are up again.
+        """
         self._changed = settings
-        text = configuration.slurm_conf(self.plan, settings={**self._settings, **settings})
+        self._write("slurm.conf", configuration.slurm_conf(self.plan, settings={**self._settings, **settings}))
+        self._revive()
         self.stop_controller()
-        self._write("slurm.conf", text)
         self.start_controller()
         for node in self.nodes.values():
             node.restart_slurmd()
@@ -259,8 +262,8 @@ class Lab:
     @contextlib.contextmanager
     def configured(self, **settings: str | int) -> Iterator[None]:
         """Have other settings for a while; see `configure`."""
-        self.configure(**settings)
         try:
+            self.configure(**settings)
             yield
         finally:
             self.configure()
@@ -395,9 +398,11 @@ class Lab:
 
     def reset(self) -> None:
         """Undo what a test did: all is up, limits and settings are its own, no job; home and scratch are empty."""
-        self._revive()
         if self._changed:
             self.configure()
+        self._revive()
+        for node in self.nodes.values():
+            node.repair()
         if self.plan.accounting:
             self.set_limits()
         self.cancel_all()
@@ -417,4 +422,3 @@ class Lab:
             if node.host.first.is_up():
                 node.wake()
             node.start()
-            node.repair()

@@ -71,7 +71,9 @@ class Process:
 
     def is_up(self, *, wait_s: float = 0) -> bool:
         """Return whether it still runs after at most `wait_s`."""
-        return not select.select([self._handle], [], [], wait_s)[0]
+        end = select.poll()
+        end.register(self._handle, select.POLLIN)
+        return not end.poll(wait_s * 1000)
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""
