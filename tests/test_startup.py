@@ -10,7 +10,7 @@ import pytest
 
 HEAVY = ("torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy")
 LIMIT_S = 0.25  # of processor time: the clock on the wall also counts what else this machine is doing
-SWEEP_COMMANDS = ("generate", "submit", "status", "logs", "cancel", "retry", "collect", "report")
+SWEEP_COMMANDS = ("generate", "submit", "status", "logs", "why", "cancel", "retry", "collect", "report")
 STARTS = [
     ("sync", "--help"),
     ("train", "--help"),
