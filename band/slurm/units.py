@@ -6,7 +6,7 @@ import math
 import re
 
 UNLIMITED = ("UNLIMITED", "INFINITE", "-1")
-_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?(?:\.\d+)?")
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)B?", re.IGNORECASE)
 _SUFFIXES = ("", "K", "M", "G", "T", "P")
 
