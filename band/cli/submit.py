@@ -7,27 +7,32 @@ import signal
 import sys
 from typing import Any
 
+from band.cli import submit_slurm as slurm
 from band.cli.common import INTERRUPTED, fail, print_json
 from band.cli.progress import Watch, duration, plural, show, size
-from band.errors import SweepError
 from band.run_dir import SweepDir
 from band.sweep.control import retry, stop_queue
 from band.sweep.local import QUEUE_LOG, queue_claim, start_queue
-from band.sweep.manifest import find_sweep
+from band.sweep.manifest import find_sweep, read_manifest
 from band.sweep.pack import Packed, room_for
+from band.sweep.request import LOCAL, cluster_of
 from band.sweep.resources import detect
 from band.sweep.schedulers import scheduler_for
 from band.sweep.status import Survey
 from band.sweep.submit import Plan, plan, write
 
 HELP = "run what is not yet done of a sweep"
-CLUSTERS = ("local",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("sweep", metavar="NAME", help="name, folder or YAML file of a generated sweep")
-    parser.add_argument("--cluster", default="local", help="where to run: local is this machine (default)")
+    parser.add_argument(
+        "--cluster",
+        default="",
+        help="where to run: local is this machine, else a template of sbatch_templates/ (default: as the sweep file or "
+        "~/.config/band/config.yaml says, else local)",
+    )
     parser.add_argument("--detach", action="store_true", help="return at once; the work goes on without a terminal")
     parser.add_argument("--jobs", type=_count, default=0, metavar="N", help="tasks at once (default: as many as fit)")
     parser.add_argument("--threads", type=_count, default=0, metavar="N", help="cores a task (default: 1)")
@@ -38,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-cancelled", action="store_true", help="take up cancelled runs again")
     parser.add_argument("--dry-run", action="store_true", help="say what would run; write nothing")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON and do not follow the sweep")
+    slurm.add_arguments(parser)
 
 
 def _count(text: str) -> int:
@@ -47,10 +53,11 @@ def _count(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, write, start and follow; 0 when every run is published, 4 when not."""
-    if args.cluster not in CLUSTERS:
-        raise SweepError(f"--cluster must be one of {', '.join(CLUSTERS)}, got {args.cluster!r}")
+    """Plan, write, start and, on this machine, follow; 0 when every run is published or all is sent, 4 when not."""
     sweep = SweepDir(find_sweep(args.sweep))
+    cluster = cluster_of(read_manifest(sweep.path), given=args.cluster)
+    if cluster != LOCAL:
+        return slurm.run(args, sweep=sweep, cluster=cluster)
     watch = Watch(sweep, scheduler=scheduler_for(sweep))
     survey = watch.look()
     again = [state for state in ("failed", "cancelled") if getattr(args, f"retry_{state}")]

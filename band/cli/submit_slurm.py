@@ -1,0 +1,188 @@
+"""`band-sweep submit --cluster NAME`: sends what is not yet done to Slurm, and returns."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+
+from band.cli.common import fail, print_json
+from band.cli.progress import duration, plural, size
+from band.errors import ConfigError
+from band.run_dir import SweepDir
+from band.slurm.command import SlurmError
+from band.sweep.closing import close
+from band.sweep.control import retry
+from band.sweep.hold import hold
+from band.sweep.manifest import read_manifest
+from band.sweep.request import Request, make_request
+from band.sweep.schedulers import scheduler_for
+from band.sweep.slurm_plan import SlurmPlan, as_json, expected, free_bytes, make_plan, script_of, send
+from band.sweep.slurm_submit import Fed
+from band.sweep.status import Survey, take_survey
+
+# What stands in the help; any other option of sbatch is given by --sbatch.
+COMMON = {
+    "account": "whose allocation pays",
+    "constraint": "features that a node must have",
+    "cpus-per-task": "CPUs of a task; the trainer's threads",
+    "exclude": "nodes to avoid",
+    "gpus": "GPUs of a task",
+    "gres": "generic resources, such as gpu:1",
+    "mem": "memory of a task (default: estimated)",
+    "partition": "where to queue",
+    "qos": "quality of service",
+    "time": "time limit of a task (default: estimated)",
+}
+HOLD_WAIT_S = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what only a cluster needs."""
+    group = parser.add_argument_group("on a Slurm cluster")
+    for name, words in COMMON.items():
+        group.add_argument(f"--{name}", metavar="VALUE", dest=f"sbatch_{name}", help=words)
+    group.add_argument(
+        "--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any option of sbatch; may be repeated"
+    )
+    group.add_argument("--max-parallel", type=int, default=0, metavar="N", help="array tasks that run at once")
+    group.add_argument(
+        "--allow-version-difference", action="store_true", help="run though the node's torch or numpy differs from here"
+    )
+
+
+def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
+    """Plan, write and send; 0 when all is sent or done, 3 when Slurm refuses."""
+    request = make_request(
+        read_manifest(sweep.path),
+        cluster=cluster,
+        sbatch=_command_line(args),
+        max_parallel=max(args.max_parallel, 0),
+        allow_versions=args.allow_version_difference,
+    )
+    if args.dry_run:
+        return _dry_run(args, sweep=sweep, request=request)
+    with hold(sweep, wait_s=HOLD_WAIT_S) as claim:
+        for line in close(sweep, claim=claim):
+            print(line, file=sys.stderr)
+        survey = _look(sweep)
+        again = [state for state in ("failed", "cancelled") if getattr(args, f"retry_{state}")]
+        if again and retry(sweep, survey, runs=survey.in_state(*again)):
+            survey = _look(sweep)
+        made = _plan(args, sweep=sweep, survey=survey, request=request)
+        if not args.json:
+            print(plan_text(made, survey=survey, sweep=sweep))
+        if not made.plan.runs:
+            return _nothing(survey, name=sweep.name)
+        try:
+            intent, fed = send(made, sweep=sweep, survey=survey, claim=claim)
+        except SlurmError as error:
+            hint = "no run is lost or sent twice: band-sweep reconcile finds out what Slurm has"
+            return fail(f"{error}\n{hint}" if error.kind == "timeout" else str(error), code=error.exit_code)
+    if args.json:
+        sent = [{"array": array.number, "job_id": array.job_id, "tasks": list(array.tasks)} for array in fed.arrays]
+        print_json({**as_json(made), "submission": intent.number, "sent": sent, "waiting": fed.planned})
+    else:
+        print(_sent_text(fed, name=sweep.name))
+    return 0 if fed.arrays or not fed.planned else 4
+
+
+def _command_line(args: argparse.Namespace) -> dict[str, object]:
+    options: dict[str, object] = {}
+    for text in args.sbatch:
+        name, is_given, value = text.partition("=")
+        if not name.strip("-"):
+            raise ConfigError(f"--sbatch must be given KEY=VALUE or KEY, such as --sbatch nice=100, got {text!r}")
+        options[name.strip().lstrip("-")] = value if is_given else True
+    given = {name: getattr(args, f"sbatch_{name}") for name in COMMON}
+    return {**options, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _look(sweep: SweepDir) -> Survey:
+    return take_survey(sweep, read_manifest(sweep.path), scheduler=scheduler_for(sweep))
+
+
+def _plan(args: argparse.Namespace, *, sweep: SweepDir, survey: Survey, request: Request) -> SlurmPlan:
+    members = args.pack or int(survey.manifest.options.get("pack") or 0)
+    return make_plan(survey, sweep=sweep, request=request, members=members, limit=args.limit)
+
+
+def _dry_run(args: argparse.Namespace, *, sweep: SweepDir, request: Request) -> int:
+    survey = _look(sweep)
+    made = _plan(args, sweep=sweep, survey=survey, request=request)
+    script = script_of(made, sweep=sweep) if made.plan.runs else ""
+    start = expected(script) if script else None
+    if args.json:
+        t = None if start is None or isinstance(start, str) else start.t
+        refusal = start if isinstance(start, str) else ""
+        print_json({**as_json(made), "script": script, "expected_start_t": t, "refusal": refusal})
+        return 3 if refusal else 0
+    print(plan_text(made, survey=survey, sweep=sweep))
+    if not script:
+        return 0
+    print("\noptions of sbatch, and where each comes from:")
+    width = max((len(name) for name in made.request.sbatch), default=0)
+    for name, option in made.request.sbatch.items():
+        shown = option.value if isinstance(option.value, str) else shlex.quote(str(option.value))
+        print(f"  --{name:<{width}}  {shown:<20}  {option.origin}")
+    print(f"\nthe script of the first array:\n\n{script}")
+    if isinstance(start, str):
+        return fail(f"Slurm would refuse it: {start}", code=3)
+    if start is not None:
+        print(f"expected start: {_clock(start.t)} on {start.nodes} ({start.partition})")
+    print("nothing was written or sent")
+    return 0
+
+
+def plan_text(made: SlurmPlan, *, survey: Survey, sweep: SweepDir) -> str:
+    """Return what a plan asks, in a few lines."""
+    name, counts = survey.manifest.name, survey.counts()
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    lines = [f"{name}: {plural(len(survey.runs), 'run')} ({states})"]
+    if made.plan.runs:
+        where = f"{made.request.cluster}, Slurm {made.limits.version}"
+        lines.append(f"{plural(len(made.plan.runs), 'run')} to train in {plural(made.tasks, 'array task')} on {where}")
+        lines.append(_limits_line(made))
+        hours = f"{made.task_hours:.1f} task-hours"
+        if made.request.gpus:
+            hours += f", {made.task_hours * made.request.gpus:.1f} GPU-hours"
+        lines.append(f"about {duration(made.walltime_s)} if {made.plan.room.slots} run at once; {hours} in all")
+        lines.append(
+            f"{size(made.plan.home_bytes)} of results; {size(free_bytes(sweep.path))} free in {sweep.path.parent}"
+        )
+    return "\n".join([*lines, *(f"warning: {line}" for line in made.warnings)])
+
+
+def _limits_line(made: SlurmPlan) -> str:
+    limits, sent = made.limits, sum(made.arrays)
+    known = {"tasks an array": limits.max_array_size, "jobs of yours": limits.max_submit_jobs}
+    words = ", ".join(f"{value} {what}" for what, value in known.items() if value is not None)
+    line = f"limits: {words or 'hidden'}; {made.queue.own} of yours queued"
+    rest = made.tasks - sent
+    return f"{line}; {sent} tasks now, {rest} later by closing jobs" if rest else line
+
+
+def _clock(t: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(t))
+
+
+def _nothing(survey: Survey, *, name: str) -> int:
+    if survey.is_complete:
+        print(f"nothing to do: every run is published; see band-sweep report {name}")
+        return 0
+    waiting = len(survey.in_state("running", "queued", "held", "planned", "submit_unknown"))
+    if waiting:
+        print(f"nothing to send: {plural(waiting, 'run')} of it queued or running; see band-sweep status {name}")
+        return 0
+    print("nothing to send; --retry-failed and --retry-cancelled take failed and cancelled runs up again")
+    return 4
+
+
+def _sent_text(fed: Fed, *, name: str) -> str:
+    lines = [f"job {array.job_id}: {plural(len(array.tasks), 'task')}" for array in fed.arrays]
+    if fed.planned:
+        lines.append(f"{plural(len(fed.planned), 'task')} planned: {fed.reason}")
+        if not fed.arrays:
+            lines.append(f"no closing job will send them: give band-sweep submit {name} again later")
+    return "\n".join([*lines, *fed.messages, f"next: band-sweep status {name} --watch"])

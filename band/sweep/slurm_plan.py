@@ -1,0 +1,163 @@
+"""A submission to Slurm, from the request to the arrays: planned and shown without a trace, or written and sent."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from band.attempts import Claim
+from band.files import read_json_object
+from band.run_dir import SweepDir, code_digest
+from band.slurm.cluster import Limits, Start, expected_start
+from band.slurm.command import SlurmError
+from band.sweep.arrays import (
+    Queue,
+    check_continued,
+    limits_of,
+    look_at_queue,
+    room_on,
+    task_seconds,
+    warnings_of,
+    with_defaults,
+)
+from band.sweep.ledger import Intent
+from band.sweep.request import Request
+from band.sweep.slurm_script import array_text
+from band.sweep.slurm_submit import Fed, feed
+from band.sweep.snapshot import PACKAGE, take_snapshot, versions
+from band.sweep.status import Survey
+from band.sweep.submit import Plan, plan, write
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmPlan:
+    """What a submission would ask of a cluster."""
+
+    request: Request  # with --time and --mem filled in
+    plan: Plan
+    queue: Queue
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def limits(self) -> Limits:
+        """Return what the cluster says of itself."""
+        return self.queue.limits
+
+    @property
+    def tasks(self) -> int:
+        """Return how many array tasks there are."""
+        return len(self.plan.new) + len(self.plan.continued)
+
+    @property
+    def arrays(self) -> list[int]:
+        """Return the sizes of the arrays that go now; the rest is fed by closing jobs."""
+        free = int(max(min(self.queue.free(), self.tasks), 0))
+        return [free] if free else []
+
+    @property
+    def task_hours(self) -> float:
+        """Return the hours that all tasks together are expected to take."""
+        return sum(task_seconds(task, request=self.request) for task in self.plan.new) / 3600
+
+    @property
+    def walltime_s(self) -> float:
+        """Return the seconds from the first start to the last end, if the cluster is free."""
+        slots = max(min(self.plan.room.slots, self.tasks), 1)
+        longest = max((task_seconds(task, request=self.request) for task in self.plan.new), default=0.0)
+        return max(3600 * self.task_hours / slots, longest)
+
+
+def make_plan(
+    survey: Survey, *, sweep: SweepDir, request: Request, members: int = 0, limit: int = 0, in_queue: bool = True
+) -> SlurmPlan:
+    """Return what submitting now would ask; nothing is written.
+
+    Args:
+        survey: the sweep's present state.
+        sweep: its folder.
+        request: how its tasks are to run.
+        members: the largest population of a new task; 0: as many as pay.
+        limit: take up only so many runs; 0: all.
+        in_queue: look at one's own jobs in the queue as well.
+
+    Raises:
+        SlurmError: no cluster here, or it does not answer.
+        SweepError: a run needs more memory than a task has, or a GPU that is not asked for.
+    """
+    options = {name: option.value for name, option in request.sbatch.items()}
+    queue = look_at_queue(options) if in_queue else Queue(limits_of(options))
+    planned = plan(survey, sweep=sweep, room=room_on(request, queue.limits), members=members, limit=limit)
+    devices = [str(read_json_object(sweep.task(task).task_json)["device"]) for task in planned.continued]
+    check_continued(request, devices=devices)
+    complete = with_defaults(request, tasks=planned.new, limits=queue.limits)
+    warnings = warnings_of(complete, tasks=planned.new, limits=queue.limits)
+    return SlurmPlan(request=complete, plan=planned, queue=queue, warnings=warnings)
+
+
+def send(made: SlurmPlan, *, sweep: SweepDir, survey: Survey, claim: Claim) -> tuple[Intent, Fed]:
+    """Write a plan's task files, the snapshot and the request, and send what the limits let through.
+
+    Raises:
+        SlurmError: sbatch refused for good, or did not answer.
+        ClaimError: the hold was lost.
+        OSError: the sweep's folder cannot be written.
+    """
+    options = made.request.options(code=take_snapshot(sweep), versions=versions())
+    sweep.logs.mkdir(parents=True, exist_ok=True)  # Slurm would let a job die without a word for want of it
+    intent = write(made.plan, sweep=sweep, manifest=survey.manifest, scheduler="slurm", options=options)
+    return intent, feed(sweep, claim=claim, survey=survey)
+
+
+def script_of(made: SlurmPlan, *, sweep: SweepDir) -> str:
+    """Return the script of the first array that would be sent; its token and numbers are stand-ins."""
+    tasks = [*sorted(made.plan.continued), *(f"{number:04d}" for number in range(1, len(made.plan.new) + 1))]
+    options = made.request.options(code=code_digest(PACKAGE), versions=versions())
+    intent = Intent(number="NNNN", action="submit", t=time.time(), options=options, scheduler="slurm")
+    size = max(made.arrays, default=len(tasks))
+    token = f"band-{sweep.name}-NNNN-1-XXXXXXXX"
+    return array_text(sweep, intent, tasks=tasks[:size], number=1, token=token)
+
+
+def expected(script: str) -> Start | str | None:
+    """Return when Slurm would start that script; in words why it would refuse; None where it does not say."""
+    lines = [line for line in script.splitlines() if not line.startswith(("#SBATCH --chdir", "#SBATCH --hold"))]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "script.sh"
+        path.write_text("\n".join(lines) + "\n")
+        try:
+            return expected_start(path)
+        except SlurmError as error:
+            return str(error)
+
+
+def free_bytes(path: Path) -> int:
+    """Return what the disk of the nearest folder above has free."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def as_json(made: SlurmPlan) -> dict[str, Any]:
+    """Return a plan as plain values."""
+    origins: Mapping[str, Any] = {
+        name: {"value": option.value, "origin": option.origin} for name, option in made.request.sbatch.items()
+    }
+    return {
+        "cluster": made.request.cluster,
+        "runs": list(made.plan.runs),
+        "tasks": made.tasks,
+        "arrays": made.arrays,
+        "planned_tasks": made.tasks - sum(made.arrays),
+        "sbatch": origins,
+        "max_parallel": made.request.max_parallel,
+        "task_hours": made.task_hours,
+        "gpu_hours": made.task_hours * made.request.gpus,
+        "walltime_s": made.walltime_s,
+        "home_bytes": made.plan.home_bytes,
+        "warnings": made.warnings,
+    }
