@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import resource
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sent_sweep import SentSweep
 from slurm_lab.lab import Lab
 
+from band.sweep import slurm_scheduler
 from band.sweep.journal import append
 from band.sweep.ledger import record
+from band.sweep.manifest import read_manifest
+from band.sweep.slurm_scheduler import SlurmScheduler
+from band.sweep.status import take_survey
 
 LONG = {"epochs": 10_000, "epoch_s": 0.05}
 HOG = "exec python3 -c 'import time; kept = []\nwhile True: kept.append(bytearray(5_000_000)); time.sleep(0.1)'"
@@ -196,3 +202,66 @@ def test_ten_thousand_runs_at_slurm_are_looked_at_in_half_a_second(slurm_lab: La
     assert "held            10000   10000 PENDING (JobHeldUser)" in text
     # CPU time, squeue's own with it: the machine may have other things to do meanwhile.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def spy_on(command: str, folder: Path, *, first: str = "") -> Callable[[], int]:
+    """Put a command before Slurm's own of that name that notes each call; return how many there were so far."""
+    real = shutil.which(command, path="/usr/local/bin:/usr/bin:/bin")
+    assert real is not None
+    folder.mkdir(exist_ok=True)
+    (folder / command).write_text(f'#!/bin/sh\necho call >> {folder}/{command}.calls\n{first}\nexec {real} "$@"\n')
+    (folder / command).chmod(0o755)
+    calls = folder / f"{command}.calls"
+    return lambda: len(calls.read_text().splitlines()) if calls.exists() else 0
+
+
+def test_one_call_of_each_command_is_enough_for_all_tasks(slurm_lab: Lab, tmp_path: Path) -> None:
+    runs = [f"run-{number}" for number in range(30)]
+    sent = SentSweep(tmp_path, slurm_lab, runs)
+    for number, run in enumerate(runs):
+        submission, _ = sent.intend(run)
+        sent.note(submission, "queued", job_id=str(90_000 + number))
+        sent.note(submission, "released")
+    queue, accounts = spy_on("squeue", tmp_path / "bin"), spy_on("sacct", tmp_path / "bin")
+    path = f"{tmp_path / 'bin'}:{slurm_lab.environment['PATH']}"
+    assert set(sent.states(settle_s=0, PATH=path).values()) == {"lost"}
+    assert (queue(), accounts()) == (1, 1)
+
+
+def test_whoever_watches_asks_slurm_the_more_seldom_the_slower_it_is(
+    slurm_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = SentSweep(tmp_path, slurm_lab, ["a"])
+    sent.send("a", "--begin=now+1hour")
+    calls = spy_on("squeue", tmp_path / "bin", first="sleep 0.1")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{slurm_lab.environment['PATH']}")
+    monkeypatch.setenv("SLURM_CONF", slurm_lab.environment["SLURM_CONF"])
+    scheduler = SlurmScheduler(sent.sweep)
+    begun = time.monotonic()
+    while time.monotonic() < begun + 5.7:
+        assert scheduler.task_states(["0001"])["0001"].state == "queued"
+        time.sleep(0.05)
+    assert calls() == 2, "every five seconds"
+    slow = spy_on("squeue", tmp_path / "bin", first="sleep 1")
+    asked = slow()
+    scheduler = SlurmScheduler(sent.sweep)
+    begun = time.monotonic()
+    while time.monotonic() < begun + 6.5:
+        scheduler.task_states(["0001"])
+        time.sleep(0.05)
+    assert slow() == asked + 1, "every twenty seconds, where an answer takes one"
+
+
+def test_a_queue_that_does_not_answer_in_time_is_not_waited_for(
+    slurm_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = SentSweep(tmp_path, slurm_lab, ["a"])
+    sent.send("a", "--begin=now+1hour")
+    spy_on("squeue", tmp_path / "bin", first="sleep 60")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{slurm_lab.environment['PATH']}")
+    monkeypatch.setenv("SLURM_CONF", slurm_lab.environment["SLURM_CONF"])
+    monkeypatch.setattr(slurm_scheduler, "TIMEOUT_S", 0.5)
+    scheduler = SlurmScheduler(sent.sweep)
+    survey = take_survey(sent.sweep, read_manifest(sent.sweep.path), scheduler=scheduler)
+    assert (survey.runs["a"].state, survey.runs["a"].words) == ("queued", "Slurm does not answer")
+    assert scheduler.trouble == "squeue did not answer within 0.5 s"
