@@ -17,6 +17,8 @@ STARTS = [
     ("data", "--help"),
     ("sweep", "--help"),
     ("sweep", "--version"),
+    ("sweep", "doctor", "--help"),
+    ("sweep", "doctor", "--cluster", "no_such_sweep"),
     *(("sweep", command, "--help") for command in SWEEP_COMMANDS),
     *(("sweep", command, "no_such_sweep") for command in SWEEP_COMMANDS),
 ]

@@ -20,6 +20,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "doctor": Command(
+        "band.cli.doctor", "check that a cluster does what band needs, on this machine and on a compute node"
+    ),
     "generate": Command("band.cli.generate", "expand and check a sweep file, say what will run, write the sweep"),
     "submit": Command("band.cli.submit", "run what is not yet done of a sweep"),
     "status": Command("band.cli.status", "say how far a sweep is, run by run; changes nothing"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from band.slurm.cluster import Start
 from band.slurm.command import SlurmError
 
 WELL = "well"
@@ -74,19 +75,25 @@ def no_slurm(error: SlurmError) -> Finding:
     )
 
 
-def accounting(has_accounting: bool | None) -> Finding:
-    """Return whether Slurm remembers jobs that are over."""
-    if has_accounting:
+def accounting(has_accounting: bool | None, *, answer: str) -> Finding:
+    """Return whether Slurm remembers jobs that are over; `answer` is why sacct does not say so."""
+    if not answer:
         return Finding(check="accounting", level=WELL, what="sacct answers")
     return Finding(
         check="accounting",
         level=NOTE,
-        what="Slurm keeps no accounts of jobs that are over",
-        seen="sacct: accounting storage is disabled" if has_accounting is False else "sacct does not answer",
-        means="works: what becomes of a task is read from its own events, and for some minutes from "
-        "squeue; a task that was killed without a word is lost instead of 'out of memory' or 'time limit'",
-        mend="nothing to do; an administrator can set up slurmdbd",
+        what="Slurm's accounts do not answer" if has_accounting else "Slurm keeps no accounts of jobs that are over",
+        seen=answer,
+        means="works: what becomes of a task is read from its own events, and for some minutes from squeue; a task "
+        "that was killed without a word is lost instead of 'out of memory' or 'time limit'",
+        mend="nothing to do; an administrator can set up slurmdbd, or start it again",
     )
+
+
+def taken(start: Start | None, *, now: float) -> Finding:
+    """Return the finding where sbatch takes what the template asks for."""
+    when = f"; the small job would start in {max(start.t - now, 0) / 60:.0f} min" if start else ""
+    return Finding(check="template", level=WELL, what=f"sbatch takes what it asks for{when}")
 
 
 def refused(error: SlurmError, *, template: str, partition: str, partitions: Sequence[str]) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,81 +17,89 @@ from band.files import read_json_object
 from band.node.probe import SCRIPT
 from band.slurm import jobs
 from band.slurm.command import SlurmError, run
+from band.slurm.options import Value, directives
 from band.slurm.units import memory_bytes, time_s
 from band.sweep.doctor_findings import HOME_UNWRITABLE, NO_ENVIRONMENT, Ended
 
-LIMIT_MIN = 15
-MOST_CPUS = 2  # the fewest of which some can be missing
+OWN = "doctor"  # origin of what no user has asked for
+LIMIT = "15"  # minutes
+MOST_CPUS = "2"  # the fewest of which some can be missing
 MOST_MEMORY = "2G"  # importing torch needs one of them
 SHOWN_LATE_S = 60.0  # how long NFS may hide a file that another machine has written
 LAST_WORDS = 600  # characters
 POLL_S = (0.3, 5.0)  # the first wait between two looks and the longest
-GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket")
+GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task")
 CHECK_PYTHON = "import sys; print(sys.executable, sys.version); sys.exit(sys.version_info < (3, 10))"
-LEFT_OUT = ("mem-per-cpu", "mem-per-gpu", "exclusive", "mail-type", "mail-user", "signal", "nodes", "ntasks", "array")
+LEFT_OUT = ("mem-per-cpu", "mem-per-gpu", "exclusive", "mail-type", "mail-user")
 
 
-def smallest(options: Mapping[str, str]) -> dict[str, str]:
-    """Return a template's options cut down to a job that starts soon: at most two CPUs and one GPU, for minutes."""
+def smallest(options: Mapping[str, Value]) -> dict[str, Value]:
+    """Return a cluster's options cut down to a job that starts soon: at most two CPUs and one GPU, for minutes."""
     small = {name: value for name, value in options.items() if name not in LEFT_OUT}
-    asked = memory_bytes(small.get("mem", "")) or 0
-    small["mem"] = small["mem"] if 0 < asked < (memory_bytes(MOST_MEMORY) or 0) else MOST_MEMORY
-    if (time_s(small.get("time", "")) or 60 * LIMIT_MIN) >= 60 * LIMIT_MIN:
-        small["time"] = str(LIMIT_MIN)
-    small["nodes"] = small["ntasks"] = "1"
+    small["mem"] = _least(options.get("mem"), MOST_MEMORY, size=memory_bytes)
+    small["time"] = _least(options.get("time"), LIMIT, size=time_s)
     if "cpus-per-task" in small:
-        small["cpus-per-task"] = str(min(int(small["cpus-per-task"]), MOST_CPUS))
-    if "gres" in small:
-        small["gres"] = ",".join(_one_gpu(part) if _is_gpu(part) else part for part in small["gres"].split(","))
-    for name in set(GPU_OPTIONS) & set(small):
-        small[name] = f"{small[name].rpartition(':')[0]}:1".lstrip(":")
+        small["cpus-per-task"] = _least(small["cpus-per-task"], MOST_CPUS, size=int)
+    for name, value in small.items():
+        if name == "gres" or name in GPU_OPTIONS:
+            items = re.sub(r"\([^)]*\)", "", value.value).split(",")  # "(S:0,1)" names sockets
+            items = [_one_gpu(item) if name != "gres" or _is_gpu(item) else item for item in items]
+            small[name] = Value(",".join(items), value.origin)
     return small
 
 
-def asks_for_gpus(options: Mapping[str, str]) -> bool:
-    """Return whether options as sbatch takes them ask for a GPU."""
-    return any(_is_gpu(part) for part in options.get("gres", "").split(",")) or any(
-        name in options for name in GPU_OPTIONS
-    )
+def _least(asked: Value | None, most: str, *, size: Callable[[str], int | None]) -> Value:
+    """Return what was asked for, or `most` where that is less or nothing (0: all there is) was asked for."""
+    least = size(most) or 0
+    return asked if asked is not None and 0 < (size(asked.value) or 0) < least else Value(most, OWN)
 
 
-def _is_gpu(part: str) -> bool:
-    return re.match(r"(?:gres[:/])?gpu(?![a-z])", part.strip()) is not None
+def _is_gpu(item: str) -> bool:
+    return re.match(r"(?:gres[/:])?gpu(?![\w-])", item.strip()) is not None
 
 
-def _one_gpu(part: str) -> str:
-    return re.sub(r"(?:[:=]\d+)?(?:\(.*\))?$", "", part.strip()) + ":1"
+def _one_gpu(item: str) -> str:
+    """Return a request for GPUs, "gpu:a100:4" or "4", with 1 in the place of their number."""
+    kind = re.sub(r"(?:^|[:=])\d+$", "", item.strip())
+    return f"{kind}:1" if kind else "1"
 
 
-def script(folder: Path, *, token: str, options: Mapping[str, str], setup: Sequence[str], code: Path) -> str:
+def script(folder: Path, *, token: str, options: Mapping[str, Value], setup: Sequence[str], code: Path) -> str:
     """Return the script of both jobs; its argument says which.
 
     Args:
         folder: on the shared home, for what the job has to say.
         token: the job's name.
-        options: of sbatch; "" is an option without a value.
+        options: of sbatch.
         setup: the template's own lines.
         code: the folder that holds the package to run.
     """
-    ours = {"job-name": token, "output": "/dev/null", "chdir": str(folder), "requeue": ""}
-    flags = [f"--{name}={value}" if value else f"--{name}" for name, value in {**options, **ours}.items()]
+    own = {"job-name": token, "output": "/dev/null", "chdir": str(folder), "requeue": ""}
     # Slurm's own output is not at home: where home cannot be written, the job would not start and not tell why.
     return "\n".join(
         [
             "#!/bin/bash",
-            *(f"#SBATCH {flag}" for flag in flags),
+            *directives({**options, **{name: Value(value, OWN) for name, value in own.items()}}),
             'if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then exit 0; fi',
             f'BAND_DOCTOR_FOLDER={shlex.quote(str(folder))} BAND_DOCTOR_PART="$1"',
             "set --",  # what the set-up sources would take our argument for its own
             f'true >"$BAND_DOCTOR_FOLDER/$BAND_DOCTOR_PART.out" || exit {HOME_UNWRITABLE}',
             'exec >"$BAND_DOCTOR_FOLDER/$BAND_DOCTOR_PART.out" 2>&1',
-            *setup,
-            f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
-            f'"${{BAND_PYTHON:-python}}" -c "{CHECK_PYTHON}" || exit {NO_ENVIRONMENT}',
-            'exec "${BAND_PYTHON:-python}" -u -m band.node.probe "$BAND_DOCTOR_FOLDER" "$BAND_DOCTOR_PART"',
+            *surroundings(code, setup=setup),
+            f'python3 -c "{CHECK_PYTHON}" || exit {NO_ENVIRONMENT}',
+            'exec python3 -u -m band.node.probe "$BAND_DOCTOR_FOLDER" "$BAND_DOCTOR_PART"',
             "",
         ]
     )
+
+
+def surroundings(code: Path, *, setup: Sequence[str]) -> list[str]:
+    """Return what comes before the command: this Python unless the set-up brings another, the set-up, the code."""
+    return [
+        f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
+        *setup,
+        f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+    ]
 
 
 class SmallJob:
@@ -170,15 +179,6 @@ class SmallJob:
 
 def _is_shown(path: Path) -> bool:
     return path.name in os.listdir(path.parent)  # NFS brings a listing up to date sooner than a name it did not find
-
-
-def try_out(path: Path) -> None:
-    """Have sbatch check a script without queueing it.
-
-    Raises:
-        SlurmError: it would refuse it, or does not answer.
-    """
-    run(["sbatch", "--test-only", str(path)])
 
 
 def send(folder: Path, part: str, *, deadline: float, options: Sequence[str] = ()) -> SmallJob:
