@@ -10,6 +10,7 @@ from band.node.checkpoints import Checkpoints
 from band.node.job import Job
 from band.node.publish import Publisher, is_published, outcome_of, publish_incoming
 from band.node.scratch import home_scratch
+from band.node.stage import evict
 from band.run_dir import RESULT
 
 
@@ -66,7 +67,8 @@ def sweep_up(job: Job) -> None:
     for leftover in leftovers(job):
         shutil.rmtree(leftover, ignore_errors=True)
     if job.is_volatile:
-        shutil.rmtree(job.scratch.path, ignore_errors=True)  # no other job has anything there
+        with suppress(OSError):
+            evict(job.scratch, max_bytes=0)  # no other job will find it there
     for scratch in (job.scratch, home_scratch(job.sweep)):
         with suppress(OSError):
             folder = scratch.sweep_work(job.sweep)

@@ -59,7 +59,9 @@ def find_scratch(sweep: SweepDir, *, environment: Mapping[str, str] = os.environ
             continue
         try:
             prepare(scratch)
-            return Found(scratch=scratch, is_volatile=of_job or _names_job(mount.root, environment))
+            # A /tmp of the job's own is a folder of that name elsewhere, which only the mount tells.
+            root = f"/{Path(mount.root).name}"
+            return Found(scratch=scratch, is_volatile=of_job or _names_job(root, environment))
         except (OSError, StageError) as error:
             reasons.append(f"scratch {scratch.path} cannot be used: {error}")
     home = home_scratch(sweep)
@@ -85,8 +87,10 @@ def candidates(environment: Mapping[str, str]) -> Iterator[tuple[ScratchDir, boo
 
 
 def _names_job(path: str, environment: Mapping[str, str]) -> bool:
+    """Return whether a part of a path is, or ends in, the job's id: "/tmp/123", "/local/slurm.123", "/x/job123/y"."""
     ids = {environment.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")} - {""}
-    return not ids.isdisjoint(re.findall("[0-9]+", path))
+    found = re.findall(r"(?:/|[^/0-9A-Za-z]|job)([0-9]+)(?=/|$)", path)
+    return not ids.isdisjoint(found)
 
 
 def mount_of(path: Path) -> Mount:

@@ -19,6 +19,8 @@ from typing import Any
 from band.files import append_line, write_atomic
 from band.run_dir import CHECKPOINTS, seal
 
+MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
+
 
 def expected_state(run: str, *, epochs: int) -> str:
     """Return what a run's training must come to."""
@@ -98,6 +100,8 @@ class FakeTrainer:
             raise RuntimeError(f"{run} cannot go beyond epoch {epoch}")
         if config.get("signal_at", [-1])[0] == epoch:
             os.kill(os.getpid(), config["signal_at"][1])
+        if config.get("hog_at") == epoch:
+            take_memory(limit_bytes=config.get("hog_limit_bytes", 0))
         time.sleep(config.get("epoch_s", 0.0))
         self.note(f"epoch {run} {epoch}")
         self.members[run] = [epoch + 1, hashlib.sha256(f"{state} {epoch}".encode()).hexdigest()]
@@ -123,6 +127,19 @@ class FakeTrainer:
             if "stop" in self.commands and self.members:
                 return 4
         return 0
+
+
+def take_memory(*, limit_bytes: int) -> None:
+    """Take more and more memory until killed, by the kernel in a cgroup of that limit if one is given."""
+    if limit_bytes:
+        cgroup = MEMORY_CGROUPS / f"band-test-{os.urandom(4).hex()}"
+        cgroup.mkdir()
+        (cgroup / "memory.limit_in_bytes").write_text(str(limit_bytes))
+        (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+    taken = []
+    while True:
+        taken.append(b"x" * 20_000_000)
+        time.sleep(0.02 if limit_bytes else 0.1)  # Slurm looks once a second
 
 
 def main() -> int:

@@ -1,0 +1,108 @@
+"""Which place on a node is taken for scratch, and what is found out about it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from band.node import scratch as places
+from band.node.scratch import candidates, find_scratch, mount_of, prepare, reserve
+from band.run_dir import ScratchDir, SweepDir
+
+MOUNTS = """\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+23 22 0:21 / {place}/nfs rw - nfs4 server:/export rw
+24 22 0:22 / {place}/with\\040blank rw - lustre mds:/fs rw
+25 22 0:23 / {place}/hidden rw - nfs4 server:/export rw
+26 25 0:24 / {place}/hidden rw - tmpfs tmpfs rw
+27 22 254:0 /containers/77/.77 {place}/own rw - ext4 /dev/vda rw
+"""
+JOB = {"USER": "ada", "SLURM_JOB_ID": "78", "SLURM_ARRAY_JOB_ID": "77"}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which a site's disks are, with nothing anywhere else."""
+    (tmp_path / "mounts").write_text(MOUNTS.format(place=tmp_path))
+    monkeypatch.setattr(places, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(places, "ROOTS", (str(tmp_path / "first"), str(tmp_path / "second")))
+    return tmp_path
+
+
+def tried(environment: dict[str, str]) -> list[tuple[str, bool]]:
+    return [(str(scratch.path), of_job) for scratch, of_job in candidates(environment)]
+
+
+def test_what_outlives_the_job_comes_before_what_is_made_for_it_and_tmp_last(place: Path) -> None:
+    (place / "first").write_text("no folder")
+    (place / "second").mkdir()
+    environment = {**JOB, "TMPDIR": "/local/slurm.78", "SLURM_TMPDIR": "/ssd/x"}
+    of_the_job = [("/ssd/x/band", True), ("/local/slurm.78/band", True)]
+    assert tried(environment) == [(f"{place}/second/ada/band", False), *of_the_job, ("/tmp/band-ada", False)]
+    assert tried({**environment, "BAND_SCRATCH": "/given"}) == [("/given", False)]
+    assert tried({**environment, "BAND_SCRATCH": "/given/77/band"}) == [("/given/77/band", True)]
+
+
+@pytest.mark.parametrize(
+    ("path", "is_jobs"),
+    [
+        ("/tmp", False), ("/tmp/77", True), ("/local/job78/tmp", True), ("/x/ada_78", True), ("/x/177", False),
+        ("/nodes/c77", False), ("/x/78a", False), ("/x/77.tmp", False), ("/slurm.78/tmp", True),
+    ],
+)  # fmt: skip
+def test_a_tmpdir_counts_as_the_jobs_if_it_has_the_jobs_id(place: Path, path: str, is_jobs: bool) -> None:
+    assert ((f"{path}/band", True) in tried({**JOB, "TMPDIR": path})) is is_jobs
+    assert (f"{path}/band", True) not in tried({"USER": "ada", "TMPDIR": path})
+
+
+def test_the_last_mount_on_the_longest_path_tells_the_file_system(place: Path) -> None:
+    assert mount_of(place / "else").kind == "ext4"
+    assert mount_of(place / "nfs" / "a").kind == "nfs4" and mount_of(place / "nfsx").kind == "ext4"
+    assert mount_of(place / "with blank").kind == "lustre"
+    assert mount_of(place / "hidden" / "b").kind == "tmpfs"
+    (place / "link").symlink_to(place / "nfs")
+    assert mount_of(place / "link" / "new").kind == "nfs4"
+
+
+def test_a_scratch_on_the_network_is_passed_over_unwritten_for_home_and_said(place: Path) -> None:
+    found = find_scratch(SweepDir(place / "home"), environment={"BAND_SCRATCH": f"{place}/nfs/band"})
+    assert found.scratch.path == place / "home/.scratch" and not found.is_volatile
+    assert found.why_home == f"scratch {place}/nfs/band is no disk of this node but on a network (nfs4)"
+    assert not (place / "nfs").exists()
+
+
+def test_a_place_that_cannot_be_used_makes_way_for_the_next(place: Path) -> None:
+    (place / "first/ada").mkdir(parents=True)
+    (place / "first/ada/band").write_text("no folder")
+    (place / "second").mkdir()
+    found = find_scratch(SweepDir(place / "home"), environment=JOB)
+    assert (found.scratch.path, found.why_home, found.is_volatile) == (place / "second/ada/band", "", False)
+
+
+def test_a_tmp_of_the_jobs_own_is_known_by_its_mount(place: Path) -> None:
+    environment = {**JOB, "BAND_SCRATCH": f"{place}/own/band"}
+    assert find_scratch(SweepDir(place / "home"), environment=environment).is_volatile
+    assert not find_scratch(
+        SweepDir(place / "home"), environment={**environment, **dict.fromkeys(JOB, "9")}
+    ).is_volatile
+
+
+def test_room_is_probed_by_taking_it_and_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def fallocate(file: int, offset: int, length: int) -> None:
+        asked.append(length)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    with pytest.raises(OSError, match="No space left on device for 5000 bytes"):
+        reserve(tmp_path, size_bytes=5000)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(ScratchDir(tmp_path / "scratch"))
+    assert asked == [5000, places.WORK_BYTES]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "scratch"]
+    monkeypatch.undo()
+    reserve(tmp_path, size_bytes=5000)
