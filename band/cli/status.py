@@ -135,7 +135,8 @@ def _note(survey: Survey, state: str) -> str:
         return f"in {plural(len(running_tasks(survey)), 'task')}" + (f"; {words}" if words else "")
     if state == "failed":
         return _counted(status.error for status in here if status.error)
-    return _counted(status.words for status in here if status.words)
+    said = ["in a running task" if status.scheduled == "running" else status.words for status in here]
+    return _counted(words.split("\n")[0] for words in said if words)
 
 
 def _counted(words: Iterable[str]) -> str:
@@ -169,10 +170,10 @@ def _row(run: str, status: RunStatus, *, width: int) -> str:
 def _slurm_words(status: RunStatus) -> str:
     """Return the job, where it is, and Slurm's own words, "" for what is no job's."""
     if not status.job:
-        return printable(status.words)
+        return printable(status.words.split("\n")[0])
     where = f" on {status.node}" if status.node and (status.scheduled == "running" or status.end) else ""
     words = "" if status.words == "RUNNING" else f" {status.words}"
-    return printable(f"{status.job}{where}{words}")
+    return printable(f"{status.job}{where}{words}".split("\n")[0])
 
 
 def _failure_lines(survey: Survey) -> list[str]:

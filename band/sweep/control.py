@@ -77,9 +77,11 @@ def retry(sweep: SweepDir, survey: Survey, *, runs: Iterable[str]) -> list[str]:
     attempts = by_task(survey.folds.values())
     failures = {}
     for run in cleared:
-        past = attempts.get(survey.runs[run].task, [])
+        status = survey.runs[run]
+        past = attempts.get(status.task, [])
         failures[run] = [fold.stem for fold in past if fold.phases.get(run) == "failed"]
-        failures[run] += [survey.runs[run].blamed] if survey.runs[run].blamed else []
+        if status.end or status.blamed:  # what Slurm did to its last job shall not count any more either
+            failures[run].append(f"{status.task}.{status.job}")
     record(sweep, "retry", runs=cleared, failures=failures)
     return cleared
 

@@ -89,12 +89,17 @@ class SlurmScheduler:
 
     def task_states(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
         """Return what Slurm has of its tasks now; without an answer of Slurm's, only what the journals say."""
-        arrays = standing(read_intents(self.sweep), read_journals(self.sweep))
-        arrays = {task: arrays[task] for task in tasks if task in arrays}
+        journals = read_journals(self.sweep)
+        places = standing(read_intents(self.sweep), journals)
+        arrays = {task: places[task] for task in tasks if task in places}
         self._places = _places(arrays)
         if self._places:
             self._look()
-        return {task: self._state(task, array) for task, array in arrays.items()}
+        refused = {task: array.message for array in journals if array.is_dead for task in array.tasks}
+        return {
+            task: self._state(task, array) if array else TaskState(state="planned", words=refused.get(task, ""))
+            for task, array in arrays.items()
+        }
 
     def endings(self, tasks: Mapping[str, Sequence[AttemptFold]]) -> Mapping[str, TaskState]:
         """Return what became of tasks that the queue does not know and that left no last word, from their attempts."""
@@ -128,9 +133,7 @@ class SlurmScheduler:
         now = time.monotonic()
         self._next_ask = now + max(MIN_ASK_S, ASK_COSTS * (now - begun))
 
-    def _state(self, task: str, array: Array | None) -> TaskState:
-        if array is None:
-            return TaskState(state="planned")
+    def _state(self, task: str, array: Array) -> TaskState:
         if array.is_unknown:
             return TaskState(state="submit_unknown", words="sbatch was called; what came of it is not known")
         place = self._places[task]

@@ -106,6 +106,8 @@ Told = tuple[list[str], str]
 def _waiting(case: _Case, shown: Mapping[str, str]) -> list[str]:
     """Return what Slurm has to say of a job that waits."""
     status = case.status
+    if status.scheduled == "running":
+        return [f"its task runs as {case.where()} and has yet to come to it"]
     if not status.job:
         return ["it waits in the queue of this machine"]
     if not shown:
@@ -147,10 +149,11 @@ def _held(case: _Case, shown: Mapping[str, str]) -> Told:
 
 
 def _planned(case: _Case, shown: Mapping[str, str]) -> Told:
-    if case.status.words:
+    if case.status.end:
         return [f"{case.run} is planned to go on", case.status.words], f"band-sweep status {case.name}"
     promise = "it is sent to Slurm when there is room: by the closing job of an array before it, or by the next submit"
-    return [f"{case.run} is planned", promise], f"band-sweep submit {case.name}"
+    refusal = f"sbatch has refused it so far: {case.status.words}" if case.status.words else ""
+    return [f"{case.run} is planned", promise, refusal], f"band-sweep submit {case.name}"
 
 
 def _interrupted(case: _Case, shown: Mapping[str, str]) -> Told:
@@ -160,9 +163,7 @@ def _interrupted(case: _Case, shown: Mapping[str, str]) -> Told:
         reason = f"Slurm ended its last attempt: {case.status.words}"
     said = [f"{case.run} is interrupted", reason, case.progress(), case.number_of_attempts()]
     if case.status.scheduled:
-        return [*said, *(_waiting(case, shown) if case.waits() else [case.status.words])], (
-            f"band-sweep status {case.name} --watch"
-        )
+        return [*said, *_waiting(case, shown)], f"band-sweep status {case.name} --watch"
     return [*said, "nobody has it now"], f"band-sweep submit {case.name}"
 
 

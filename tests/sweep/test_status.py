@@ -19,7 +19,7 @@ from local_sweep import make_sweep
 from band.errors import SweepError
 from band.files import canonical_json
 from band.run_dir import EventWriter, SweepDir, seal
-from band.sweep.control import match_runs
+from band.sweep.control import match_runs, retry
 from band.sweep.fold import AttemptFold, fold_stream, index_line, read_folds
 from band.sweep.ledger import fold_intents, new_task, read_intents, record
 from band.sweep.manifest import read_manifest
@@ -170,6 +170,73 @@ def test_counts_come_in_the_order_of_the_states_and_add_up(tmp_path: Path) -> No
         "b": "interrupted",
         "c": "published",
     }
+
+
+# --- how Slurm ended a job
+
+
+@dataclass
+class Ended:
+    """A scheduler whose one job is over."""
+
+    found: TaskState
+
+    def task_states(self, tasks: Collection[str]) -> Mapping[str, TaskState]:
+        return {"0001": TaskState(job=self.found.job, end=self.found.end)}
+
+    def endings(self, tasks: Mapping[str, object]) -> Mapping[str, TaskState]:
+        return dict.fromkeys(tasks, self.found)
+
+
+INTERRUPTED = [("interrupted", {"reason": "SIGTERM"}), ("ended", {"code": 4})]
+FINISHED = ("run_finished", {"run": "a", "outcome": "ok"})
+
+
+@pytest.mark.parametrize(
+    ("events", "found", "expected", "error"),
+    [
+        ([], {"end": "TIMEOUT"}, "failed failed", "TimeLimit"),
+        ([STARTED], {"end": "TIMEOUT"}, "failed failed", "TimeLimit"),
+        ([STARTED], {"end": "OUT_OF_MEMORY"}, "failed failed", "OutOfMemory"),
+        ([STARTED, FINISHED], {"end": "OUT_OF_MEMORY"}, "unsynced failed", ""),
+        ([STARTED, FAILED], {"end": "OUT_OF_MEMORY"}, "failed failed", "ValueError"),
+        ([], {"end": "FAILED", "last_line": "module: not found"}, "failed failed", "Died"),
+        ([STARTED], {"end": "FAILED", "exit_code": 75}, "unsynced unsynced", ""),
+        ([STARTED], {"end": "NODE_FAIL"}, "interrupted interrupted", ""),
+        ([], {"end": "NODE_FAIL"}, "lost lost", ""),
+        ([], {"end": "PREEMPTED"}, "lost lost", ""),
+        ([STARTED, *INTERRUPTED], {"end": "FAILED", "exit_code": 4}, "interrupted interrupted", ""),
+        ([STARTED, *INTERRUPTED], {"end": "CANCELLED", "state": "cancelled"}, "cancelled cancelled", ""),
+        ([STARTED, FAILED], {"end": "CANCELLED", "state": "cancelled"}, "failed cancelled", "ValueError"),
+        ([STARTED, FAILED], {"state": "lost"}, "failed lost", "ValueError"),
+        ([STARTED], {"end": "TIMEOUT", "state": "planned"}, "interrupted interrupted", ""),
+        ([], {"end": "TIMEOUT", "state": "planned"}, "planned planned", ""),
+    ],
+)
+def test_how_slurm_ended_a_job_that_left_no_word_decides(
+    tmp_path: Path, events: list[Any], found: dict[str, Any], expected: str, error: str
+) -> None:
+    sweep = sweep_of(tmp_path, "a", "b")
+    tell(sweep, submit(sweep, "a", "b"), "j7_0-r0", *events)
+    ended = Ended(TaskState(job="7_0", node="c1", words=str(found.get("end", "")), **found))
+    runs = take_survey(sweep, read_manifest(sweep.path), scheduler=ended).runs
+    assert " ".join(status.state for status in runs.values()) == expected
+    assert runs["a"].error == error and runs["a"].job == "7_0"
+    assert "module: not found" in runs["a"].message or "last_line" not in found
+
+
+def test_a_retry_forgives_what_slurm_did_to_a_job_and_no_later_job(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "a", "b")
+    task = submit(sweep, "a", "b")
+    tell(sweep, task, "j7_0-r0", STARTED)
+    tell(sweep, task, "closing-0001-1", ("failed", {"runs": ["a"], "error": "TimeLimit", "message": "no"}))
+    for job, state in (("7_0", "interrupted"), ("8_0", "failed")):
+        ended = Ended(TaskState(job=job, end="TIMEOUT"))
+        before = take_survey(sweep, read_manifest(sweep.path), scheduler=ended)
+        if job == "7_0":
+            assert retry(sweep, before, runs=["a", "b"]) == ["a", "b"]
+        after = take_survey(sweep, read_manifest(sweep.path), scheduler=ended)
+        assert [status.state for status in after.runs.values()] == [state, state]
 
 
 # --- folding
