@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from band.attempts import Claim
 from band.run_dir import SweepDir
@@ -11,12 +12,13 @@ from band.slurm import jobs
 from band.slurm.command import SlurmError, run
 from band.slurm.jobs import Job
 from band.sweep.journal import Array, read_journals
-from band.sweep.ledger import read_intents
-from band.sweep.slurm_scheduler import settle_s
-from band.sweep.slurm_script import write_calls
+from band.sweep.ledger import read_intents, record
+from band.sweep.slurm_scheduler import CLOCK_SKEW_S, HELD_REASONS, settle_s
+from band.sweep.slurm_script import CLOSING, write_calls
 from band.sweep.slurm_submit import TIMEOUT_S, Sender
+from band.sweep.status import published_runs
 
-SKEW_S = 3600.0  # by how much the clocks of two machines may differ
+STRAY_S = 7 * 86_400.0  # for so long a job may turn up of an array that was taken for dead
 
 
 def reconcile(sweep: SweepDir, *, claim: Claim) -> Iterator[str]:
@@ -32,58 +34,120 @@ def reconcile(sweep: SweepDir, *, claim: Claim) -> Iterator[str]:
         OSError: the sweep's folder cannot be written.
     """
     intents = {intent.number: intent for intent in read_intents(sweep)}
-    for array in read_journals(sweep):
-        if array.submission in intents and not array.is_dead:
-            if array.is_unknown:
-                yield _settle(Sender(sweep, intents[array.submission], claim), array)
-            elif array.is_held and array.after is None:
-                yield _release(Sender(sweep, intents[array.submission], claim), array)
+    arrays = [array for array in read_journals(sweep) if array.submission in intents and _is_of_interest(array)]
+    if not arrays:
+        return
+    queue: dict[str, list[Job]] = {}
+    for job in jobs.queued(timeout_s=TIMEOUT_S):
+        queue.setdefault(job.name, []).append(job)
+    for array in arrays:
+        yield from _Case(Sender(sweep, intents[array.submission], claim), array, queue).settle()
 
 
-def _settle(sender: Sender, array: Array) -> str:
-    """Find the array's job, and go on from there."""
-    name = f"array {array.submission}/{array.number}"
-    found = _jobs_of(array)
-    alive = sorted({job.job_id for job in found if not jobs.is_over(job.state)}, key=int)
-    for job_id in alive[1:]:
-        run(["scancel", job_id], timeout_s=TIMEOUT_S)
-    if alive:
-        write_calls(sender.sweep, sender.intent, tasks=array.tasks, job_id=alive[0])
-        sender.note(array.number, "queued", job_id=alive[0])
-        sender.complete(sender.array(array.number))
-        twice = f"; cancelled its copy {', '.join(alive[1:])}" if alive[1:] else ""
-        return f"{name}: adopted job {alive[0]}{twice}"
-    if found:
-        sender.note(
-            array.number, "vanished", message=f"job {found[-1].job_id} is {found[-1].state}, and was never released"
+def _is_of_interest(array: Array) -> bool:
+    return not array.is_closed or (array.is_dead and time.time() - max(array.steps.values()) < STRAY_S)
+
+
+@dataclass
+class _Case:
+    """One array, and what Slurm has of it."""
+
+    sender: Sender
+    array: Array
+    queue: Mapping[str, Sequence[Job]]  # {job name: jobs of one's own}
+    jobs: list[Job] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.jobs = [job for job in self.queue.get(self.array.token, ()) if self._is_young(job)]
+
+    def _is_young(self, job: Job) -> bool:
+        return job.submit_t is None or job.submit_t > self.array.t - CLOCK_SKEW_S
+
+    @property
+    def _name(self) -> str:
+        return f"array {self.array.submission}/{self.array.number}"
+
+    def settle(self) -> Iterator[str]:
+        """Do what is due, and say it."""
+        alive = sorted({job.job_id for job in self.jobs if not jobs.is_over(job.state)}, key=int)
+        keep = "" if self.array.is_dead else self.array.job_id or (alive[0] if alive else "")
+        for job_id in alive:
+            if job_id != keep:  # it is held, for nobody has released it
+                self.sender.check_hold()
+                run(["scancel", job_id], timeout_s=TIMEOUT_S)
+                yield f"{self._name}: cancelled job {job_id}, " + ("a copy" if keep else "which came after all")
+        if self.array.is_unknown:
+            yield self._adopt(keep) if keep else self._conclude()
+        elif self.array.is_held and keep in alive:
+            yield from self._go_on()
+        elif self.array.is_held:
+            yield self._conclude()
+
+    def _adopt(self, job_id: str) -> str:
+        write_calls(self.sender.sweep, self.sender.intent, tasks=self.array.tasks, job_id=job_id)
+        self.sender.note(self.array.number, "queued", job_id=job_id)
+        self.array = self.sender.array(self.array.number)
+        said = "; ".join(self._go_on(has_calls=True))
+        return f"{self._name}: found job {job_id}{'; ' + said if said else ''}"
+
+    def _go_on(self, *, has_calls: bool = False) -> Iterator[str]:
+        """Bring a job that is at Slurm on its way."""
+        own = [job for job in self.jobs if job.job_id == self.array.job_id and not jobs.is_over(job.state)]
+        if not any(job.reason.endswith(HELD_REASONS) for job in own):
+            self._note_closing()
+            self.sender.note(self.array.number, "released")
+            yield f"{self._name}: job {self.array.job_id} had been released"
+            return
+        if not has_calls:
+            write_calls(self.sender.sweep, self.sender.intent, tasks=self.array.tasks, job_id=self.array.job_id)
+        self._note_closing()
+        array = self.sender.complete(self.sender.array(self.array.number))
+        if array.is_sent:
+            yield f"{self._name}: released job {array.job_id}"
+
+    def _note_closing(self) -> None:
+        """Note the closing job if it was queued, and that not noted."""
+        found = self.queue.get(f"{self.array.token}-{CLOSING}", ())
+        alive = sorted((job.job_id for job in found if not jobs.is_over(job.state)), key=int)
+        if alive and not self.array.closing_job_id:
+            self.sender.note(self.array.number, "closing", job_id=alive[0])
+
+    def _conclude(self) -> str:
+        """Settle an array of which Slurm's queue has nothing that is not over."""
+        number, records = self.array.number, self.jobs or self._accounts()
+        if self._has_run():
+            self.sender.note(number, "released")
+            return f"{self._name}: its job has been released and is over"
+        if records and all(job.state == "CANCELLED" for job in records):
+            self._cancel_runs()
+            self.sender.note(number, "cancelled", message=f"job {records[-1].job_id} was cancelled before its release")
+            return f"{self._name}: somebody cancelled job {records[-1].job_id}; its runs count as cancelled"
+        waited_s = time.time() - max(self.array.steps.values())
+        if waited_s < settle_s():
+            wait_s = settle_s() - waited_s
+            return f"{self._name}: Slurm has no job {self.array.token} so far; in {wait_s:.0f} s it counts as none"
+        self.sender.note(number, "vanished", message="Slurm has no such job")
+        return f"{self._name}: Slurm has no job {self.array.token}; its tasks are planned again"
+
+    def _has_run(self) -> bool:
+        sweep, job_id = self.sender.sweep, self.array.job_id
+        return bool(job_id) and any(
+            any(sweep.events.glob(f"{task}.j{job_id}_{index}-r*.jsonl")) for index, task in enumerate(self.array.tasks)
         )
-        return f"{name}: job {found[-1].job_id} is over without having been released; its tasks are planned again"
-    waited_s = time.time() - array.t
-    if waited_s < settle_s():
-        return f"{name}: Slurm has no job {array.token} yet; it counts as lost {settle_s() - waited_s:.0f} s from now"
-    sender.note(array.number, "vanished", message="Slurm has no such job")
-    return f"{name}: Slurm has no job {array.token}; its tasks are planned again"
 
-
-def _jobs_of(array: Array) -> list[Job]:
-    """Return what Slurm has under an array's token, of its accounts too where it keeps them."""
-    found = jobs.queued(name=array.token, timeout_s=TIMEOUT_S)
-    if not found:
+    def _accounts(self) -> list[Job]:
+        since_t = self.array.t - CLOCK_SKEW_S
         try:
-            found = jobs.accounted((), names=(array.token,), since_t=array.t - SKEW_S, timeout_s=TIMEOUT_S)
+            found = jobs.accounted((), names=(self.array.token,), since_t=since_t, timeout_s=TIMEOUT_S)
         except SlurmError as error:
             if not error.no_accounting:
                 raise
-    return [job for job in found if job.name == array.token]
+            return []
+        return [job for job in found if job.name == self.array.token and jobs.is_over(job.state)]
 
-
-def _release(sender: Sender, array: Array) -> str:
-    """Bring an array that is held on its way; if somebody has cancelled it, its tasks are planned again."""
-    name = f"array {array.submission}/{array.number}"
-    shown = jobs.show(array.job_id)
-    if not shown or shown.get("JobName") not in ("", None, array.token) or jobs.is_over(shown.get("JobState", "")):
-        sender.note(array.number, "vanished", message=f"job {array.job_id} is over, and was never released")
-        return f"{name}: job {array.job_id} is over without having been released; its tasks are planned again"
-    write_calls(sender.sweep, sender.intent, tasks=array.tasks, job_id=array.job_id)
-    sender.complete(array)
-    return f"{name}: released job {array.job_id}"
+    def _cancel_runs(self) -> None:
+        """Enter what somebody did with scancel into the ledger: it stays so until the runs are retried."""
+        sweep = self.sender.sweep
+        runs = {run for task in self.array.tasks for run in self.sender.intent.tasks[task]} - published_runs(sweep)
+        if runs:
+            record(sweep, "cancel", runs=sorted(runs))

@@ -136,14 +136,18 @@ class Sender:
         return self.complete(self.array(number))
 
     def complete(self, array: Array) -> Array:
-        """Queue the closing job of an array that is held, and release it; what was done before is not done again.
+        """Queue the closing job of an array that is held, and release it unless it waits for another one to end well.
+
+        What was done before is not done again.
 
         Raises:
             SlurmError: a limit leaves no room for the closing job, and the array was taken back; or no answer.
         """
         if not array.closing_job_id and "closing_refused" not in array.steps:
             self._queue_closing(array)
-        self._check_hold()
+        if array.after is not None:
+            return self.array(array.number)
+        self.check_hold()
         run(["scontrol", "release", array.job_id], timeout_s=TIMEOUT_S)
         self.note(array.number, "released")
         return self.array(array.number)
@@ -156,15 +160,16 @@ class Sender:
             self.note(array.number, "closing", job_id=self.sbatch(script))
         except SlurmError as error:
             if error.kind == "refused" and _LIMIT.search(str(error)):
-                self._check_hold()
-                run(["scancel", array.job_id], timeout_s=TIMEOUT_S)
+                # Noted first: a held job of a dead array is a stray, which `reconcile` cancels if we come to no more.
                 self.note(array.number, "cancelled", message=f"no room for its closing job: {error}")
+                self.check_hold()
+                run(["scancel", array.job_id], timeout_s=TIMEOUT_S)
                 raise
             self.note(array.number, "closing_refused", message=str(error))
 
     def sbatch(self, script: str) -> str:
         """Send a script of the submission and return the id of the job."""
-        self._check_hold()
+        self.check_hold()
         path = self.sweep.submission(self.intent.number) / script
         answer = run(["sbatch", "--parsable", str(path)], timeout_s=TIMEOUT_S)
         match = _JOB_ID.fullmatch(answer)
@@ -180,7 +185,12 @@ class Sender:
         """Return an array as the journal has it."""
         return next(array for array in read_journal(self.sweep, self.intent.number) if array.number == number)
 
-    def _check_hold(self) -> None:
+    def check_hold(self) -> None:
+        """Check that no other process has taken the submissions over since.
+
+        Raises:
+            ClaimError: one has.
+        """
         if not self.claim.still_mine():
             raise ClaimError(
                 f"{self.sweep.name} has been taken over by another process; nothing more is sent by this one"
