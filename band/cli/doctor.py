@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from band.cli.common import console, print_json, printable
+from band.cli.submit_slurm import add_options, options_of
 
 if TYPE_CHECKING:
     from band.sweep.doctor import Report
@@ -23,9 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--cluster", default="", metavar="NAME", help="name or file of the cluster's template")
     parser.add_argument(
-        "--sbatch", action="append", default=[], metavar="OPTION=VALUE", help="over the template's; may be repeated"
-    )
-    parser.add_argument(
         "--home", type=Path, default=Path(), metavar="DIR", help="where sweeps would lie (default: here)"
     )
     parser.add_argument("--no-job", action="store_true", help="look at this machine only; send no job")
@@ -37,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"seconds the two small jobs may take, waiting included (default: {TIMEOUT_S:.0f})",
     )
     parser.add_argument("--json", action="store_true", help="everything as JSON")
+    add_options(parser.add_argument_group("over what the template asks for"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     report = examine(
         args.cluster,
-        options=dict(option.partition("=")[::2] for option in args.sbatch),
+        options=options_of(args),
         home=args.home,
         timeout_s=args.timeout,
         with_job=not args.no_job,

@@ -41,14 +41,19 @@ HOLD_WAIT_S = 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what only a cluster needs."""
     group = parser.add_argument_group("on a Slurm cluster")
+    add_options(group)
+    group.add_argument("--max-parallel", type=int, default=0, metavar="N", help="array tasks that run at once")
+    group.add_argument(
+        "--allow-version-difference", action="store_true", help="run though the node's torch or numpy differs from here"
+    )
+
+
+def add_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options of sbatch, which `options_of` reads again."""
     for name, words in COMMON.items():
         group.add_argument(f"--{name}", metavar="VALUE", dest=f"sbatch_{name}", help=words)
     group.add_argument(
         "--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any option of sbatch; may be repeated"
-    )
-    group.add_argument("--max-parallel", type=int, default=0, metavar="N", help="array tasks that run at once")
-    group.add_argument(
-        "--allow-version-difference", action="store_true", help="run though the node's torch or numpy differs from here"
     )
 
 
@@ -57,7 +62,7 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
     request = make_request(
         read_manifest(sweep.path),
         cluster=cluster,
-        sbatch=_command_line(args),
+        sbatch=options_of(args),
         max_parallel=max(args.max_parallel, 0),
         allow_versions=args.allow_version_difference,
     )
@@ -88,7 +93,12 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
     return 0 if fed.arrays or not fed.planned else 4
 
 
-def _command_line(args: argparse.Namespace) -> dict[str, object]:
+def options_of(args: argparse.Namespace) -> dict[str, object]:
+    """Return the options of sbatch that the command line gives.
+
+    Raises:
+        ConfigError: --sbatch is given no name.
+    """
     options: dict[str, object] = {}
     for text in args.sbatch:
         name, is_given, value = text.partition("=")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import shlex
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from band.node.probe import SCRIPT
 from band.run_dir import SweepDir
 from band.slurm import cluster, jobs
 from band.slurm.command import SlurmError
-from band.slurm.options import Value, merge, num_gpus
-from band.slurm.template import find_template
+from band.slurm.options import num_gpus
 from band.slurm.user_config import read_user_config
 from band.sweep import doctor_findings as findings
 from band.sweep.doctor_findings import Asked, Finding
 from band.sweep.doctor_job import SmallJob, cancel, script, send, smallest
+from band.sweep.manifest import Manifest
+from band.sweep.request import Request, make_request
 from band.sweep.snapshot import take_snapshot, versions
 
 OF_SLURM = ("slurm", "template", "job")  # where these are bad, Slurm did not do as asked
@@ -45,32 +45,6 @@ class Report:
         return 0 if not bad else 3 if any(finding.check in OF_SLURM for finding in bad) else 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Described:
-    """A cluster as its template and the user's configuration describe it."""
-
-    path: Path
-    options: Mapping[str, Value]
-    setup: Sequence[str]
-
-
-def describe(cluster: str, *, options: Mapping[str, object]) -> Described:
-    """Return what a job on a cluster is sent with.
-
-    Raises:
-        ConfigError: there is no such cluster, or what is said of it is wrong.
-    """
-    user = read_user_config()
-    name = cluster or user.cluster
-    if not name:
-        raise ConfigError(f"name a cluster with --cluster, or as `cluster: NAME` in {user.path}")
-    own = user.for_cluster(name)
-    template = find_template(own.template or name)
-    layers = [("template", template.sbatch), (str(user.path), own.sbatch), ("command line", options)]
-    scratch = [f"export BAND_SCRATCH={shlex.quote(own.scratch)}"] if own.scratch else []
-    return Described(path=template.path, options=merge(layers), setup=[*template.setup, *own.setup, *scratch])
-
-
 def examine(
     cluster: str, *, options: Mapping[str, object], home: Path, timeout_s: float, with_job: bool, say: Say
 ) -> Report:
@@ -88,23 +62,28 @@ def examine(
         ConfigError: there is no such cluster, or what is said of it is wrong.
         SweepError: `home` cannot be written from this machine.
     """
-    described = describe(cluster, options=options)
-    doctor = _Doctor(described, home=home.absolute(), timeout_s=timeout_s, say=say)
+    name = cluster or read_user_config().cluster
+    if not name:
+        raise ConfigError(
+            "name a cluster with --cluster, or for all commands as `cluster:` in ~/.config/band/config.yaml"
+        )
+    request = make_request(Manifest(name="", base={}, datasets=[], runs=[]), cluster=name, sbatch=options)
+    doctor = _Doctor(request, home=home.absolute(), timeout_s=timeout_s, say=say)
     try:
         doctor.look(with_job=with_job)
     except SlurmError as error:
         doctor.found.append(findings.no_slurm(error))
     finally:
         doctor.leave()
-    return Report(template=str(described.path), findings=doctor.found, facts=doctor.facts)
+    return Report(template=str(request.template.path), findings=doctor.found, facts=doctor.facts)
 
 
 class _Doctor:
-    def __init__(self, described: Described, *, home: Path, timeout_s: float, say: Say) -> None:
+    def __init__(self, request: Request, *, home: Path, timeout_s: float, say: Say) -> None:
         self.found: list[Finding] = []
         self.facts: dict[str, Any] = {}
-        self._described = described
-        self._options = smallest(described.options)
+        self._request = request
+        self._options = smallest(request.sbatch)
         self._token = f"band-doctor-{secrets.token_hex(4)}"
         self._folder = home / f".{self._token}"
         self._timeout_s = timeout_s
@@ -127,7 +106,7 @@ class _Doctor:
             self.found.append(
                 findings.refused(
                     error,
-                    template=str(self._described.path),
+                    template=str(self._request.template.path),
                     partition=self._options["partition"].value if "partition" in self._options else "",
                     partitions=names,
                 )
@@ -152,7 +131,7 @@ class _Doctor:
                 self._folder,
                 token=self._token,
                 options=self._options,
-                setup=self._described.setup,
+                setup=self._request.setup,
                 code=place.code / take_snapshot(place),
             )
             write_atomic(self._folder / SCRIPT, text.encode())

@@ -241,7 +241,7 @@ def _environment(facts: Mapping[str, Any], *, asked: Asked) -> Finding:
         what=f"{', '.join(differ)} on the node: not the version of the login side",
         seen="; ".join(f"{name} {there[name]} there, {asked.versions[name]} here" for name in differ),
         means="tasks refuse to start, so that one sweep is not trained by two versions",
-        mend="submit from the environment that the template activates; or submit with --allow-versions",
+        mend="submit from the environment that the template activates; or submit with --allow-version-difference",
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from band.slurm.command import SlurmError, run
 from band.slurm.options import Value, directives
 from band.slurm.units import memory_bytes, time_s
 from band.sweep.doctor_findings import HOME_UNWRITABLE, NO_ENVIRONMENT, Ended
+from band.sweep.slurm_script import surroundings
 
 OWN = "doctor"  # origin of what no user has asked for
 LIMIT = "15"  # minutes
@@ -91,15 +91,6 @@ def script(folder: Path, *, token: str, options: Mapping[str, Value], setup: Seq
             "",
         ]
     )
-
-
-def surroundings(code: Path, *, setup: Sequence[str]) -> list[str]:
-    """Return what comes before the command: this Python unless the set-up brings another, the set-up, the code."""
-    return [
-        f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
-        *setup,
-        f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
-    ]
 
 
 class SmallJob:

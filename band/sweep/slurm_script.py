@@ -154,13 +154,23 @@ def _parameters(options: Mapping[str, Any], *, setup: list[str], time_min: int) 
 
 def _setup(sweep: SweepDir, intent: Intent, *, exports: Mapping[str, str]) -> list[str]:
     """Return the lines before the command: this Python unless the set-up brings another, set-up, our exports."""
-    code = str(sweep.code / intent.options["code"])
+    code = sweep.code / intent.options["code"]
     values = {"BAND_CODE": intent.options["code"], "BAND_SUBMIT_T": f"{time.time():.0f}", **exports}
+    exported = (f"export {name}={shlex.quote(value)}" for name, value in values.items())
+    return [*surroundings(code, setup=intent.options["setup"]), *exported]
+
+
+def surroundings(code: Path, *, setup: Sequence[str]) -> list[str]:
+    """Return the lines that every job begins with.
+
+    Args:
+        code: the folder that holds the package.
+        setup: what the template and the user's configuration have a job run; `python3` is what it brings, else this one.
+    """
     return [
         f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
-        *intent.options["setup"],
-        f'export PYTHONPATH={shlex.quote(code)}"${{PYTHONPATH:+:$PYTHONPATH}}"',
-        *(f"export {name}={shlex.quote(value)}" for name, value in values.items()),
+        *setup,
+        f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
     ]
 
 
