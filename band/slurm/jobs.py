@@ -107,7 +107,8 @@ def queued(*, user: str = "", name: str = "", all_users: bool = False, timeout_s
         SlurmError: squeue failed.
     """
     columns = ",".join(f"{field}:{SEPARATOR}" for field in _QUEUE_FIELDS.values())
-    argv = ["squeue", "--all", "--noheader", "--states=all", f"--Format={columns}"]
+    # Without --array, a task that was requeued or held again is shown as one of those that never started.
+    argv = ["squeue", "--array", "--all", "--noheader", "--states=all", f"--Format={columns}"]
     argv += [] if all_users else [f"--user={user or os.getuid()}"]
     argv += [f"--name={name}"] if name else []
     found = _jobs(run(argv, timeout_s=timeout_s), fields=_QUEUE_FIELDS)
