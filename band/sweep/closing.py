@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from band.attempts import Claim
-from band.errors import BandError, SchedulerError, SweepError
+from band.errors import BandError, SchedulerError
 from band.run_dir import SweepDir
 from band.slurm.command import SlurmError
 from band.slurm.user_config import read_user_config
@@ -72,13 +72,14 @@ def look(sweep: SweepDir) -> Survey:
 
 def finish(sweep: SweepDir, survey: Survey) -> list[str]:
     """When a sweep is over: write its table of results, and tell whoever is to be told; return it in words."""
-    if not is_over(survey):
+    if not is_over(survey) or not survey.ledger.tasks:
         return []
     said = []
     try:
-        said.append(f"results: {write_results(collect(sweep.path))}")
-    except (SweepError, OSError) as error:
-        said.append(f"no table of results: {error}")
+        if survey.in_state("published"):
+            said.append(f"results: {write_results(collect(sweep.path))}")
+    except (BandError, OSError, LookupError, TypeError) as error:  # a result by other means must not hinder the rest
+        said.append(f"no table of results: {error!r}")
     try:
         config = read_user_config()
         settings = {"hook": config.hook, "webhook": config.webhook, "mail": config.mail}

@@ -144,6 +144,7 @@ def _parameters(options: Mapping[str, Any], *, setup: list[str], time_min: int) 
     """Return what submitit's executor is given; it would ask for one node and a time of its own."""
     additional = {"time": time_min, **options}
     return {
+        "job_name": additional.pop("job-name"),  # under its own name, or submitit adds a second one
         "additional_parameters": additional,
         "setup": setup,
         "stderr_to_stdout": True,
@@ -165,7 +166,7 @@ def surroundings(code: Path, *, setup: Sequence[str]) -> list[str]:
 
     Args:
         code: the folder that holds the package.
-        setup: what the template and the user's configuration have a job run; `python3` is what it brings, else this one.
+        setup: what the template and the user's configuration have a job run; `python3` is what it brings, else ours.
     """
     return [
         f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
