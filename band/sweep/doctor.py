@@ -97,6 +97,7 @@ class _Doctor:
         try:
             start = cluster.expected_start(self._folder / SCRIPT)
             self.found.append(findings.taken(start, now=time.time()))
+            self.found += [findings.ignored(warning) for warning in self._request.template.warnings]
             if with_job:
                 self._look_at_node()
         except SlurmError as error:
@@ -152,7 +153,11 @@ class _Doctor:
             return
         self.facts["first"] = facts
         self.found += findings.on_the_node(facts, asked=asked, ended=first.ended())
-        again = send(self._folder, "again", deadline=deadline, options=[f"--nodelist={first.ended().node}"])
+        try:
+            again = send(self._folder, "again", deadline=deadline, options=[f"--nodelist={first.ended().node}"])
+        except SlurmError as error:
+            self.found.append(findings.not_again(error))
+            return
         if self._wait(again):
             self.facts["again"] = again.facts()
             self.found += findings.afterwards(self.facts["again"], scratch=facts["scratch"], ended=again.ended())

@@ -140,23 +140,24 @@ def no_word(ended: Ended, *, asked: Asked) -> Finding:
             check="home",
             level=BROKEN,
             what=f"{asked.home} cannot be written from {ended.node}",
-            seen=seen + f" ({HOME_UNWRITABLE}: home cannot be written)",
+            seen=seen,
             means="no result and no checkpoint would come home",
             mend="keep sweeps in a folder that the nodes share and may write: run this there, or give it with --home",
         )
-    if ended.exit_code == NO_ENVIRONMENT or ended.words:
+    seen += f": {ended.words}" if ended.words else ""
+    if ended.exit_code == NO_ENVIRONMENT or ended.state == "FAILED":
         return Finding(
             check="environment",
             level=BROKEN,
             what=f"the template's set-up brings no Python {OLDEST_PYTHON} or newer on {ended.node}",
-            seen=f"{seen}: {ended.words}" if ended.words else seen,
+            seen=seen,
             means="every task will fail as it starts",
             mend="correct the set-up lines of the template; the environment must lie where the nodes see it",
         )
     return Finding(
         check="job",
         level=BROKEN,
-        what=f"the small job ended as {ended.state} without a word",
+        what=f"the small job ended as {ended.state}",
         seen=seen,
         means="tasks may end like this too",
         mend="`scontrol show job` and the administrators may know why; try --exclude with that node",
@@ -349,6 +350,30 @@ def _clock(facts: Mapping[str, Any], *, asked: Asked, ended: Ended) -> Finding:
 def _excess(low: float, high: float) -> float:
     """Return the number nearest to 0 in [low, high]: what a clock is off at least."""
     return max(low, 0.0) + min(high, 0.0)
+
+
+def not_again(error: SlurmError) -> Finding:
+    """Return the finding where sbatch takes no second job for the same node."""
+    return Finding(
+        check="scratch outlives",
+        level=UNKNOWN,
+        what="no second job could be sent to the same node",
+        seen=str(error),
+        means="whether scratch outlives a job, and jobs can be requeued, is not known",
+        mend="run this again; limits on how many jobs one may have count too",
+    )
+
+
+def ignored(warning: str) -> Finding:
+    """Return the finding for a line of the template that looks as if it counted."""
+    return Finding(
+        check="template lines",
+        level=NOTE,
+        what="a line of the template does not count",
+        seen=warning,
+        means="works without it",
+        mend="move it above the first command, or take it out",
+    )
 
 
 def afterwards(facts: Mapping[str, Any], *, scratch: Mapping[str, Any], ended: Ended) -> list[Finding]:

@@ -80,7 +80,7 @@ def script(folder: Path, *, token: str, options: Mapping[str, Value], setup: Seq
         [
             "#!/bin/bash",
             *directives({**options, **{name: Value(value, OWN) for name, value in own.items()}}),
-            'if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then exit 0; fi',
+            'if [ "$1" = again ] && [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then exit 0; fi',
             f'BAND_DOCTOR_FOLDER={shlex.quote(str(folder))} BAND_DOCTOR_PART="$1"',
             "set --",  # what the set-up sources would take our argument for its own
             f'true >"$BAND_DOCTOR_FOLDER/$BAND_DOCTOR_PART.out" || exit {HOME_UNWRITABLE}',
@@ -115,9 +115,9 @@ class SmallJob:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, or was requeued and waits for its second start."""
-        was_requeued = self.state == "PENDING" and self.shown.get("Restarts", "0") != "0"
-        return jobs.is_over(self.state) or was_requeued
+        """Whether it has ended; the second job requeues itself, and is over when it waits for another start."""
+        is_again = self._part == "again" and self.state == "PENDING" and self.shown.get("Restarts", "0") != "0"
+        return jobs.is_over(self.state) or is_again
 
     def wait(self, *, say: Callable[[str], None]) -> bool:
         """Wait until it is over; return whether that was before the deadline."""

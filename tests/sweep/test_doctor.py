@@ -179,6 +179,7 @@ def test_a_full_scratch_a_home_without_links_and_a_python_without_submitit_are_n
 def test_an_environment_that_is_missing_is_named_in_the_words_of_the_shell(reports: dict[str, Report]) -> None:
     report = reports["broken"]
     assert report.code == 4 and report.bad() == {"environment"}
+    assert "exit code 72: " in report.findings["environment"]["seen"]
     assert "/no/such/environment: No such file" in report.findings["environment"]["seen"]
 
 
@@ -215,16 +216,18 @@ def test_scratch_that_an_epilog_wipes_missing_accounts_and_a_silent_controller_a
     epilog = executable(tmp_path / "epilog", "#!/bin/sh\nrm -rf /disk/scratch/*\n")
     if shutil.which("slurmctld") is None or os.getuid() != 0:
         pytest.skip("no Slurm here, or not root")
-    with Lab(tmp_path / "lab", nodes=1, accounting=False, settings={"Epilog": str(epilog)}) as lab:
+    with Lab(tmp_path / "lab", nodes=1, accounting=False, settings={"Epilog": str(epilog), "JobRequeue": 0}) as lab:
         executable(lab.home / "trainer", TRAINER)
         clinic = Clinic(lab)
-        clinic.start("wiped", SCRATCH, f'export BAND_TRAINER="{lab.home}/trainer -m band.train.worker"')
+        late = "#SBATCH --qos=long"  # below a command: sbatch reads no option there
+        clinic.start("wiped", SCRATCH, late, f'export BAND_TRAINER="{lab.home}/trainer -m band.train.worker"')
         report = clinic.reports()["wiped"]
         lab.stop_controller()
         clinic.start("wiped", arguments=("--no-job",))
         silent = clinic.reports()["wiped"]
     assert silent.code == 3 and silent.findings["slurm"]["what"] == "Slurm does not answer"
     assert report.findings["accounting"]["level"] == "note"
+    assert report.findings["template lines"]["level"] == "note"
     assert report.findings["scratch outlives"]["level"] == "degraded"
     assert report.code == 4 and report.bad() == {"scratch outlives", "versions"}
 

@@ -94,9 +94,10 @@ def test_a_controller_that_does_not_answer_is_not_a_machine_without_slurm() -> N
 
 def test_a_job_that_a_node_failure_ended_is_not_taken_for_a_missing_environment() -> None:
     ended = Ended(
-        job_id="7", state="NODE_FAIL", exit_code=0, node="c1", submit_t=1, start_t=2, end_t=3, restarts=0, words=""
+        job_id="7", state="NODE_FAIL", exit_code=0, node="c1", submit_t=1, start_t=2, end_t=3, restarts=0, words="3.11"
     )
-    assert no_word(ended, asked=ASKED).check == "job"
+    finding = no_word(ended, asked=ASKED)
+    assert finding.check == "job" and "NODE_FAIL" in finding.what
 
 
 @pytest.mark.parametrize(
