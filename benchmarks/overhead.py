@@ -33,7 +33,7 @@ export PYTHONPATH="$PYTHONPATH:{root}"
 """
 SWEEP = """name: overhead
 datasets: [recording.h5]
-base: {{train.max_epochs: 1}}
+base: {{train.max_epochs: 1, train.batch_size: 16}}
 grid: {{hyper.behavior_weight: [0.0, 0.1]}}
 seeds: {seeds}
 """

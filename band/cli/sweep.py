@@ -20,19 +20,23 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "doctor": Command(
-        "band.cli.doctor", "check that a cluster does what band needs, on this machine and on a compute node"
-    ),
     "generate": Command("band.cli.generate", "expand and check a sweep file, say what will run, write the sweep"),
     "submit": Command("band.cli.submit", "run what is not yet done of a sweep"),
     "status": Command("band.cli.status", "say how far a sweep is, run by run; changes nothing"),
     "logs": Command("band.cli.logs", "show what runs printed"),
     "why": Command("band.cli.why", "say why a run waits or failed, and what to type next"),
-    "cluster": Command("band.cli.cluster", "show partitions, free CPUs and GPUs, and one's own jobs and share"),
     "cancel": Command("band.cli.cancel", "stop runs that are queued or running"),
     "retry": Command("band.cli.retry", "queue failed runs again"),
+    "reconcile": Command(
+        "band.cli.reconcile", "find what Slurm has of a sweep; adopt, release or drop what a submission left unfinished"
+    ),
+    "throttle": Command("band.cli.throttle", "change how many array tasks of a sweep run at once at Slurm"),
     "collect": Command("band.cli.collect", "write the table of results, a row a run"),
     "report": Command("band.cli.report", "tables and figures of a sweep's results, LFADS beside BAND"),
+    "cluster": Command("band.cli.cluster", "show partitions, free CPUs and GPUs, and one's own jobs and share"),
+    "doctor": Command(
+        "band.cli.doctor", "check that a cluster does what band needs, on this machine and on a compute node"
+    ),
 }
 
 

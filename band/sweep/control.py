@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import fnmatch
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from band.errors import SweepError
 from band.run_dir import SweepDir
+from band.slurm import command, jobs
+from band.sweep.arrays import THROTTLE
 from band.sweep.fold import by_task
+from band.sweep.journal import read_journals
 from band.sweep.ledger import record
 from band.sweep.local import queue_claim
 from band.sweep.manifest import Manifest
 from band.sweep.processes import ask_to_stop, held_claim
 from band.sweep.status import Survey
+from band.sweep.submit import STAYS, leave_alone
 
 POLL_S = 0.2
+MOST_AT_ONCE = 500  # job ids of one command line
 NOT_OVER = ("running", "interrupted", "queued", "held", "planned", "unsynced", "lost", "new")
 
 
@@ -48,21 +53,66 @@ def match_runs(manifest: Manifest, patterns: Sequence[str]) -> list[str]:
 def cancel(sweep: SweepDir, survey: Survey, *, runs: Iterable[str]) -> list[str]:
     """Mark runs that are not over as cancelled, and ask the tasks that train them to checkpoint and stop.
 
-    A live queue does the asking, and goes on with the members that were not cancelled.
+    On this machine a live queue does the asking, and goes on with the members that were not cancelled. At Slurm a task
+    of which nothing is left is cancelled, and any other told to look at what is left of it.
 
     Returns:
         The ids that were marked.
+
+    Raises:
+        SlurmError: Slurm does not answer; the runs are marked all the same.
     """
     marked = [run for run in runs if survey.runs[run].state in NOT_OVER]
     if not marked:
         return []
     record(sweep, "cancel", runs=marked)
+    tasks = {survey.runs[run].task for run in marked}
+    at_slurm = {task: survey.scheduled[task].job for task in tasks if task in survey.scheduled}
+    _cancel_at_slurm(sweep, survey, elements={task: job for task, job in at_slurm.items() if job}, marked=set(marked))
     if queue_claim(sweep) is None:
         for task in {survey.runs[run].task for run in marked if survey.runs[run].state == "running"}:
             claim = held_claim(sweep.task(task).path)
             if claim is not None:
                 ask_to_stop(claim.attempt)
     return marked
+
+
+def _cancel_at_slurm(sweep: SweepDir, survey: Survey, *, elements: Mapping[str, str], marked: set[str]) -> None:
+    """Cancel the jobs of tasks that have nothing left to train, and have the others leave the marked runs alone."""
+    whole, part = [], []
+    for task, job in sorted(elements.items()):
+        members = [run for run in survey.ledger.tasks[task] if survey.runs[run].state != "published"]
+        stays = [run for run in members if run in marked or survey.runs[run].state in STAYS]
+        leave_alone(sweep, task, runs=stays)
+        if len(stays) == len(members):
+            whole.append(job)
+        elif survey.scheduled[task].state == "running":
+            part.append(job)
+    for start in range(0, len(whole), MOST_AT_ONCE):
+        command.run(["scancel", *whole[start : start + MOST_AT_ONCE]])
+    for job in part:
+        command.run(["scancel", "--signal=USR2", "--batch", job])
+
+
+def throttle(sweep: SweepDir, *, tasks_at_once: int) -> list[str]:
+    """Let so many array tasks of a sweep run at once from now on, in what is queued and what is yet to be sent.
+
+    Args:
+        sweep: the sweep's folder.
+        tasks_at_once: 0: as many as the cluster lets.
+
+    Returns:
+        The ids of the arrays that Slurm changed.
+
+    Raises:
+        SlurmError: Slurm does not answer.
+    """
+    record(sweep, THROTTLE, options={"max_parallel": tasks_at_once}, scheduler="slurm")
+    alive = {job.job_id for job in jobs.queued() if not jobs.is_over(job.state)}
+    changed = [array.job_id for array in read_journals(sweep) if array.job_id in alive]
+    for job in changed:
+        command.run(["scontrol", "update", f"JobId={job}", f"ArrayTaskThrottle={tasks_at_once}"])
+    return changed
 
 
 def retry(sweep: SweepDir, survey: Survey, *, runs: Iterable[str]) -> list[str]:

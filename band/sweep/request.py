@@ -68,7 +68,6 @@ class Request:
                 return (memory_bytes(self.value(option)) or 0) * share or None
         return None
 
-
     def options(self, *, code: str, versions: Mapping[str, str]) -> dict[str, Any]:
         """Return what a submission's intent keeps of the request.
 

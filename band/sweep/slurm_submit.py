@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from band.attempts import Claim, ended_here, release_for
 from band.errors import ClaimError
 from band.files import write_atomic
 from band.run_dir import SweepDir
 from band.slurm.command import SlurmError, run
-from band.sweep.arrays import Queue, look_at_queue
+from band.sweep.arrays import Queue, look_at_queue, throttle_of
 from band.sweep.hold import slurm_says_over
 from band.sweep.journal import Array, append, planned_tasks, read_journal, read_journals
 from band.sweep.ledger import Intent, read_intents
@@ -56,8 +56,9 @@ def feed(sweep: SweepDir, *, claim: Claim, survey: Survey) -> Fed:
         ClaimError: the hold was lost.
         OSError: the sweep's folder cannot be written.
     """
-    fed = Fed()
-    for intent, planned in planned_tasks(read_intents(sweep), read_journals(sweep)):
+    fed, intents = Fed(), read_intents(sweep)
+    for intent, planned in planned_tasks(intents, read_journals(sweep)):
+        intent = replace(intent, options={**intent.options, "max_parallel": throttle_of(intents, intent)})
         tasks = [task for task in planned if _is_open(intent, task=task, survey=survey)]
         if tasks:
             queue = look_at_queue({key: str(value) for key, value in intent.options["sbatch"].items()})
@@ -74,7 +75,13 @@ def _is_open(intent: Intent, *, task: str, survey: Survey) -> bool:
 def _feed_intent(sender: Sender, *, tasks: Sequence[str], queue: Queue, survey: Survey, fed: Fed) -> None:
     """Send the tasks of one request in as few arrays as the limits allow; where they are hidden, halve and go on."""
     waiting, most = list(tasks), len(tasks)
+    limit = int(sender.intent.options["max_parallel"])
     while waiting:
+        left = limit - _taken(sender.sweep, limit=limit) if limit else 0
+        if limit and left < 1:
+            fed.planned += waiting
+            fed.reason = f"no more than {limit} tasks at once were asked for"
+            return
         size = int(min(queue.free(), most, len(waiting)))
         if size < 1:
             fed.planned += waiting
@@ -83,7 +90,7 @@ def _feed_intent(sender: Sender, *, tasks: Sequence[str], queue: Queue, survey: 
         for task in waiting[:size]:
             _free(sender, task=task, survey=survey)
         try:
-            fed.arrays.append(sender.send(waiting[:size]))
+            fed.arrays.append(sender.send(waiting[:size], throttle=left))
         except SlurmError as error:
             if error.kind != "refused" or not _LIMIT.search(str(error)):
                 raise
@@ -91,6 +98,12 @@ def _feed_intent(sender: Sender, *, tasks: Sequence[str], queue: Queue, survey: 
             continue
         queue.own += size + 1
         waiting = waiting[size:]
+
+
+def _taken(sweep: SweepDir, *, limit: int) -> int:
+    """Return how many tasks may run at once of the arrays that are at Slurm now."""
+    at_slurm = [array for array in read_journals(sweep) if not array.is_closed]
+    return sum(min(len(array.tasks), array.throttle or limit) for array in at_slurm)
 
 
 def _free(sender: Sender, *, task: str, survey: Survey) -> None:
@@ -107,8 +120,12 @@ class Sender:
     intent: Intent
     claim: Claim
 
-    def send(self, tasks: Sequence[str]) -> Array:
+    def send(self, tasks: Sequence[str], *, throttle: int = 0) -> Array:
         """Queue an array held, note it, queue its closing job, release it.
+
+        Args:
+            tasks: its tasks, in order.
+            throttle: how many of them may run at once; 0: any number.
 
         Raises:
             SlurmError: sbatch refused (nothing is left at Slurm then), or did not answer.
@@ -121,12 +138,13 @@ class Sender:
         def queue(text: str) -> str:
             script = f"array.{number}.sh"
             write_atomic(self.sweep.submission(self.intent.number) / script, text.encode())
-            self.note(number, "intent", token=token, tasks=list(tasks), script=script)
+            self.note(number, "intent", token=token, tasks=list(tasks), script=script, throttle=throttle)
             job_ids.append(self.sbatch(script))
             return job_ids[0]
 
         try:
-            send_array(self.sweep, self.intent, tasks=tasks, number=number, token=token, send=queue)
+            asked = replace(self.intent, options={**self.intent.options, "max_parallel": throttle})
+            send_array(self.sweep, asked, tasks=tasks, number=number, token=token, send=queue)
         except SlurmError as error:
             if error.kind != "timeout":
                 is_final = error.kind == "refused" and not _LIMIT.search(str(error))

@@ -138,10 +138,19 @@ def write_skip(sweep: SweepDir, task: str, *, members: Iterable[str], survey: Su
     Raises:
         OSError: the task's folder cannot be written.
     """
+    leave_alone(sweep, task, runs=[run for run in members if run not in survey.runs or survey.runs[run].state in STAYS])
+
+
+def leave_alone(sweep: SweepDir, task: str, *, runs: Iterable[str]) -> None:
+    """Write which runs of a task are not to be trained now; no file where there are none.
+
+    Raises:
+        OSError: the task's folder cannot be written.
+    """
     path = sweep.task(task).path / SKIP
-    skipped = [run for run in members if run not in survey.runs or survey.runs[run].state in STAYS]
+    skipped = sorted(runs)
     if skipped:
-        write_atomic(path, canonical_json({"runs": sorted(skipped)}) + b"\n")
+        write_atomic(path, canonical_json({"runs": skipped}) + b"\n")
     else:
         path.unlink(missing_ok=True)
 

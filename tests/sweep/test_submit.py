@@ -130,7 +130,7 @@ def test_the_request_is_written_after_its_tasks_so_that_a_broken_off_one_counts_
     ("arguments", "code", "message"),
     [
         (("submit", "--jobs", "0"), 2, "at least 1"),
-        (("submit", "--cluster", "moon"), 1, "--cluster must be one of local"),
+        (("submit", "--cluster", "moon"), 1, "no template moon.sh in"),
         (("cancel",), 1, "name the runs to cancel, or say --all"),
         (("cancel", "nothing"), 1, "no run of demo is named 'nothing'"),
         (("retry",), 1, "name the runs to retry"),

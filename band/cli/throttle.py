@@ -1,0 +1,27 @@
+"""`band-sweep throttle`: changes how many array tasks of a sweep run at once, while they run."""
+
+from __future__ import annotations
+
+import argparse
+
+from band.cli.progress import plural
+from band.run_dir import SweepDir
+from band.sweep.control import throttle
+from band.sweep.manifest import find_sweep
+
+HELP = "change how many array tasks of a sweep run at once at Slurm"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("sweep", metavar="NAME", help="name, folder or YAML file of a sweep")
+    parser.add_argument("tasks", metavar="N", type=int, help="array tasks at once; 0: as many as the cluster lets")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Change the throttle of arrays that are queued or run, and of those yet to be sent."""
+    sweep = SweepDir(find_sweep(args.sweep))
+    changed = throttle(sweep, tasks_at_once=max(args.tasks, 0))
+    most = str(args.tasks) if args.tasks > 0 else "as many as the cluster lets"
+    print(f"{sweep.name}: {most} at once in {plural(len(changed), 'array')}, and in what is yet to be sent")
+    return 0
