@@ -59,14 +59,11 @@ def examine(
         say: is told what goes on.
 
     Raises:
-        ConfigError: there is no such cluster, or what is said of it is wrong.
-        SweepError: `home` cannot be written from this machine.
+        BandError: there is no such cluster, what is said of it is wrong, or `home` cannot be written from here.
     """
     name = cluster or read_user_config().cluster
     if not name:
-        raise ConfigError(
-            "name a cluster with --cluster, or for all commands as `cluster:` in ~/.config/band/config.yaml"
-        )
+        raise ConfigError("no cluster is named: give --cluster NAME, or set `cluster:` in ~/.config/band/config.yaml")
     request = make_request(Manifest(name="", base={}, datasets=[], runs=[]), cluster=name, sbatch=options)
     doctor = _Doctor(request, home=home.absolute(), timeout_s=timeout_s, say=say)
     try:

@@ -231,6 +231,10 @@ def _environment(facts: Mapping[str, Any], *, asked: Asked) -> Finding:
             if trainer["command"][0] != where
             else f"{where} -m pip install . in the checkout; or let the template activate the right environment",
         )
+    return _versions(trainer, asked=asked)
+
+
+def _versions(trainer: Mapping[str, Any], *, asked: Asked) -> Finding:
     there = {name: trainer["versions"].get(name, "not known") for name in asked.versions}
     if there == asked.versions:
         words = ", ".join(f"{name} {version}" for name, version in there.items())
