@@ -105,7 +105,7 @@ def task_seconds(packed: Packed, *, request: Request) -> float:
 def with_defaults(request: Request, *, tasks: Sequence[Packed], limits: Limits) -> Request:
     """Return the request with --time and --mem for its longest and its largest task, where nothing sets them."""
     added: dict[str, Value] = {}
-    if request.time_s is None:
+    if "time" not in request.sbatch:
         longest = max((task_seconds(task, request=request) for task in tasks), default=0.0)
         seconds = TIME_STEP_S * math.ceil((TIME_FACTOR * longest + SPARE_S) / TIME_STEP_S)
         seconds = min(seconds, limits.max_wall_s or math.inf)

@@ -32,6 +32,7 @@ class Array:
     tasks: tuple[str, ...]
     script: str  # file name beside the journal
     t: float  # unix seconds, shortly before sbatch was called
+    throttle: int = 0  # tasks of it that may run at once, as it was sent; 0: any
     after: int | None = None  # number of the array that must end well before this one is released
     steps: Mapping[str, float] = field(default_factory=dict)  # {step: when it was last noted}, in that order
     job_id: str = ""  # the array's own
@@ -134,6 +135,7 @@ def _fold(submission: str, lines: Sequence[Mapping[str, Any]]) -> Array:
         tasks=tuple(first["tasks"]),
         script=str(first["script"]),
         t=float(first["t"]),
+        throttle=int(first.get("throttle", 0)),
         after=first.get("after"),
         steps=steps,
         is_final=any(line.get("is_final") for line in lines),

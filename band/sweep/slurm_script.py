@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FOLDER = "submitit"  # in a submission's folder: the pickled calls, gone when the array is over
 CLOSING = "closing"
 CLOSING_MIN, CLOSING_MEM = 30, "1G"
+WARNING_S = 90  # before the time limit, at which Slurm sends SIGUSR2
 # What says where and for whom a job runs: the closing job has it in common with its array.
 SHARED = ("account", "clusters", "nice", "partition", "qos", "reservation", "wckey")
 
@@ -119,20 +120,23 @@ def _refuse(text: str) -> str:
 def _array_parameters(sweep: SweepDir, intent: Intent, *, num_tasks: int, number: int, token: str) -> dict[str, Any]:
     options = intent.options
     throttle = f"%{options['max_parallel']}" if options["max_parallel"] else ""
+    time_s = int(options["time_s"] or 0)  # 0: no limit
+    warning_s = min(WARNING_S, time_s // 4) if time_s else WARNING_S
     own = {
         **_own_parameters(sweep, intent, name=token),
         "array": f"0-{num_tasks - 1}{throttle}",
         "output": _pattern(sweep.logs) + "/%A_%a.out",
         "hold": True,
         "requeue": True,
+        "signal": f"B:USR2@{warning_s}",  # B: to the supervisor alone; of a preemption too where the site sends it
     }
     exports = {
         "BAND_VERSIONS": "" if options["allow_versions"] else json.dumps(options["versions"]),
-        "BAND_TIME_LIMIT_S": str(int(options["time_s"])),
+        "BAND_TIME_LIMIT_S": str(time_s or ""),
         "BAND_TASKS": f"{intent.number}/{number}",
     }
     setup = _setup(sweep, intent, exports=exports)
-    return _parameters({**options["sbatch"], **own}, setup=setup, time_min=-(-int(options["time_s"]) // 60))
+    return _parameters({**options["sbatch"], **own}, setup=setup, time_min=-(-time_s // 60))
 
 
 def _own_parameters(sweep: SweepDir, intent: Intent, *, name: str) -> dict[str, Any]:
@@ -158,7 +162,11 @@ def _setup(sweep: SweepDir, intent: Intent, *, exports: Mapping[str, str]) -> li
     code = sweep.code / intent.options["code"]
     values = {"BAND_CODE": intent.options["code"], "BAND_SUBMIT_T": f"{time.time():.0f}", **exports}
     exported = (f"export {name}={shlex.quote(value)}" for name, value in values.items())
-    return [*surroundings(code, setup=intent.options["setup"]), *exported]
+    return [
+        "trap '' USR2  # until the supervisor takes it",
+        *surroundings(code, setup=intent.options["setup"]),
+        *exported,
+    ]
 
 
 def surroundings(code: Path, *, setup: Sequence[str]) -> list[str]:
