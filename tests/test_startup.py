@@ -18,6 +18,7 @@ STARTS = [
     ("sweep", "--help"),
     ("sweep", "--version"),
     ("sweep", "doctor", "--help"),
+    ("sweep", "cluster", "--help"),
     ("sweep", "doctor", "--cluster", "no_such_sweep"),
     *(("sweep", command, "--help") for command in SWEEP_COMMANDS),
     *(("sweep", command, "no_such_sweep") for command in SWEEP_COMMANDS),

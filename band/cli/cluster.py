@@ -76,9 +76,8 @@ def _partition_lines(found: Sequence[Partition], everywhere: Sequence[Node]) -> 
         up = f"{sum(node.is_up for node in own)} of {len(own)}"
         name = partition.name + ("*" if partition.is_default else "")
         notes = "may be preempted" if partition.preempt_mode not in ("", "OFF") else ""
-        lines.append(
-            row.format(name, partition.state, longest, up, _free(own, "cpus"), _free(own, "gpus"), notes).rstrip()
-        )
+        free = (_free(own, "gpus"), _free(own, "cpus"))
+        lines.append(row.format(name, partition.state, longest, up, *free, notes).rstrip())
     return lines
 
 

@@ -25,6 +25,7 @@ HELP = "say how far a sweep is, run by run; changes nothing"
 MOST_ROWS = 40  # a longer table is shown on request only
 MOST_SHOWN = 12  # of the runs that are going on, where the table is not shown whole
 MOST_STANDOUTS = 5
+SETTLED = ("published", "new", "retired")  # states of which the last job says nothing any more
 WATCH_S = 2.0
 WIDTH = 100
 
@@ -135,6 +136,8 @@ def _note(survey: Survey, state: str) -> str:
         return f"in {plural(len(running_tasks(survey)), 'task')}" + (f"; {words}" if words else "")
     if state == "failed":
         return _counted(status.error for status in here if status.error)
+    if state in SETTLED:
+        return ""
     said = ["in a running task" if status.scheduled == "running" else status.words for status in here]
     return _counted(words.split("\n")[0] for words in said if words)
 
@@ -169,6 +172,8 @@ def _row(run: str, status: RunStatus, *, width: int) -> str:
 
 def _slurm_words(status: RunStatus) -> str:
     """Return the job, where it is, and Slurm's own words, "" for what is no job's."""
+    if status.state in SETTLED:
+        return ""
     if not status.job:
         return printable(status.words.split("\n")[0])
     where = f" on {status.node}" if status.node and (status.scheduled == "running" or status.end) else ""

@@ -93,7 +93,8 @@ class _Case:
             return ""
         step = max((fold.checkpoint_step for fold in self.attempts), default=-1)
         saved = f"; the newest checkpoint is of step {step}" if step >= 0 else "; there is no checkpoint yet"
-        return f"it came to epoch {self.status.epoch} of {self.status.max_epochs}{saved}"
+        verb = "is at" if self.status.state == "running" else "came to"
+        return f"it {verb} epoch {self.status.epoch} of {self.status.max_epochs}{saved}"
 
     def where(self) -> str:
         job = f"job {self.status.job}" if self.status.job else f"task {self.status.task}"

@@ -25,7 +25,7 @@ def test_what_is_free_and_what_is_ones_own(slurm_lab: Lab) -> None:
     slurm_lab.wait_for(lambda: slurm_lab.job_states()[job] == "RUNNING")
     text = cluster(slurm_lab)
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
-    assert rows["normal*"][1] == "UP" and "2 of 2" in text
+    assert rows["normal*"][1] == "UP" and " ".join(rows["normal*"][4:]) == "2 of 2 3 of 4 6 of 8"
     assert "1 of 2" in " ".join(rows["c1"]) and "2 of 2" in " ".join(rows["c2"])
     assert "your jobs: 1 running on 2 CPUs and 1 GPU, 1 waiting" in text
     assert "1 BeginTime: its time has not come" in text and max(map(len, text.splitlines())) <= 100

@@ -162,27 +162,28 @@ def test_without_accounts_the_queue_and_the_events_are_enough(
     assert found["d"]["words"] == "gone from Slurm's queue, no accounts are kept"
 
 
-def test_accounts_that_lag_behind_make_nothing_lost_before_its_time(tmp_path: Path) -> None:
+def test_accounts_tell_what_the_queue_has_forgotten_and_make_nothing_lost_before_its_time(tmp_path: Path) -> None:
     if shutil.which("slurmdbd") is None:
         pytest.skip("no Slurm here: apt-get install slurm-wlm slurmdbd slurm-wlm-mysql-plugin munge mariadb-server")
     with Lab(tmp_path / "lab", nodes=1) as lab:
-        sent = SentSweep(tmp_path, lab, ["a"], base=LONG)
-        job = sent.send("a")
+        sent = SentSweep(tmp_path, lab, ["a", "b", "c"], base=LONG)
+        jobs = {"a": sent.send("a"), "b": sent.send("b", script="exit 3"), "c": sent.send("c", "--begin=now+1hour")}
+        lab.run(["scancel", jobs["c"]], check=True)
         began(sent, "a")
-        accounts = ["sacct", "-X", "--noheader", "--format=state", "-j", job]
-        lab.wait_for(lambda: "RUNNING" in lab.run(accounts).stdout)
+        accounts = ["sacct", "-X", "--noheader", "--parsable2", "--format=state", "--jobs", ",".join(jobs.values())]
+        lab.wait_for(lambda: lab.run(accounts).stdout.split("\n")[:3] == ["RUNNING", "FAILED", "CANCELLED by 0"])
         lab.stop_dbd()
         lab.stop_controller()
         lab.nodes["c1"].kill()
         for state in (lab.plan.root / "state").glob("job_state*"):
             state.unlink()
         lab.start_controller()
-        assert job not in lab.run(["squeue", "--states=all", "--noheader"]).stdout
+        assert not lab.run(["squeue", "--states=all", "--noheader"]).stdout
         assert sent.status()["runs"]["a"]["words"].startswith("gone from Slurm's queue, Slurm's accounts do not answer")
         lab.start_dbd()
-        assert "RUNNING" in lab.run(accounts).stdout
-        assert sent.states() == {"a": "running"}, "its last sign is seconds old"
-        assert sent.states(settle_s=0) == {"a": "lost"}
+        assert lab.run(accounts).stdout.startswith("RUNNING"), "they do not know yet"
+        assert sent.states() == {"a": "running", "b": "failed", "c": "cancelled"}, "its last sign is seconds old"
+        assert sent.states(settle_s=0) == {"a": "lost", "b": "failed", "c": "cancelled"}
 
 
 def test_ten_thousand_runs_at_slurm_are_looked_at_in_half_a_second(slurm_lab: Lab, tmp_path: Path) -> None:
