@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,16 +84,22 @@ def limits(partition: str = "", *, account: str = "", qos: str = "", timeout_s: 
     Raises:
         SlurmError: no such command, or the controller does not answer; what alone is refused counts as hidden.
     """
-    settings = dict(_SETTING.findall(run(["scontrol", "show", "config"], timeout_s=timeout_s)))
-    found = partitions(timeout_s=timeout_s)
+    with ThreadPoolExecutor() as pool:  # sacctmgr takes a quarter of a second, twice
+        config = pool.submit(run, ["scontrol", "show", "config"], timeout_s=timeout_s)
+        seen_partitions = pool.submit(partitions, timeout_s=timeout_s)
+        seen_nodes = pool.submit(nodes, timeout_s=timeout_s)
+        user = pwd.getpwuid(os.getuid()).pw_name
+        accounts = pool.submit(_table, "assoc", _ACCOUNTS, where=[f"user={user}"], timeout_s=timeout_s)
+        qualities = pool.submit(_table, "qos", _QOS, where=[], timeout_s=timeout_s)
+    settings = dict(_SETTING.findall(config.result()))
+    found, everywhere = seen_partitions.result(), seen_nodes.result()
     names = [name for name in partition.split(",") if name] or [p.name for p in found or () if p.is_default]
     chosen = [p for p in found or () if p.name in names]
     walls = [p.max_wall_s for p in chosen if p.max_wall_s]
-    rules = _rules(account=account, qos=qos, partitions=chosen, timeout_s=timeout_s)
+    rules = _rules(accounts.result(), qualities.result(), account=account, qos=qos, partitions=chosen)
     has_accounting = None
     if "AccountingStorageType" in settings:
         has_accounting = "slurmdbd" in settings["AccountingStorageType"]
-    everywhere = nodes(timeout_s=timeout_s)
     return Limits(
         version=settings.get("SLURM_VERSION", "").strip(),
         cluster=settings.get("ClusterName", "").strip(),
@@ -193,19 +200,22 @@ def _node(row: Mapping[str, str]) -> Node:
     )
 
 
-def _rules(*, account: str, qos: str, partitions: list[Partition], timeout_s: float) -> list[dict[str, str]]:
+def _rules(
+    accounts: list[dict[str, str]],
+    qualities: list[dict[str, str]],
+    *,
+    account: str,
+    qos: str,
+    partitions: list[Partition],
+) -> list[dict[str, str]]:
     """Return the user's association and the qualities of service that bound these jobs; none where they are hidden."""
-    user = pwd.getpwuid(os.getuid()).pw_name
-    mine = _table("assoc", _ACCOUNTS, where=[f"user={user}"], timeout_s=timeout_s)
     names = {p.name for p in partitions}
-    own = [
-        row for row in mine if account in ("", row["account"]) and (not row["partition"] or row["partition"] in names)
-    ]
+    own = [r for r in accounts if account in ("", r["account"]) and (not r["partition"] or r["partition"] in names)]
     if not own:
         return []
     granted = qos or own[0]["defaultqos"] or own[0]["qos"].partition(",")[0]
     bounding = {granted, *(p.qos for p in partitions if p.qos)}
-    return [*own, *(row for row in _table("qos", _QOS, where=[], timeout_s=timeout_s) if row["name"] in bounding)]
+    return [*own, *(row for row in qualities if row["name"] in bounding)]
 
 
 def _table(what: str, columns: str, *, where: list[str], timeout_s: float) -> list[dict[str, str]]:

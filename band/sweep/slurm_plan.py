@@ -110,7 +110,7 @@ def send(made: SlurmPlan, *, sweep: SweepDir, survey: Survey, claim: Claim) -> t
     options = made.request.options(code=take_snapshot(sweep), versions=versions())
     sweep.logs.mkdir(parents=True, exist_ok=True)  # Slurm would let a job die without a word for want of it
     intent = write(made.plan, sweep=sweep, manifest=survey.manifest, scheduler="slurm", options=options)
-    return intent, feed(sweep, claim=claim, survey=survey)
+    return intent, feed(sweep, claim=claim, survey=survey, queue=made.queue)
 
 
 def script_of(made: SlurmPlan, *, sweep: SweepDir) -> str:

@@ -43,13 +43,14 @@ class Fed:
     messages: list[str] = field(default_factory=list)  # for the user
 
 
-def feed(sweep: SweepDir, *, claim: Claim, survey: Survey) -> Fed:
+def feed(sweep: SweepDir, *, claim: Claim, survey: Survey, queue: Queue | None = None) -> Fed:
     """Send the planned tasks of a sweep, as many as the cluster's limits let through.
 
     Args:
         sweep: the sweep's folder.
         claim: the hold on its submissions.
         survey: its state, taken under that hold; the newest request may be younger.
+        queue: what the cluster lets through, as the caller has just seen it for all that is planned; None: it is asked.
 
     Raises:
         SlurmError: sbatch refused for good; or did not answer: what it queued then waits, held, for `reconcile`.
@@ -61,8 +62,8 @@ def feed(sweep: SweepDir, *, claim: Claim, survey: Survey) -> Fed:
         intent = replace(intent, options={**intent.options, "max_parallel": throttle_of(intents, intent)})
         tasks = [task for task in planned if _is_open(intent, task=task, survey=survey)]
         if tasks:
-            queue = look_at_queue({key: str(value) for key, value in intent.options["sbatch"].items()})
-            _feed_intent(Sender(sweep, intent, claim), tasks=tasks, queue=queue, survey=survey, fed=fed)
+            seen = queue or look_at_queue({key: str(value) for key, value in intent.options["sbatch"].items()})
+            _feed_intent(Sender(sweep, intent, claim), tasks=tasks, queue=seen, survey=survey, fed=fed)
     return fed
 
 
