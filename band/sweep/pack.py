@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import json
 import math
@@ -137,20 +138,33 @@ def _split_between_pairs(group: Sequence[Run], *, parts: int, limit: int) -> lis
 
 
 def _joined(populations: Sequence[Packed], *, room: Room) -> list[Packed]:
-    """Return tasks in which short populations of one recording follow one another."""
+    """Return tasks in which short populations of one recording follow one another, about equally long."""
     total = sum(population.seconds for population in populations)
-    most = min(room.worth_s, room.task_s or math.inf, total / min(room.slots, MOST_SHORT_TASKS)) * (1 + 1e-9)
-    tasks: list[Packed] = []
-    open_tasks: dict[int, Packed] = {}
+    most = min(room.worth_s, room.task_s or math.inf, total / min(room.slots, MOST_SHORT_TASKS))
+    by_dataset: dict[int, list[Packed]] = {}
     for population in populations:
-        task = open_tasks.get(population.dataset)
-        if task is not None and task.seconds + population.seconds <= most:
-            open_tasks[population.dataset] = _follow(task, population)
-            continue
-        if task is not None:
-            tasks.append(task)
-        open_tasks[population.dataset] = population
-    return [*tasks, *open_tasks.values()]
+        by_dataset.setdefault(population.dataset, []).append(population)
+    tasks = []
+    for group in by_dataset.values():
+        count = math.ceil(sum(population.seconds for population in group) / most - 1e-6)
+        tasks += _dealt_out(group, count=min(max(count, 1), len(group)), most_s=room.task_s or math.inf)
+    return tasks
+
+
+def _dealt_out(populations: Sequence[Packed], *, count: int, most_s: float) -> list[Packed]:
+    """Return populations, longest first, each put where least is to do; more than `count` tasks if one got too long."""
+    tasks = list(populations[:count])
+    order = [(task.seconds, place) for place, task in enumerate(tasks)]
+    heapq.heapify(order)
+    for population in populations[count:]:
+        seconds, place = order[0]
+        if seconds + population.seconds > most_s:
+            tasks.append(population)
+            heapq.heappush(order, (population.seconds, len(tasks) - 1))
+        else:
+            tasks[place] = _follow(tasks[place], population)
+            heapq.heapreplace(order, (tasks[place].seconds, place))
+    return tasks
 
 
 def _follow(task: Packed, population: Packed) -> Packed:
