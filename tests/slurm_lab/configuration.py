@@ -14,6 +14,20 @@ Settings = Mapping[str, str | int]
 CGROUP_KILLS: Settings = {"TaskPlugin": "task/cgroup", "JobAcctGatherParams": "NoOverMemoryKill"}
 # A dead or frozen node is noticed within some 15 s, not 30; a machine that is very busy may then seem dead.
 QUICK_FAILURE: Settings = {"SlurmdTimeout": 5, "MessageTimeout": 4}
+# A site that refuses whatever names a wckey.
+NO_WCKEYS: Settings = {"JobSubmitPlugins": "lua"}
+JOB_SUBMIT_LUA = """
+function slurm_job_submit(job, partitions, uid)
+    if job.wckey ~= nil and job.wckey ~= "" then
+        slurm.log_user("wckeys are not used at this site, got " .. job.wckey)
+        return slurm.ERROR
+    end
+    return slurm.SUCCESS
+end
+function slurm_job_modify(job, old, partitions, uid)
+    return slurm.SUCCESS
+end
+"""
 CGROUP_CONF = "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\nConstrainCores=no\nConstrainDevices=no\n"
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import TracebackType
 
 from slurm_lab import configuration, init
-from slurm_lab.configuration import CGROUP_KILLS, QUICK_FAILURE, Plan, Settings
+from slurm_lab.configuration import CGROUP_KILLS, NO_WCKEYS, QUICK_FAILURE, Plan, Settings
 from slurm_lab.namespaces import UNSHARE, Host, LabError, Process, wait_for
 from slurm_lab.node import Node
 
-__all__ = ["CGROUP_KILLS", "QUICK_FAILURE", "Lab", "LabError", "Node"]
+__all__ = ["CGROUP_KILLS", "NO_WCKEYS", "QUICK_FAILURE", "Lab", "LabError", "Node"]
 
 PORTS = range(20000, 32000, 64)  # below those that the kernel hands out by itself
 FOLDERS = ("etc", "run", "log", "state", "gpu", "home", "database")
@@ -157,6 +157,7 @@ class Lab:
         self._write("slurmdbd.conf", configuration.slurmdbd_conf(plan), mode=0o600)
         self._write("slurm.conf", configuration.slurm_conf(plan, settings=self._settings))
         self._write("gres.conf", configuration.gres_conf(plan))
+        self._write("job_submit.lua", configuration.JOB_SUBMIT_LUA)
         self._write("cgroup.conf", configuration.CGROUP_CONF)
         self._write("hosts", configuration.hosts(plan))
 
@@ -207,7 +208,13 @@ class Lab:
         root, socket_path = self.plan.root, self.plan.database_socket
         small = ["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=16M"]
         where = ["--no-defaults", "--user=root", f"--datadir={root}/database", *small]
-        install = ["mariadb-install-db", *where, "--auth-root-authentication-method=normal", "--skip-test-db", "--force"]
+        install = [
+            "mariadb-install-db",
+            *where,
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            "--force",
+        ]
         self.run(install, check=True)
         quick = ["--skip-networking", "--innodb-flush-log-at-trx-commit=0"]
         files = [f"--socket={socket_path}", f"--pid-file={root}/run/mysql.pid"]

@@ -13,7 +13,7 @@ import pytest
 
 from slurm_lab.fixtures import CHECK
 from slurm_lab.init import MEMORY_CGROUPS
-from slurm_lab.lab import CGROUP_KILLS, QUICK_FAILURE, Lab, LabError
+from slurm_lab.lab import CGROUP_KILLS, NO_WCKEYS, QUICK_FAILURE, Lab, LabError
 from slurm_lab.namespaces import wait_for
 
 TESTS = Path(__file__).parents[1]
@@ -216,7 +216,9 @@ def test_with_accounting_sacct_knows_each_attempt(slurm_lab: Lab) -> None:
 
 
 def test_other_settings_hold_for_a_while(slurm_lab: Lab) -> None:
-    with slurm_lab.configured(MaxArraySize=3, Epilog=str(slurm_lab.wiping_epilog())):
+    with slurm_lab.configured(MaxArraySize=3, Epilog=str(slurm_lab.wiping_epilog()), **NO_WCKEYS):
+        with pytest.raises(LabError, match=r"wckeys are not used at this site, got mine\n"):
+            slurm_lab.sbatch("--hold", "--wckey=mine", wrap="true")
         with pytest.raises(LabError, match="Invalid job array"):
             slurm_lab.sbatch("--hold", "--array=0-3", wrap="true")
         job = slurm_lab.sbatch("--nodelist=c1", wrap="touch /disk/scratch/file; ls /disk/scratch")
