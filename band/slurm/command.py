@@ -29,6 +29,7 @@ _UNREACHABLE = re.compile(
     r"|Network is unreachable|Communication connection failure|Unable to connect to database"
     r"|controller in standby|Unable to resolve|Connection timed out"
 )
+_PREFIX = re.compile(r"^(?:s[a-z]+: )?(?:error: |fatal: )?(?:slurm_\w+(?: error)?: )?")
 _NO_CLUSTER = re.compile(r"establish a configuration source|Unable to process configuration|/slurm\.conf: No such file")
 _NO_ACCOUNTING = re.compile(r"accounting storage is disabled|not running a supported accounting_storage plugin")
 _REMEDIES = (
@@ -145,6 +146,6 @@ def failure(command: str, *, words: str, code: int) -> SlurmError:
 
 
 def _shortened(words: str) -> str:
-    """Return Slurm's own words in one line, without the name of the command that stands before each."""
-    lines = [re.sub(r"^\w+: (?:error: |fatal: )?", "", line.strip()) for line in words.splitlines()]
+    """Return Slurm's own words in one line, without the names of commands and functions that stand before them."""
+    lines = [_PREFIX.sub("", line.strip()) for line in words.splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line))
