@@ -25,7 +25,7 @@ from slurm_lab.lab import Lab  # noqa: E402
 RUNS, SLOTS = 200, 8
 TEMPLATE = """#!/bin/bash
 #SBATCH --time=5
-#SBATCH --mem=500M
+#SBATCH --mem=2G
 #SBATCH --cpus-per-task=1
 export BAND_SCRATCH=/disk/scratch/band
 export BAND_TRAINER="{python} -m benchmarks.trivial_trainer"
@@ -40,7 +40,7 @@ seeds: {seeds}
 SUBMITIT = """
 import sys, time, submitit
 executor = submitit.SlurmExecutor(folder="logs")
-executor.update_parameters(time=5, mem="500MB", cpus_per_task=1, array_parallelism=8, use_srun=False)
+executor.update_parameters(time=5, mem="2GB", cpus_per_task=1, array_parallelism=8, use_srun=False)
 jobs = executor.map_array(time.sleep, [0.1] * int(sys.argv[1]))
 print(jobs[0].job_id.partition("_")[0])
 """
@@ -76,7 +76,7 @@ def raw_array(lab: Lab, *, tasks: int, runs_each: int) -> tuple[float, int]:
     """Time a plain job array whose tasks sleep for each of their runs and write a line for it."""
     folder = fresh(lab, f"raw{tasks}")
     loop = f"for run in $(seq {runs_each}); do sleep 0.1; echo ok > result.$SLURM_ARRAY_TASK_ID.$run; done"
-    options = [f"--array=0-{tasks - 1}%{SLOTS}", "--mem=500M", "--cpus-per-task=1", "--output=logs/%A_%a.out"]
+    options = [f"--array=0-{tasks - 1}%{SLOTS}", "--mem=2G", "--cpus-per-task=1", "--output=logs/%A_%a.out"]
     return timed(lab, lambda: lab.run(["sbatch", *options, "--wrap", loop], cwd=folder, check=True), files=folder)
 
 
@@ -88,11 +88,11 @@ def submitit_array(lab: Lab) -> tuple[float, int]:
     return timed(lab, lambda: lab.run(command, cwd=folder, check=True, timeout_s=120), files=folder)
 
 
-def band_sweep(lab: Lab, *, options: list[str]) -> dict[str, float]:
-    """Time `band-sweep submit` until every run is published and the queue is empty."""
+def prepare(lab: Lab, *, runs: int) -> tuple[Path, Callable[..., float]]:
+    """Generate a sweep in a folder on the shared home; return that, and a call that times a command there."""
     folder = fresh(lab, "band")
     write_recording(folder / "recording.h5")
-    (folder / "overhead.yaml").write_text(SWEEP.format(seeds=list(range(RUNS // 2))))
+    (folder / "overhead.yaml").write_text(SWEEP.format(seeds=runs // 2))
     (folder / "sbatch_templates").mkdir()
     (folder / "sbatch_templates/lab.sh").write_text(TEMPLATE.format(python=sys.executable, root=ROOT))
 
@@ -104,6 +104,12 @@ def band_sweep(lab: Lab, *, options: list[str]) -> dict[str, float]:
         return time.monotonic() - begun
 
     band("generate", "overhead.yaml")
+    return folder, band
+
+
+def band_sweep(lab: Lab, *, options: list[str]) -> dict[str, float]:
+    """Time `band-sweep submit` until every run is published and the queue is empty."""
+    folder, band = prepare(lab, runs=RUNS)
     runs = folder / "sweeps/overhead/runs"
     begun = time.monotonic()
     submit_s = band("submit", "overhead", "--cluster", "lab", *options)
@@ -122,6 +128,27 @@ def band_sweep(lab: Lab, *, options: list[str]) -> dict[str, float]:
     }
 
 
+def large(folder: Path, *, runs: int = 2500, longest: int = 1001, most: int = 500) -> dict[str, float]:
+    """Time a sweep of one run a task, unattended, where neither an array nor the queue can hold it."""
+    settings = {"MaxArraySize": longest}
+    with Lab(folder / "large", nodes=2, cpus=SLOTS // 2, settings=settings) as lab:
+        lab.set_limits(max_submit=most)
+        project, band = prepare(lab, runs=runs)
+        begun = time.monotonic()
+        band("submit", "overhead", "--cluster", "lab", "--pack", "1")
+        submit_s = time.monotonic() - begun
+        published = project / "sweeps/overhead/runs"
+        lab.wait_for(lambda: time.sleep(1) or not lab.run(["squeue", "--noheader"], check=True).stdout, timeout_s=3600)
+        return {
+            "runs": runs,
+            "published": len(list(published.glob("[!.]*"))),
+            "submit_s": submit_s,
+            "all_s": time.monotonic() - begun,
+            "arrays": len(list((project / "sweeps/overhead/submissions").glob("*/array.*[0-9].sh"))),
+            "status_s": band("status", "overhead"),
+        }
+
+
 def clocked(call: Callable[[], object]) -> float:
     """Return how long a call takes in seconds."""
     begun = time.monotonic()
@@ -130,7 +157,11 @@ def clocked(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Run all four and print a table."""
+    """Run all four, or with `large` the one that no queue can hold, and print what was found."""
+    if sys.argv[1:] == ["large"]:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(large(Path(folder))))
+        return
     with tempfile.TemporaryDirectory() as folder, Lab(Path(folder) / "lab", nodes=2, cpus=SLOTS // 2) as lab:
         found: dict[str, object] = {}
         for name, measure in (

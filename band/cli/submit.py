@@ -14,7 +14,7 @@ from band.run_dir import SweepDir
 from band.sweep.control import retry, stop_queue
 from band.sweep.local import QUEUE_LOG, queue_claim, start_queue
 from band.sweep.manifest import find_sweep, read_manifest
-from band.sweep.pack import Packed, room_for
+from band.sweep.pack import AUTO, Packed, most_members, room_for
 from band.sweep.request import LOCAL, cluster_of
 from band.sweep.resources import detect
 from band.sweep.schedulers import scheduler_for
@@ -36,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detach", action="store_true", help="return at once; the work goes on without a terminal")
     parser.add_argument("--jobs", type=_count, default=0, metavar="N", help="tasks at once (default: as many as fit)")
     parser.add_argument("--threads", type=_count, default=0, metavar="N", help="cores a task (default: 1)")
-    parser.add_argument("--pack", type=_count, default=0, metavar="N", help="at most N runs trained together in a task")
+    parser.add_argument(
+        "--pack",
+        type=_pack,
+        metavar="N",
+        help="at most N runs trained together in a population; auto: as many as pay (default: as the sweep file says)",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: GPUs where visible")
     parser.add_argument("--limit", type=_count, default=0, metavar="N", help="take up only the first N open runs")
     parser.add_argument("--retry-failed", action="store_true", help="take up failed runs again")
@@ -52,6 +57,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _pack(text: str) -> int:
+    return 0 if text == AUTO else _count(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Plan, write, start and, on this machine, follow; 0 when every run is published or all is sent, 4 when not."""
     sweep = SweepDir(find_sweep(args.sweep))
@@ -64,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if again and not args.dry_run and retry(sweep, survey, runs=survey.in_state(*again)):
         survey = watch.look()
     room = room_for(detect(), jobs=args.jobs, threads=args.threads, device=args.device)
-    members = args.pack or int(survey.manifest.options.get("pack") or 0)
+    members = most_members(survey.manifest, given=args.pack)
     adopt = queue_claim(sweep) is None
     planned = plan(survey, sweep=sweep, room=room, members=members, limit=args.limit, adopt=adopt)
     if args.json:

@@ -17,6 +17,8 @@ from band.sweep.resources import Resources
 
 WEIGHT = "hyper.behavior_weight"  # what sets an LFADS run apart from the BAND run that it is compared with
 
+AUTO = "auto"  # of `pack`: as many as pay
+
 MAX_MEMBERS_CPU = 16  # beyond it a core gains nothing, and first results only come later
 MAX_MEMBERS_GPU = 64
 SHORT_S = 300.0  # a population that takes no longer need not hand out results early: on a CPU too it may be large
@@ -87,6 +89,12 @@ def room_for(resources: Resources, *, jobs: int = 0, threads: int = 0, device: s
     )
 
 
+def most_members(manifest: Manifest, *, given: int | None = None) -> int:
+    """Return the largest population that is asked for, 0 for what pays: as `given`, else as the sweep file's `pack`."""
+    asked = manifest.options.get("pack", AUTO) if given is None else given
+    return 0 if asked == AUTO else int(asked)
+
+
 def population_key(run: Run, *, config: Mapping[str, Any]) -> str:
     """Return what must be equal for two runs to be members of one population."""
     data = {key: value for key, value in config["data"].items() if key != "fold"}
@@ -100,13 +108,15 @@ def pack(manifest: Manifest, runs: Sequence[Run], *, room: Room, members: int = 
         manifest: the sweep.
         runs: those to pack; each ends up in exactly one task.
         room: what runs at once.
-        members: the largest population; 0: what pays on the device and fits memory and time.
+        members: the most runs of a task, then one population; 0: what pays on the device and fits memory and time.
 
     Raises:
         SweepError: a single run needs more memory than there is.
     """
     populations = sorted(_populations(manifest, runs, room=room, members=members), key=lambda task: -task.seconds)
-    return sorted(_joined(populations, room=room), key=lambda task: -task.seconds) if room.worth_s else populations
+    if members or not room.worth_s:
+        return populations
+    return sorted(_joined(populations, room=room), key=lambda task: -task.seconds)
 
 
 def _populations(manifest: Manifest, runs: Sequence[Run], *, room: Room, members: int) -> list[Packed]:
