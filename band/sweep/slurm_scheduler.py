@@ -84,6 +84,7 @@ class SlurmScheduler:
     _jobs: dict[tuple[str, int | None], Job] = field(default_factory=dict)
     _seen: set[tuple[str, str]] = field(default_factory=set)  # (job id, name) of arrays that Slurm knows
     _next_ask: float = 0.0
+    _answered_t: float = 0.0  # unix seconds: when the queue said what it has
     _places: dict[str, _Place] = field(default_factory=dict)
     _known: dict[str, TaskState] = field(default_factory=dict)  # how jobs ended whose end was found
 
@@ -107,9 +108,11 @@ class SlurmScheduler:
         found = {}
         for task, place in list(places.items()):
             job = _record_of(place, self._jobs)
-            if self.trouble or (job is not None and job.state not in OVER):
-                said = _active(job) if job else TaskState(words=self._silence())
+            if self.trouble:
+                said = TaskState(words=self._silence())
                 found[task] = _by_events(places.pop(task), said=said, attempts=tasks[task])
+            elif job is not None and job.state not in OVER:
+                found[task] = self._now(places.pop(task), said=_active(job), attempts=tasks[task])
         words = self._learn_ends([place for place in places.values() if place.job not in self._known])
         for task, place in places.items():
             end = self._known.get(place.job) or TaskState(job=place.job, words=words)
@@ -128,6 +131,7 @@ class SlurmScheduler:
             jobs = queued(user=str(os.stat(self.sweep.path).st_uid), timeout_s=TIMEOUT_S)
             self._jobs, self.trouble = {(job.job_id, job.array_task): job for job in jobs}, ""
             self._seen.update((job.job_id, job.name) for job in jobs)
+            self._answered_t = time.time()
         except SlurmError as error:
             self._jobs, self.trouble, self._is_absent = {}, str(error), error.kind == "absent"
         now = time.monotonic()
@@ -150,6 +154,18 @@ class SlurmScheduler:
         return (
             replace(found, words=f"{found.words}, {HELD_BY_US}") if array.is_held and found.state == "held" else found
         )
+
+    @property
+    def _is_stale(self) -> bool:
+        return time.time() - self._answered_t > 2 * MIN_ASK_S
+
+    def _now(self, place: _Place, *, said: TaskState, attempts: Sequence[AttemptFold]) -> TaskState:
+        """Return the state of a job of which the queue's answer is old, or from which alone it cannot be told."""
+        own = _own(attempts, job=place.job)
+        if own and own[-1].last_t > self._answered_t and self._is_stale:
+            ago = f"{said.words}, {time.time() - self._answered_t:.0f} s ago"
+            return _by_events(place, said=replace(said, words=ago, attempt=""), attempts=attempts)
+        return said if said.state else _by_events(place, said=said, attempts=attempts)
 
     def _silence(self) -> str:
         return "no Slurm on this machine" if self._is_absent else NO_ANSWER
@@ -212,14 +228,18 @@ class SlurmScheduler:
         )
 
     def _has_started(self, place: _Place, *, attempts: Sequence[AttemptFold]) -> bool:
-        own = any(fold.attempt.startswith(f"j{place.job}-r") for fold in attempts)
-        return own or batch_output(self.sweep, job=place.job).exists()
+        return bool(_own(attempts, job=place.job)) or batch_output(self.sweep, job=place.job).exists()
+
+
+def _own(attempts: Sequence[AttemptFold], *, job: str) -> list[AttemptFold]:
+    """Return the attempts that a job such as "123_4" made, oldest first."""
+    return [fold for fold in attempts if fold.attempt.startswith(f"j{job}-r")]
 
 
 def _by_events(place: _Place, *, said: TaskState, attempts: Sequence[AttemptFold]) -> TaskState:
     """Return what Slurm has `said` of a job that may or may not be running, with the state that its events tell."""
     job = said.job or place.job
-    own = [fold for fold in attempts if fold.attempt.startswith(f"j{job}-r")]
+    own = _own(attempts, job=job)
     if place.array.is_held and not own:
         return replace(said, job=job, state="held")
     if not own or own[-1].requeued or said.attempt not in ("", own[-1].attempt):

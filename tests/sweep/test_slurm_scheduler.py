@@ -266,3 +266,27 @@ def test_a_queue_that_does_not_answer_in_time_is_not_waited_for(
     survey = take_survey(sent.sweep, read_manifest(sent.sweep.path), scheduler=scheduler)
     assert (survey.runs["a"].state, survey.runs["a"].words) == ("queued", "Slurm does not answer")
     assert scheduler.trouble == "squeue did not answer within 0.5 s"
+
+
+def test_events_that_are_younger_than_the_queues_last_answer_stand_above_it(
+    slurm_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = SentSweep(tmp_path, slurm_lab, ["a", "b"], base=LONG)
+    job = sent.send("a", "--begin=now+1hour")
+    sent.send("b", "--begin=now+1hour")
+    monkeypatch.setenv("SLURM_CONF", slurm_lab.environment["SLURM_CONF"])
+    monkeypatch.setattr(slurm_scheduler, "ASK_COSTS", 10_000)
+    monkeypatch.setattr(slurm_scheduler, "MIN_ASK_S", 0.1)
+    scheduler = SlurmScheduler(sent.sweep)
+
+    def look() -> list[str]:
+        runs = take_survey(sent.sweep, read_manifest(sent.sweep.path), scheduler=scheduler).runs
+        return [f"{status.state}: {status.words}" for status in runs.values()]
+
+    before = look()
+    assert all(said.startswith("queued: PENDING") for said in before)
+    slurm_lab.run(["scontrol", "update", f"jobid={job}", "starttime=now"], check=True)
+    began(sent, "a")
+    first, second = look()
+    assert first.startswith("running: PENDING") and first.endswith(" s ago")
+    assert second == before[1], "of which there are no events"
