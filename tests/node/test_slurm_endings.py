@@ -20,6 +20,7 @@ from band.config import to_dict
 from band.files import append_line
 
 LONG = {"epochs": 60, "epoch_s": 0.25, "checkpoint_every": 5}
+ENDLESS = {**LONG, "epochs": 100_000}
 SHORT = {"epochs": 4, "epoch_s": 0.05}
 REAL_EPOCHS = {"preempted": 50, "warned": 50, "limited": 130, "other_versions": 1}
 REAL_STEP_S = 0.1
@@ -111,7 +112,7 @@ def scene(shared_slurm_lab: Lab, recording: Path) -> Iterator[Scene]:
         director = Director(lab)
         director.submit_real(recording, "limited", "--time=1")
         preempt(director, recording)
-        director.submit("--mem=400", hog={"a": {**LONG, "hog_at": 6}})
+        director.submit("--mem=400", hog={"a": {**ENDLESS, "hog_at": 6}})
         director.submit(
             undisturbed={"a": LONG, "b": SHORT},
             raises={"a": SHORT, "b": {**SHORT, "raise_at": 2}},
@@ -119,8 +120,8 @@ def scene(shared_slurm_lab: Lab, recording: Path) -> Iterator[Scene]:
             lacks={"a": SHORT, "b": {**SHORT, "hog_at": 2, "hog_limit_bytes": 150_000_000}},
         )
         director.submit(last_but_one={"a": SHORT}, requeued={"a": LONG, "b": SHORT})
-        director.submit(cancelled={"a": LONG}, spared={"a": SHORT})
-        director.submit(all_cancelled={"a": LONG}, all_cancelled_too={"a": LONG})
+        director.submit(cancelled={"a": ENDLESS}, spared={"a": SHORT})
+        director.submit(all_cancelled={"a": ENDLESS}, all_cancelled_too={"a": ENDLESS})
         director.submit(trimmed={"a": LONG, "b": LONG})
         shun(director)
         director.submit(exports={"BAND_CODE": "0" * 64}, other_code={"a": SHORT})
@@ -168,14 +169,26 @@ def bar(director: Director) -> None:
 
 def act(director: Director) -> None:
     """Do to the tasks what their names say."""
-    lab, jobs = director.lab, director.jobs
-    director.wait_for_checkpoint("requeued", "cancelled", "all_cancelled", "all_cancelled_too")
-    lab.run(["scontrol", "requeue", jobs["requeued"]], check=True)
-    lab.run(["scancel", jobs["cancelled"]], check=True)
-    lab.run(["scancel", jobs["all_cancelled"].partition("_")[0]], check=True)
-    director.wait_for_checkpoint("trimmed")
-    director.tasks["trimmed"].task_json.with_name("skip.json").write_text('{"runs": ["b"]}')
-    lab.run(["scancel", "--batch", "--signal=USR2", jobs["trimmed"]], check=True)
+    lab, jobs, tasks = director.lab, director.jobs, director.tasks
+
+    def cancel_a_run() -> None:
+        tasks["trimmed"].task_json.with_name("skip.json").write_text('{"runs": ["b"]}')
+        lab.run(["scancel", "--batch", "--signal=USR2", jobs["trimmed"]], check=True)
+
+    array = jobs["all_cancelled"].partition("_")[0]
+    actions = {
+        ("requeued",): lambda: lab.run(["scontrol", "requeue", jobs["requeued"]], check=True),
+        ("cancelled",): lambda: lab.run(["scancel", jobs["cancelled"]], check=True),
+        ("all_cancelled", "all_cancelled_too"): lambda: lab.run(["scancel", array], check=True),
+        ("trimmed",): cancel_a_run,
+    }
+
+    def is_done() -> bool:
+        for names in [names for names in actions if all(tasks[name].events("mirrored") for name in names)]:
+            actions.pop(names)()
+        return not actions
+
+    lab.wait_for(is_done, timeout_s=120, what="checkpoints at home")
     done = ["limited", "preempted", "warned", "undisturbed", "requeued", "spared", "last_but_one"]
     director.wait_for_state([*done, "trimmed", "shunned"], "COMPLETED")
     director.wait_for_state(["unwarned"], "COMPLETED", "TIMEOUT")
