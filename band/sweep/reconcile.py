@@ -101,7 +101,13 @@ class _Case:
         if not has_calls:
             write_calls(self.sender.sweep, self.sender.intent, tasks=self.array.tasks, job_id=self.array.job_id)
         self._note_closing()
-        array = self.sender.complete(self.sender.array(self.array.number))
+        try:
+            array = self.sender.complete(self.sender.array(self.array.number))
+        except SlurmError:
+            if not self.sender.array(self.array.number).is_dead:
+                raise
+            yield f"{self._name}: no room for its closing job; its tasks are planned again"
+            return
         if array.is_sent:
             yield f"{self._name}: released job {array.job_id}"
 

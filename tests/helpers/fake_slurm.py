@@ -43,8 +43,10 @@ class FakeSlurm:
 
     def run(self, argv: Sequence[str], *, timeout_s: float = 20.0) -> str:
         state = self.load()
+        before = json.dumps(state)
         answer = str(getattr(self, argv[0])(state, list(argv[1:])))
-        self._save(state)
+        if json.dumps(state) != before:
+            self._save(state)
         return answer
 
     def ask(self, argv: Sequence[str], *, timeout_s: float = 20.0) -> Answer:
