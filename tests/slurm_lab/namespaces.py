@@ -42,10 +42,12 @@ def wait_for(
 
 
 def numbers(pid: int) -> list[int]:
-    """Return the process ids of one process in all namespaces that it is in, the machine's first."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("NSpid:"))
-    return [int(word) for word in line.split()[1:]]
+    """Return the ids of one process in all namespaces that it is in, the machine's first; none if it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return []
+    return [int(word) for line in status.splitlines() if line.startswith("NSpid:") for word in line.split()[1:]]
 
 
 def processes_named(host_name: str) -> Iterator[int]:
@@ -110,7 +112,7 @@ class Host:
         assert starter.stdout is not None
         name = starter.stdout.readline().strip()
         starter.stdout.close()
-        first = [pid for pid in processes_named(name) if numbers(pid)[-1] == 1]
+        first = [pid for pid in processes_named(name) if numbers(pid)[-1:] == [1]]
         if not first:
             raise LabError(f"a host of the lab does not boot; {log} ends with\n{log.read_text()[-2000:]}")
         return cls(name=name, first=Process(first[0]), log=log, environment=environment)
@@ -146,19 +148,17 @@ class Host:
             assert starter.stdout is not None
             own_number = int(starter.stdout.readline())
         for pid in self.pids():
-            if numbers(pid)[-1] == own_number and len(numbers(pid)) == len(numbers(self.first.pid)):
-                return Process(pid)
+            ids = numbers(pid)
+            if ids[-1:] == [own_number] and len(ids) == len(numbers(self.first.pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    return Process(pid)
         raise LabError(f"{command[0]} ended at once; {self.log} ends with\n{self.log.read_text()[-2000:]}")
 
     def pids(self) -> list[int]:
         """Return what runs on the host, as the machine counts it, oldest first; its first process excepted."""
         depth = len(numbers(self.first.pid))
-        found = []
-        for pid in processes_named(self.name):
-            with contextlib.suppress(OSError, ValueError):  # it has ended
-                if pid != self.first.pid and len(numbers(pid)) >= depth:  # else it started the host
-                    found.append(pid)
-        return sorted(found)
+        inside = (pid for pid in processes_named(self.name) if len(numbers(pid)) >= depth)  # others started the host
+        return sorted(pid for pid in inside if pid != self.first.pid)
 
     def signal_all(self, number: signal.Signals) -> None:
         """Send a signal to all that runs on the host, but for what was sent in from outside by `command`."""
