@@ -1,0 +1,180 @@
+"""Submissions that go wrong on real Slurm: a deaf controller, lost answers, kills, limits; no run is sent twice."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+from local_sweep import HELPERS, make_sweep
+from slurm_lab.lab import Lab
+
+from band.run_dir import SweepDir, read_events, verify
+from band.sweep.journal import read_journals
+
+TEMPLATE = """#!/bin/bash
+#SBATCH --time=5
+#SBATCH --mem=1G
+export BAND_SCRATCH=/disk/scratch/band
+export BAND_TRAINER="{python} {trainer}"
+export FAKE_LEDGER={ledger}
+export BAND_SETTLE_S=1
+"""
+LOST = "Batch job submission failed: Socket timed out on send/recv operation"
+
+
+class Site:
+    """A user's sweep on a lab, and what is typed there."""
+
+    def __init__(self, lab: Lab, *, num_runs: int, **base: Any) -> None:
+        runs = {f"run-{number:03d}": {"seed": number} for number in range(num_runs)}
+        made = make_sweep(lab.home, runs, base={"epochs": 2, **base})
+        self.lab, self.sweep, self.ledger, self.num_runs = lab, made.sweep, lab.home / "ledger", num_runs
+        (lab.home / "sbatch_templates").mkdir()
+        trainer = HELPERS / "fake_trainer.py"
+        text = TEMPLATE.format(python=sys.executable, trainer=trainer, ledger=self.ledger)
+        (lab.home / "sbatch_templates/lab.sh").write_text(text)
+
+    def command(self, *arguments: str, path: str = "", settle_s: str = "1") -> list[str]:
+        settings = [f"BAND_SETTLE_S={settle_s}", f"PATH={path + ':' if path else ''}{self.lab.environment['PATH']}"]
+        return ["env", *settings, sys.executable, "-m", "band.cli.sweep", arguments[0], self.sweep.path, *arguments[1:]]
+
+    def type(self, *arguments: str, code: int | None = 0, **options: str) -> str:
+        """Run `band-sweep` and return all it printed."""
+        done = self.lab.run(self.command(*arguments, **options), cwd=self.lab.home, timeout_s=90)
+        text = done.stdout + done.stderr
+        assert code in (None, done.returncode), f"{arguments} ended with {done.returncode}:\n{text}"
+        assert "Traceback" not in text
+        return text
+
+    def submit(self, *arguments: str, code: int | None = 0, **options: str) -> str:
+        return self.type("submit", "--cluster", "lab", "--pack", "1", *arguments, code=code, **options)
+
+    def wrap(self, command: str, script: str) -> str:
+        """Put a script in the place of one of Slurm's commands; return the folder to put first on PATH."""
+        folder = self.lab.home / "bin"
+        folder.mkdir(exist_ok=True)
+        path = folder / command
+        path.write_text(f"#!/bin/bash\n{script}\n")
+        path.chmod(0o755)
+        return str(folder)
+
+    def names(self) -> Counter[str]:
+        """Return how many arrays of each name Slurm has, closing jobs left out."""
+        lines = self.lab.run(["squeue", "--noheader", "--format=%F %j"], check=True).stdout.splitlines()
+        found = {tuple(line.split()) for line in lines}
+        return Counter(name for _, name in found if not name.endswith("-closing"))
+
+    def wait(self, *, timeout_s: float = 120) -> None:
+        """Wait until nothing is queued any more."""
+        is_idle = lambda: not self.lab.run(["squeue", "--noheader"], check=True).stdout  # noqa: E731
+        self.lab.wait_for(is_idle, timeout_s=timeout_s, what=self.lab.run(["squeue"]).stdout)
+
+    def check_all_done_once(self) -> None:
+        """Every run is published, and no epoch of any was trained twice."""
+        folders = [path for path in self.sweep.runs.iterdir() if not path.name.startswith(".")]
+        assert len(folders) == self.num_runs and all(verify(path) for path in folders)
+        epochs = Counter(self.ledger.read_text().split("\n")[:-1])
+        assert len(epochs) == 2 * self.num_runs and set(epochs.values()) == {1}
+        streams = [path for path in self.sweep.events.glob("*.jsonl") if "closing" not in path.name]
+        claimed = Counter(
+            path.name.split(".")[0] for path in streams for e in read_events(path)[0] if e["event"] == "claimed"
+        )
+        assert set(claimed.values()) == {1}
+
+
+def test_an_array_that_sbatch_queued_and_then_reported_a_time_out_for_is_found_and_runs_once(slurm_lab: Lab) -> None:
+    site = Site(slurm_lab, num_runs=3)
+    lie = site.wrap(
+        "sbatch",
+        f'/usr/bin/sbatch "$@" >/dev/null; echo "sbatch: error: {LOST}" >&2; exit 1',
+    )
+    text = site.submit(code=3, path=lie)
+    assert "Socket timed out" in text and "band-sweep reconcile" in text
+    assert [array.step for array in read_journals(site.sweep)] == ["intent"]
+    assert list(site.names().values()) == [1]
+    site.type("reconcile")
+    site.wait()
+    site.check_all_done_once()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("command", ["sbatch", "release"])
+def test_a_submit_killed_at_a_request_is_taken_up_by_the_next_submit(slurm_lab: Lab, command: str, moment: str) -> None:
+    site = Site(slurm_lab, num_runs=3)
+    name, words = ("sbatch", '"$1" = --parsable') if command == "sbatch" else ("scontrol", '"$1" = release')
+    real = f'/usr/bin/{name} "$@"'
+    act = f"{real} >/dev/null; kill -KILL $PPID" if moment == "after" else "kill -KILL $PPID"
+    path = site.wrap(name, f"if [ {words} ]; then {act}; exit 1; fi\nexec {real}")
+    site.submit(code=-signal.SIGKILL, path=path)
+    slurm_lab.wait_for(
+        lambda: site.submit(code=None) and all(a.is_sent or a.is_dead for a in read_journals(site.sweep))
+    )
+    assert set(site.names().values()) <= {1}
+    site.wait()
+    site.check_all_done_once()
+
+
+def test_with_the_controller_down_nothing_is_lost_and_the_next_submit_sends_it_once(slurm_lab: Lab) -> None:
+    site = Site(slurm_lab, num_runs=3)
+    stop = f"touch {slurm_lab.home}/reached; while [ ! -e {slurm_lab.home}/down ]; do sleep 0.05; done"
+    path = site.wrap("sbatch", f'{stop}; exec /usr/bin/sbatch "$@"')
+    with slurm_lab.popen(site.command("submit", "--cluster", "lab", path=path), cwd=slurm_lab.home) as process:
+        slurm_lab.wait_for((slurm_lab.home / "reached").exists)
+        slurm_lab.stop_controller()
+        (slurm_lab.home / "down").touch()
+        try:
+            out, err = process.communicate(timeout=90)
+        finally:
+            slurm_lab.start_controller()
+    assert process.returncode == 3 and "Traceback" not in out + err, out + err
+    slurm_lab.wait_for(lambda: site.submit(code=None) and any(a.is_sent for a in read_journals(site.sweep)))
+    site.wait()
+    site.check_all_done_once()
+
+
+def test_submitting_twice_at_once_sends_each_run_once(slurm_lab: Lab) -> None:
+    site = Site(slurm_lab, num_runs=3)
+    commands = [site.command("submit", "--cluster", "lab") for _ in range(2)]
+    processes = [slurm_lab.popen(command, cwd=slurm_lab.home) for command in commands]
+    texts = ["".join(process.communicate(timeout=90)) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    assert sum("nothing to send" in text for text in texts) == 1
+    site.wait()
+    site.check_all_done_once()
+
+
+def test_sixty_runs_pass_a_longest_array_of_21_and_a_limit_of_ten_jobs_unattended(slurm_lab: Lab) -> None:
+    site = Site(slurm_lab, num_runs=60)
+    with slurm_lab.configured(MaxArraySize=21):
+        slurm_lab.set_limits(max_submit=10)
+        try:
+            text = site.submit()
+            assert "later by closing jobs" in text
+            slurm_lab.wait_for(
+                lambda: (site.sweep.path / "report/results.csv").exists() or _is_all_there(site.sweep, 60),
+                timeout_s=240,
+            )
+            site.wait()
+        finally:
+            slurm_lab.set_limits()
+    site.check_all_done_once()
+    assert max(len(array.tasks) for array in read_journals(site.sweep)) <= 9
+    assert site.type("status", code=0)
+
+
+def _is_all_there(sweep: SweepDir, count: int) -> bool:
+    return len(list(sweep.runs.glob("[!.]*"))) == count
+
+
+def test_cancelled_members_stop_and_the_rest_of_their_task_goes_on(slurm_lab: Lab) -> None:
+    site = Site(slurm_lab, num_runs=4, epochs=40, epoch_s=0.1)
+    site.type("submit", "--cluster", "lab", "--pack", "2", "--max-parallel", "2")
+    slurm_lab.wait_for(site.ledger.exists, timeout_s=60)
+    site.type("cancel", "run-000", "run-002", "run-003", code=None)
+    site.wait(timeout_s=120)
+    published = sorted(path.name for path in site.sweep.runs.glob("[!.]*"))
+    assert published == ["run-001"]
+    assert "3 cancelled" in site.type("submit", "--cluster", "lab", "--dry-run", code=None)
