@@ -84,6 +84,8 @@ class SlurmScheduler:
     _jobs: dict[tuple[str, int | None], Job] = field(default_factory=dict)
     _seen: set[tuple[str, str]] = field(default_factory=set)  # (job id, name) of arrays that Slurm knows
     _next_ask: float = 0.0
+    _next_accounts: float = 0.0
+    _accounts_words: str = ""  # why the accounts are not known, "" where they are
     _answered_t: float = 0.0  # unix seconds: when the queue said what it has
     _places: dict[str, _Place] = field(default_factory=dict)
     _known: dict[str, TaskState] = field(default_factory=dict)  # how jobs ended whose end was found
@@ -112,7 +114,10 @@ class SlurmScheduler:
                 said = TaskState(words=self._silence())
                 found[task] = _by_events(places.pop(task), said=said, attempts=tasks[task])
             elif job is not None and job.state not in OVER:
-                found[task] = self._now(places.pop(task), said=_active(job), attempts=tasks[task])
+                said = _active(job, array=place.array)
+                found[task] = self._now(places.pop(task), said=said, attempts=tasks[task])
+            elif job is None and place.array.t > self._answered_t:  # sent since Slurm was asked
+                found[task] = _by_events(places.pop(task), said=TaskState(), attempts=tasks[task])
         words = self._learn_ends([place for place in places.values() if place.job not in self._known])
         for task, place in places.items():
             end = self._known.get(place.job) or TaskState(job=place.job, words=words)
@@ -150,10 +155,9 @@ class SlurmScheduler:
             self._known[place.job] = self._over(job, place=place)
             return self._known[place.job]
         self._known.pop(place.job, None)  # it was requeued after its end had been seen
-        found = _active(job)
-        return (
-            replace(found, words=f"{found.words}, {HELD_BY_US}") if array.is_held and found.state == "held" else found
-        )
+        if self._is_stale:
+            return TaskState(job=place.job)
+        return _active(job, array=array)
 
     @property
     def _is_stale(self) -> bool:
@@ -174,21 +178,26 @@ class SlurmScheduler:
 
     def _learn_ends(self, places: Sequence[_Place]) -> str:
         """Look up how jobs ended; return what to say of those whose end is not found."""
-        if not places:
-            return ""
+        begun = time.monotonic()
+        if not places or begun < self._next_accounts:
+            return self._accounts_words
         arrays = {place.array.job_id: place.array for place in places}
         since_t = min(array.t for array in arrays.values()) - CLOCK_SKEW_S
         try:
             records = accounted(list(arrays), since_t=since_t, timeout_s=TIMEOUT_S)
+            self._accounts_words = ""
         except SlurmError as error:
-            return "no accounts are kept" if error.no_accounting else "Slurm's accounts do not answer"
+            records = []
+            self._accounts_words = "no accounts are kept" if error.no_accounting else "Slurm's accounts do not answer"
+        now = time.monotonic()
+        self._next_accounts = now + max(MIN_ASK_S, ASK_COSTS * (now - begun))
         self._seen.update((job.job_id, job.name) for job in records)
         newest = {(job.job_id, job.array_task): job for job in records}  # of each start of a job, the last
         for place in places:
             job = _record_of(place, newest)
             if job is not None and job.state in OVER:
                 self._known[place.job] = self._over(job, place=place)
-        return ""
+        return self._accounts_words
 
     def _ending(self, place: _Place, *, end: TaskState, attempts: Sequence[AttemptFold]) -> TaskState:
         if end.end == "CANCELLED":
@@ -260,15 +269,16 @@ def _places(arrays: Mapping[str, Array | None]) -> dict[str, _Place]:
     return places
 
 
-def _active(job: Job) -> TaskState:
+def _active(job: Job, *, array: Array) -> TaskState:
     """Return the state of a job that is not over; none where only its attempts can tell whether it still runs."""
     waits = job.state in WAITING
     is_held = waits and (job.state == "REQUEUE_HOLD" or job.reason.endswith(HELD_REASONS))
     # While its processes are being ended, a job that goes back to the queue looks like one that is over.
     state = "held" if is_held else "queued" if waits else "" if job.state == "COMPLETING" else "running"
+    words = f"{job.state} ({job.reason})" if job.reason else job.state
     return TaskState(
         state=state,
-        words=f"{job.state} ({job.reason})" if job.reason else job.state,
+        words=f"{words}, {HELD_BY_US}" if is_held and array.is_held else words,
         node=job.nodes,
         job=job.label,
         start_t=job.start_t,
