@@ -16,6 +16,7 @@ from band.sweep.closing import close
 from band.sweep.control import retry
 from band.sweep.hold import hold
 from band.sweep.manifest import read_manifest
+from band.sweep.pack import most_members
 from band.sweep.request import Request, make_request
 from band.sweep.schedulers import scheduler_for
 from band.sweep.slurm_plan import SlurmPlan, as_json, expected, free_bytes, make_plan, script_of, send
@@ -44,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(group)
     group.add_argument("--max-parallel", type=int, default=0, metavar="N", help="array tasks that run at once")
     group.add_argument(
+        "--canary", action="store_true", help="one run of each shape goes ahead; the rest follows if it ends well"
+    )
+    group.add_argument(
         "--allow-version-difference", action="store_true", help="run though the node's torch or numpy differs from here"
     )
 
@@ -64,6 +68,7 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
         cluster=cluster,
         sbatch=options_of(args),
         max_parallel=max(args.max_parallel, 0),
+        has_canary=args.canary,
         allow_versions=args.allow_version_difference,
     )
     if args.dry_run:
@@ -114,7 +119,7 @@ def _look(sweep: SweepDir) -> Survey:
 
 
 def _plan(args: argparse.Namespace, *, sweep: SweepDir, survey: Survey, request: Request) -> SlurmPlan:
-    members = args.pack or int(survey.manifest.options.get("pack") or 0)
+    members = most_members(survey.manifest, given=args.pack)
     return make_plan(survey, sweep=sweep, request=request, members=members, limit=args.limit)
 
 

@@ -23,6 +23,7 @@ TIME_FACTOR, SPARE_S, TIME_STEP_S = 2.0, 600.0, 600.0
 MEMORY_FACTOR, MEMORY_STEP = 1.3, 100 * 2**20
 UNLIMITED = 2**60
 THROTTLE = "throttle"  # action of a request
+ESTIMATE = "estimate"  # origin of an option that nobody set
 
 
 @dataclass
@@ -102,19 +103,27 @@ def task_seconds(packed: Packed, *, request: Request) -> float:
     return packed.seconds / (GPU_CORES if request.gpus else 1.0)
 
 
+def time_for(seconds: float) -> float:
+    """Return the time limit to ask for where a task is expected to take so many seconds."""
+    return TIME_STEP_S * math.ceil((TIME_FACTOR * seconds + SPARE_S) / TIME_STEP_S)
+
+
+def memory_for(size_bytes: float) -> int:
+    """Return the memory to ask for where a task is expected to take so much."""
+    return MEMORY_STEP * math.ceil(MEMORY_FACTOR * size_bytes / MEMORY_STEP)
+
+
 def with_defaults(request: Request, *, tasks: Sequence[Packed], limits: Limits) -> Request:
     """Return the request with --time and --mem for its longest and its largest task, where nothing sets them."""
     added: dict[str, Value] = {}
     if "time" not in request.sbatch:
         longest = max((task_seconds(task, request=request) for task in tasks), default=0.0)
-        seconds = TIME_STEP_S * math.ceil((TIME_FACTOR * longest + SPARE_S) / TIME_STEP_S)
-        seconds = min(seconds, limits.max_wall_s or math.inf)
-        added["time"] = Value(time_text(seconds), "estimate")
+        seconds = min(time_for(longest), limits.max_wall_s or math.inf)
+        added["time"] = Value(time_text(seconds), ESTIMATE)
     has_memory = any(option in request.sbatch for option in ("mem", "mem-per-cpu", "mem-per-gpu"))
     if not has_memory and tasks:
         largest = max(task.memory_bytes for task in tasks)
-        size = MEMORY_STEP * math.ceil(MEMORY_FACTOR * largest / MEMORY_STEP)
-        added["mem"] = Value(memory_text(size), "estimate")
+        added["mem"] = Value(memory_text(memory_for(largest)), ESTIMATE)
     return replace(request, sbatch=dict(sorted({**request.sbatch, **added}.items())))
 
 

@@ -101,6 +101,14 @@ def population_key(run: Run, *, config: Mapping[str, Any]) -> str:
     return json.dumps([run.dataset, data, config["arch"], config["train"], config["output"]], sort_keys=True)
 
 
+def one_of_each_shape(manifest: Manifest, runs: Sequence[Run]) -> list[Run]:
+    """Return the first run of each population that could be made of `runs`, or none where that would be all of them."""
+    first: dict[str, Run] = {}
+    for run in runs:
+        first.setdefault(population_key(run, config=manifest.run_config(run)), run)
+    return list(first.values()) if len(first) < len(runs) else []
+
+
 def pack(manifest: Manifest, runs: Sequence[Run], *, room: Room, members: int = 0) -> list[Packed]:
     """Return the tasks that train `runs`: longest first, neighbours of the manifest together.
 

@@ -31,7 +31,7 @@ from band.sweep.slurm_script import array_text
 from band.sweep.slurm_submit import Fed, feed
 from band.sweep.snapshot import PACKAGE, take_snapshot, versions
 from band.sweep.status import Survey
-from band.sweep.submit import Plan, plan, write
+from band.sweep.submit import WANTED, Plan, plan, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,16 @@ def make_plan(
     """
     options = {name: option.value for name, option in request.sbatch.items()}
     queue = look_at_queue(options) if in_queue else Queue(limits_of(options))
-    planned = plan(survey, sweep=sweep, room=room_on(request, queue.limits), members=members, limit=limit)
+    room = room_on(request, queue.limits)
+    planned = plan(
+        survey,
+        sweep=sweep,
+        room=room,
+        members=members,
+        limit=limit,
+        has_canary=request.has_canary,
+        states=[state for state in WANTED if state != "unsynced"],  # they wait on their node for a rescue
+    )
     devices = [str(read_json_object(sweep.task(task).task_json)["device"]) for task in planned.continued]
     check_continued(request, devices=devices)
     complete = with_defaults(request, tasks=planned.new, limits=queue.limits)

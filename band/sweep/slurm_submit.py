@@ -16,6 +16,7 @@ from band.errors import ClaimError
 from band.files import write_atomic
 from band.run_dir import SweepDir
 from band.slurm.command import SlurmError, run
+from band.sweep import canary
 from band.sweep.arrays import Queue, look_at_queue, throttle_of
 from band.sweep.hold import slurm_says_over
 from band.sweep.journal import Array, append, planned_tasks, read_journal, read_journals
@@ -57,10 +58,15 @@ def feed(sweep: SweepDir, *, claim: Claim, survey: Survey, queue: Queue | None =
         ClaimError: the hold was lost.
         OSError: the sweep's folder cannot be written.
     """
-    fed, intents = Fed(), read_intents(sweep)
+    fed = Fed(messages=canary.look(sweep, survey))
+    intents = read_intents(sweep)
     for intent, planned in planned_tasks(intents, read_journals(sweep)):
         intent = replace(intent, options={**intent.options, "max_parallel": throttle_of(intents, intent)})
         tasks = [task for task in planned if _is_open(intent, task=task, survey=survey)]
+        waiting, tasks = tasks, canary.ahead(intent, tasks)
+        if len(tasks) < len(waiting):
+            fed.planned += [task for task in waiting if task not in tasks]
+            fed.reason = "they wait for the canary to end well"
         if tasks:
             seen = queue or look_at_queue({key: str(value) for key, value in intent.options["sbatch"].items()})
             _feed_intent(Sender(sweep, intent, claim), tasks=tasks, queue=seen, survey=survey, fed=fed)

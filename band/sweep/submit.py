@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,14 @@ from band.run_dir import SweepDir
 from band.sweep.estimate import estimate
 from band.sweep.ledger import Intent, new_task, record
 from band.sweep.manifest import Manifest, Run
-from band.sweep.pack import Packed, Room, dataset_shapes_of, pack
+from band.sweep.pack import Packed, Room, dataset_shapes_of, one_of_each_shape, pack
 from band.sweep.processes import held_claim
 from band.sweep.resources import num_cores
 from band.sweep.status import Survey, TaskState
 
 SCHEMA = 1
 SKIP = "skip.json"
+CANARY = "canary"  # in a request's options: the tasks that go ahead
 WANTED = ("new", "interrupted", "unsynced", "lost")  # states of a run that submitting takes up
 BUSY = ("running", "queued", "held", "planned", "submit_unknown")  # states of a task that somebody has
 STAYS = ("failed", "cancelled", "retired")  # states of a run that its task's next attempt leaves alone
@@ -34,6 +35,7 @@ class Plan:
     room: Room
     seconds: float  # on one core, all runs together
     home_bytes: int
+    canaries: tuple[str, ...] = ()  # runs that go ahead, one of each shape, alone in their tasks
 
     @property
     def walltime_s(self) -> float:
@@ -42,7 +44,17 @@ class Plan:
         return max(self.seconds / self.room.slots, longest)
 
 
-def plan(survey: Survey, *, sweep: SweepDir, room: Room, members: int = 0, limit: int = 0, adopt: bool = False) -> Plan:
+def plan(
+    survey: Survey,
+    *,
+    sweep: SweepDir,
+    room: Room,
+    members: int = 0,
+    limit: int = 0,
+    adopt: bool = False,
+    has_canary: bool = False,
+    states: Sequence[str] = WANTED,
+) -> Plan:
     """Return what submitting now would do; nothing is written.
 
     Args:
@@ -52,12 +64,14 @@ def plan(survey: Survey, *, sweep: SweepDir, room: Room, members: int = 0, limit
         members: the largest population of a new task; 0: as many as pay.
         limit: take up only so many runs, the first of the manifest; 0: all.
         adopt: take up what runs on this machine as well: nobody would start it again if it died.
+        has_canary: of each shape of new runs, one gets a task of its own.
+        states: of runs to be taken up.
 
     Raises:
         SweepError: a single run needs more memory than there is.
     """
     manifest = survey.manifest
-    states = (*WANTED, "running") if adopt else WANTED
+    states = (*states, "running") if adopt else states
     task_of = {run: task for task, runs in survey.ledger.tasks.items() for run in runs}
     busy = {task for task, found in survey.scheduled.items() if _is_busy(found, adopt=adopt)}
     wanted = [run for run in manifest.active() if survey.runs[run.id].state in states]
@@ -65,13 +79,18 @@ def plan(survey: Survey, *, sweep: SweepDir, room: Room, members: int = 0, limit
     wanted = wanted[:limit] if limit else wanted
     packed = {task for task in {task_of.get(run.id) for run in wanted} if task and _keeps(sweep, task, survey, room)}
     costs = [_cost(manifest, run, epoch=survey.runs[run.id].epoch) for run in wanted]
+    fresh = [run for run in wanted if task_of.get(run.id) not in packed]
+    canaries = one_of_each_shape(manifest, fresh) if has_canary else []
+    first = pack(manifest, canaries, room=room, members=1)
+    rest = [run for run in fresh if run not in canaries]
     return Plan(
-        new=pack(manifest, [run for run in wanted if task_of.get(run.id) not in packed], room=room, members=members),
+        new=[*first, *pack(manifest, rest, room=room, members=members)],
         continued={task: survey.ledger.tasks[task] for task in sorted(packed)},
         runs=tuple(run.id for run in wanted),
         room=room,
         seconds=sum(seconds for seconds, _ in costs),
         home_bytes=sum(home_bytes for _, home_bytes in costs),
+        canaries=tuple(run.id for run in canaries),
     )
 
 
@@ -127,6 +146,8 @@ def write(
         values = _task_values(packed, task=task, sweep=sweep, manifest=manifest, room=plan.room)
         write_atomic(sweep.task(task).task_json, canonical_json(values) + b"\n")
         tasks[task] = tuple(run.id for run in packed.runs)
+    if plan.canaries and options is not None:
+        options = {**options, CANARY: sorted(task for task, runs in tasks.items() if set(runs) <= set(plan.canaries))}
     if options is None:
         options = dataclasses.asdict(plan.room) | {"cores": num_cores()}
     return record(sweep, "submit", runs=plan.runs, tasks=tasks, options=options, scheduler=scheduler)

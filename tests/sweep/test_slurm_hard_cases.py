@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from slurm_lab.lab import Lab
 
 from band.run_dir import SweepDir, read_events, verify
 from band.sweep.journal import read_journals
+from band.sweep.ledger import read_intents
 
 TEMPLATE = """#!/bin/bash
 #SBATCH --time=5
@@ -28,14 +30,15 @@ LOST = "Batch job submission failed: Socket timed out on send/recv operation"
 class Site:
     """A user's sweep on a lab, and what is typed there."""
 
-    def __init__(self, lab: Lab, *, num_runs: int, **base: Any) -> None:
-        runs = {f"run-{number:03d}": {"seed": number} for number in range(num_runs)}
+    def __init__(self, lab: Lab, *, num_runs: int, runs: Mapping[str, Any] | None = None, **base: Any) -> None:
+        runs = runs or {f"run-{number:03d}": {"seed": number} for number in range(num_runs)}
         made = make_sweep(lab.home, runs, base={"epochs": 2, **base})
         self.lab, self.sweep, self.ledger, self.num_runs = lab, made.sweep, lab.home / "ledger", num_runs
         (lab.home / "sbatch_templates").mkdir()
         trainer = HELPERS / "fake_trainer.py"
+        self.template = lab.home / "sbatch_templates/lab.sh"
         text = TEMPLATE.format(python=sys.executable, trainer=trainer, ledger=self.ledger)
-        (lab.home / "sbatch_templates/lab.sh").write_text(text)
+        self.template.write_text(text)
 
     def command(self, *arguments: str, path: str = "", settle_s: str = "1") -> list[str]:
         settings = [f"BAND_SETTLE_S={settle_s}", f"PATH={path + ':' if path else ''}{self.lab.environment['PATH']}"]
@@ -178,3 +181,48 @@ def test_cancelled_members_stop_and_the_rest_of_their_task_goes_on(slurm_lab: La
     published = sorted(path.name for path in site.sweep.runs.glob("[!.]*"))
     assert published == ["run-001"]
     assert "3 cancelled" in site.type("submit", "--cluster", "lab", "--dry-run", code=None)
+
+
+SHAPES = {
+    f"{shape}-{number}": {"arch.gen_dim": dim, "seed": number, "train.max_epochs": 30_000}
+    for shape, dim in (("small", 50), ("large", 100))
+    for number in range(3)
+}
+
+
+def test_a_canary_of_each_shape_goes_ahead_and_the_rest_follows_with_the_time_it_measured(
+    slurm_lab: Lab,
+) -> None:
+    site = Site(slurm_lab, num_runs=6, runs=SHAPES)
+    template = site.template.read_text().replace("#SBATCH --time=5\n#SBATCH --mem=1G\n", "")
+    site.template.write_text(template)
+    site.type("submit", "--cluster", "lab", "--canary")
+    tasks = {intent.number: intent for intent in read_intents(site.sweep)}
+    (first,) = read_journals(site.sweep)
+    assert sorted(tasks[first.submission].tasks[task] for task in first.tasks) == [("large-0",), ("small-0",)]
+    assert "4 planned" in site.type("submit", "--cluster", "lab", "--dry-run", code=None)
+    site.wait()
+    site.check_all_done_once()
+    before, after = (intent.options for intent in read_intents(site.sweep))
+    assert before["origins"]["time"] == "estimate" and after["origins"]["time"] == "canary"
+    assert after["time_s"] < before["time_s"] and "canary" not in after
+    ends = _times(site.sweep, "published")
+    assert max(t for t, run in ends if run.endswith("-0")) < min(t for t, run in ends if not run.endswith("-0"))
+
+
+def test_the_rest_does_not_follow_a_canary_that_fails(slurm_lab: Lab) -> None:
+    broken = {**SHAPES, "small-0": {**SHAPES["small-0"], "raise_at": 1}}
+    site = Site(slurm_lab, num_runs=6, runs=broken)
+    site.submit("--canary")
+    site.wait()
+    published = sorted(path.name for path in site.sweep.runs.glob("[!.]*"))
+    assert published == ["large-0"] and len(read_journals(site.sweep)) == 1
+    text = site.type("submit", "--cluster", "lab", "--dry-run", code=None)
+    assert "1 failed" in text and "4 new" in text
+    assert "did not end well" in "".join(path.read_text() for path in site.sweep.logs.glob("closing.*"))
+
+
+def _times(sweep: SweepDir, name: str) -> list[tuple[float, str]]:
+    """Return when each run had an event."""
+    events = [event for path in sweep.events.glob("*.jsonl") for event in read_events(path)[0]]
+    return [(event["t"], event.get("run", "")) for event in events if event["event"] == name]
