@@ -78,8 +78,10 @@ def standouts(survey: Survey) -> list[Standout]:
         losses = Counter(value_of[run] for run in failed if run in value_of)
         total, lost = sum(runs.values()), sum(losses.values())
         for value, count in losses.items():
+            if count < 2 or len(runs) < 2 or count * total <= lost * runs[value]:
+                continue
             chance = at_least(count, draws=runs[value], marked=lost, total=total) * len(runs)
-            if len(runs) > 1 and count > 1 and chance <= CHANCE:
+            if chance <= CHANCE:
                 rest = {"rest_failed": lost - count, "rest_runs": total - runs[value]}
                 members = tuple(run for run in over if run in failed and value_of.get(run) == value)
                 found.append(
@@ -90,11 +92,16 @@ def standouts(survey: Survey) -> list[Standout]:
 
 def at_least(count: int, *, draws: int, marked: int, total: int) -> float:
     """Return the probability that of `draws` out of `total`, of which some are marked, at least `count` are marked."""
-    ways = sum(
-        math.comb(marked, hits) * math.comb(total - marked, draws - hits)
-        for hits in range(count, min(draws, marked) + 1)
-    )
-    return ways / math.comb(total, draws)
+    hits = range(count, min(draws, marked) + 1)
+    all_ways = _log_ways(total, draws)
+    return sum(math.exp(_log_ways(marked, n) + _log_ways(total - marked, draws - n) - all_ways) for n in hits)
+
+
+def _log_ways(total: int, chosen: int) -> float:
+    """Return the logarithm of the number of ways to choose; the number itself may have thousands of digits."""
+    if chosen > total:
+        return -math.inf
+    return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
 
 
 def _properties(survey: Survey, over: Mapping[str, RunStatus]) -> dict[str, dict[str, str]]:
