@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from stepping import DEATHS, AtCall, Held, failing, hooked, outcome, race, run_until_killed
 
-from band.attempts import Attempt, Claim, ended_here, read_claim, take
+from band.attempts import Attempt, Claim, ended_here, read_claim, release_for, take
 from band.errors import BandError, ClaimError
 from band.run_dir import check_name
 
@@ -286,3 +286,20 @@ def test_a_claim_file_tells_a_reader_who_holds_the_task(tmp_path: Path) -> None:
     claim = take(tmp_path, attempt=attempt_of(5))
     values = json.loads(claim.path.read_text())
     assert values["name"] == claim.attempt.name and values["attempt"]["pid"] == 5 and not values["is_released"]
+
+
+def test_a_task_is_given_back_for_an_attempt_that_is_over_and_for_no_other(tmp_path: Path) -> None:
+    assert release_for(tmp_path), "nobody ever held it"
+    take(tmp_path, attempt=attempt_of(5))
+    assert not release_for(tmp_path, is_over=over(6))
+    assert release_for(tmp_path, is_over=over(5)) and release_for(tmp_path, is_over=over())
+    assert takes(tmp_path, 7) > 0
+
+
+def test_giving_a_task_back_never_takes_it_from_an_attempt_that_has_followed(tmp_path: Path) -> None:
+    take(tmp_path, attempt=attempt_of(5))
+    held = Held(lambda: release_for(tmp_path, is_over=over(5)), number=0, before=True)
+    assert takes(tmp_path, 6, is_over=over(5)) == 1
+    assert held.finish() is False
+    claim = read_claim(tmp_path)
+    assert claim is not None and claim.attempt.pid == 6 and not claim.is_released
