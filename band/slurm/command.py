@@ -80,8 +80,11 @@ class Answer(NamedTuple):
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for asking: nothing stray, English, times in unix seconds, array ranges in full."""
-    answers = {"LC_ALL": "C.UTF-8", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
+    """Return the environment for asking: nothing stray, English, times in unix seconds, array ranges in full.
+
+    Where squeue knows ARRAY_UNIQUE, it would else show a task that was requeued or held among those that never started.
+    """
+    answers = {"LC_ALL": "C.UTF-8", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "SQUEUE_ARRAY_UNIQUE": "1"}
     return job_environment() | answers
 
 

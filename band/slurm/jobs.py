@@ -107,8 +107,8 @@ def queued(*, user: str = "", name: str = "", all_users: bool = False, timeout_s
         SlurmError: squeue failed.
     """
     columns = ",".join(f"{field}:{SEPARATOR}" for field in _QUEUE_FIELDS.values())
-    # Without --array, a task that was requeued or held again is shown as one of those that never started.
-    argv = ["squeue", "--array", "--all", "--noheader", "--states=all", f"--Format={columns}"]
+    # No --array: of tasks that wait in even steps ("5-17:12") it leaves out the last.
+    argv = ["squeue", "--all", "--noheader", "--states=all", f"--Format={columns}"]
     argv += [] if all_users else [f"--user={user or os.getuid()}"]
     argv += [f"--name={name}"] if name else []
     found = _jobs(run(argv, timeout_s=timeout_s), fields=_QUEUE_FIELDS)
@@ -122,7 +122,8 @@ def accounted(
 
     Args:
         job_ids: "123" (of an array: all tasks) or "123_4"; empty: any.
-        names: only jobs of these names; empty: any. At least one of the two must be given.
+        names: only jobs of these names; empty: any. At least one of the two must be given. Without ids, what has been
+            held all its life is not among them, nor are tasks that wait for others of their array.
         since_t: unix seconds; leave out what ended before, as ids are used again after years; None: all.
         timeout_s: how long to wait.
 
@@ -155,6 +156,22 @@ def show(job_id: str, array_task: int | None = None, *, timeout_s: float = 20.0)
         raise
     line = text.strip().partition("\n")[0]
     return key_values(line) if line.startswith("JobId=") else {}
+
+
+def has_ended(job_id: str, array_task: int | None, *, restart: int, timeout_s: float = 20.0) -> bool:
+    """Return whether the start number `restart` of a job is over: the job has ended, or waits, or was started again.
+
+    While it is being ended it is not over: it may still be writing.
+
+    Raises:
+        SlurmError: Slurm does not say.
+    """
+    shown = show(job_id, array_task, timeout_s=timeout_s)
+    if not shown:
+        return True  # forgotten, which no job is that may still run
+    state, restarts = shown.get("JobState", ""), shown.get("Restarts", "")
+    is_later = restarts.isdigit() and int(restarts) > restart and state != "COMPLETING"
+    return is_later or is_over(state) or state == "PENDING"
 
 
 def key_values(line: str) -> dict[str, str]:
