@@ -84,7 +84,11 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
         if not args.json:
             print(plan_text(made, survey=survey, sweep=sweep))
         if not made.plan.runs:
-            return _nothing(survey, name=sweep.name)
+            if args.json:
+                print_json({**as_json(made), "submission": "", "sent": [], "waiting": []})
+            code, words = _nothing(survey, name=sweep.name)
+            print(words, file=sys.stderr if args.json else sys.stdout)
+            return code
         try:
             intent, fed = send(made, sweep=sweep, survey=survey, claim=claim)
         except SlurmError as error:
@@ -182,16 +186,16 @@ def _clock(t: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(t))
 
 
-def _nothing(survey: Survey, *, name: str) -> int:
+def _nothing(survey: Survey, *, name: str) -> tuple[int, str]:
+    """Return the exit code, and why there is nothing to send."""
     if survey.is_complete:
-        print(f"nothing to do: every run is published; see band-sweep report {name}")
-        return 0
-    waiting = len(survey.in_state("running", "queued", "held", "planned", "submit_unknown"))
+        return 0, f"nothing to do: every run is published; see band-sweep report {name}"
+    waiting = len(survey.in_state("running", "queued", "held", "planned", "submit_unknown", "interrupted"))
     if waiting:
-        print(f"nothing to send: {plural(waiting, 'run')} of it queued or running; see band-sweep status {name}")
-        return 0
-    print("nothing to send; --retry-failed and --retry-cancelled take failed and cancelled runs up again")
-    return 4
+        return 0, f"nothing to send: {plural(waiting, 'run')} of it queued or running; see band-sweep status {name}"
+    if survey.in_state("unsynced"):
+        return 4, f"nothing to send: finished runs wait on their node; band-sweep rescue {name} brings them home"
+    return 4, "nothing to send; --retry-failed and --retry-cancelled take failed and cancelled runs up again"
 
 
 def _sent_text(fed: Fed, *, name: str) -> str:

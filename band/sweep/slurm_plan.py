@@ -26,12 +26,13 @@ from band.sweep.arrays import (
     with_defaults,
 )
 from band.sweep.ledger import Intent
+from band.sweep.pack import Packed
 from band.sweep.request import Request
 from band.sweep.slurm_script import array_text
 from band.sweep.slurm_submit import Fed, feed
 from band.sweep.snapshot import PACKAGE, take_snapshot, versions
 from band.sweep.status import Survey
-from band.sweep.submit import WANTED, Plan, plan, write
+from band.sweep.submit import WANTED, Plan, packed_before, plan, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class SlurmPlan:
 
     request: Request  # with --time and --mem filled in
     plan: Plan
+    costs: list[Packed]  # its new tasks, and what is left of those that are continued
     queue: Queue
     warnings: list[str] = field(default_factory=list)
 
@@ -62,13 +64,13 @@ class SlurmPlan:
     @property
     def task_hours(self) -> float:
         """Return the hours that all tasks together are expected to take."""
-        return sum(task_seconds(task, request=self.request) for task in self.plan.new) / 3600
+        return sum(task_seconds(task, request=self.request) for task in self.costs) / 3600
 
     @property
     def walltime_s(self) -> float:
         """Return the seconds from the first start to the last end, if the cluster is free."""
         slots = max(min(self.plan.room.slots, self.tasks), 1)
-        longest = max((task_seconds(task, request=self.request) for task in self.plan.new), default=0.0)
+        longest = max((task_seconds(task, request=self.request) for task in self.costs), default=0.0)
         return max(3600 * self.task_hours / slots, longest)
 
 
@@ -103,9 +105,12 @@ def make_plan(
     )
     devices = [str(read_json_object(sweep.task(task).task_json)["device"]) for task in planned.continued]
     check_continued(request, devices=devices)
-    complete = with_defaults(request, tasks=planned.new, limits=queue.limits)
-    warnings = warnings_of(complete, tasks=planned.new, limits=queue.limits)
-    return SlurmPlan(request=complete, plan=planned, queue=queue, warnings=warnings)
+    costs = [*planned.new, *(packed_before(sweep, task, survey=survey) for task in planned.continued)]
+    complete = with_defaults(request, tasks=costs, limits=queue.limits)
+    warnings = warnings_of(complete, tasks=costs, limits=queue.limits)
+    if planned.home_bytes > (free := free_bytes(sweep.path)):
+        warnings.append(f"the results may take {planned.home_bytes} bytes, and {free} are free in {sweep.path.parent}")
+    return SlurmPlan(request=complete, plan=planned, costs=costs, queue=queue, warnings=warnings)
 
 
 def send(made: SlurmPlan, *, sweep: SweepDir, survey: Survey, claim: Claim) -> tuple[Intent, Fed]:

@@ -131,7 +131,7 @@ def _array_parameters(sweep: SweepDir, intent: Intent, *, num_tasks: int, number
         "signal": f"B:USR2@{warning_s}",  # B: to the supervisor alone; of a preemption too where the site sends it
     }
     exports = {
-        "BAND_VERSIONS": "" if options["allow_versions"] else json.dumps(options["versions"]),
+        "BAND_VERSIONS": "" if options["allow_versions"] else json.dumps(options["versions"], sort_keys=True),
         "BAND_TIME_LIMIT_S": str(time_s or ""),
         "BAND_TASKS": f"{intent.number}/{number}",
     }

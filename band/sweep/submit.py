@@ -106,6 +106,21 @@ def _keeps(sweep: SweepDir, task: str, survey: Survey, room: Room) -> bool:
     return values["device"] == room.device and (fits or room.device == "cuda")
 
 
+def packed_before(sweep: SweepDir, task: str, *, survey: Survey) -> Packed:
+    """Return a task that is continued with what is left of its cost."""
+    values = read_json_object(sweep.task(task).task_json)
+    known = {run.id: run for run in survey.manifest.runs}
+    runs = [known[run["id"]] for run in values["runs"] if run["id"] in known]
+    left = [run for run in runs if survey.runs[run.id].state not in (*STAYS, "published")]
+    seconds = sum(_cost(survey.manifest, run, epoch=survey.runs[run.id].epoch)[0] for run in left)
+    return Packed(
+        populations=(tuple(left),),
+        dataset=runs[0].dataset if runs else 0,
+        seconds=seconds,
+        memory_bytes=int(values["memory_bytes"]),
+    )
+
+
 def _is_busy(task: TaskState, *, adopt: bool) -> bool:
     """Return whether somebody has the task; with `adopt`, what runs outside of Slurm may be taken up."""
     return task.state in BUSY and not (adopt and task.state == "running" and not task.job)

@@ -16,7 +16,7 @@ from stepping import die_after, die_before, run_until_killed
 
 from band.cli.sweep import dispatch
 from band.run_dir import SweepDir
-from band.slurm import command, jobs
+from band.slurm import cluster, command, jobs
 from band.slurm.command import SlurmError
 from band.sweep import hold, slurm_scheduler
 from band.sweep.journal import planned_tasks, read_journals
@@ -46,6 +46,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepDir:
 def install(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all that asks Slurm ask this one."""
     monkeypatch.setattr(command, "ask", slurm.ask)
+    monkeypatch.setattr(cluster, "ask", slurm.ask)
     monkeypatch.setattr(jobs, "queued", slurm.queued)
     monkeypatch.setattr(jobs, "accounted", slurm.accounted)
     monkeypatch.setattr(slurm_scheduler, "queued", slurm.queued)
