@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from band.cli.progress import plural
 from band.run_dir import SweepDir
+from band.sweep.closing import close
 from band.sweep.control import throttle
+from band.sweep.hold import hold
 from band.sweep.manifest import find_sweep
 
 HELP = "change how many array tasks of a sweep run at once at Slurm"
+HOLD_WAIT_S = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Change the throttle of arrays that are queued or run, and of those yet to be sent."""
     sweep = SweepDir(find_sweep(args.sweep))
-    changed = throttle(sweep, tasks_at_once=max(args.tasks, 0))
+    with hold(sweep, wait_s=HOLD_WAIT_S) as claim:
+        changed = throttle(sweep, tasks_at_once=max(args.tasks, 0))
+        for line in close(sweep, claim=claim):  # there may be room for more now
+            print(line, file=sys.stderr)
     most = str(args.tasks) if args.tasks > 0 else "as many as the cluster lets"
     print(f"{sweep.name}: {most} at once in {plural(len(changed), 'array')}, and in what is yet to be sent")
     return 0

@@ -97,6 +97,8 @@ def _cancel_at_slurm(sweep: SweepDir, survey: Survey, *, elements: Mapping[str, 
 def throttle(sweep: SweepDir, *, tasks_at_once: int) -> list[str]:
     """Let so many array tasks of a sweep run at once from now on, in what is queued and what is yet to be sent.
 
+    Several arrays share the number evenly.
+
     Args:
         sweep: the sweep's folder.
         tasks_at_once: 0: as many as the cluster lets.
@@ -110,8 +112,9 @@ def throttle(sweep: SweepDir, *, tasks_at_once: int) -> list[str]:
     record(sweep, THROTTLE, options={"max_parallel": tasks_at_once}, scheduler="slurm")
     alive = {job.job_id for job in jobs.queued() if not jobs.is_over(job.state)}
     changed = [array.job_id for array in read_journals(sweep) if array.job_id in alive]
+    share = max(tasks_at_once // len(changed), 1) if changed and tasks_at_once else 0
     for job in changed:
-        command.run(["scontrol", "update", f"JobId={job}", f"ArrayTaskThrottle={tasks_at_once}"])
+        command.run(["scontrol", "update", f"JobId={job}", f"ArrayTaskThrottle={share}"])
     return changed
 
 

@@ -20,9 +20,16 @@ from band.slurm.jobs import Job
 class FakeSlurm:
     """Takes the place of `band.slurm.command.run`, `jobs.queued` and `jobs.accounted`."""
 
-    def __init__(self, path: Path, *, most: int = 10_000) -> None:
-        """Start with an empty queue; `most` jobs of one user are let in, each task of an array being one."""
-        self.path, self.most = path, most
+    def __init__(self, path: Path, *, most: int = 10_000, longest: int = 1001) -> None:
+        """Start with an empty queue.
+
+        Args:
+            path: where it keeps its state.
+            most: jobs of one user that it lets in, each task of an array being one; it tells nobody.
+            longest: its MaxArraySize.
+        """
+        self.path, self.most, self.longest = path, most, longest
+        self.cancelled: list[str] = []  # jobs, and tasks of them, as scancel was given them
         self._save({"next": 100, "jobs": {}, "calls": 0})
 
     def load(self) -> dict[str, Any]:
@@ -67,14 +74,21 @@ class FakeSlurm:
         return f"{state['next'] - 1}\n"
 
     def scancel(self, state: dict[str, Any], argv: list[str]) -> str:
-        for job_id in argv:
-            state["jobs"][job_id]["state"] = "CANCELLED"
+        self.cancelled += argv
+        for label in argv:
+            job_id, _, task = label.partition("_")
+            if not task or state["jobs"][job_id]["tasks"] == 1:
+                state["jobs"][job_id]["state"] = "CANCELLED"
         return ""
 
     def scontrol(self, state: dict[str, Any], argv: list[str]) -> str:
         if argv[:2] == ["show", "config"]:
-            return "MaxArraySize            = 1001\nMaxJobCount             = 10000\n"
+            return f"MaxArraySize            = {self.longest}\nMaxJobCount             = 10000\n"
         if argv[0] == "show":
+            return ""
+        if argv[0] == "update":
+            job_id, most = (word.partition("=")[2] for word in argv[1:])
+            state["jobs"][job_id]["array"] = f"{state['jobs'][job_id]['array'].partition('%')[0]}%{most}"
             return ""
         assert argv[0] == "release", argv
         state["jobs"][argv[1]]["is_held"] = False

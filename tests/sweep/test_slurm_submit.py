@@ -211,3 +211,37 @@ def test_max_parallel_is_the_throttle_of_the_array(
     install(slurm, monkeypatch)
     dispatch(["submit", str(sweep.path), "--cluster", "fake", "--max-parallel", given, "--pack", "1"])
     assert [job["array"] for job in slurm.arrays().values()] == expected
+
+
+def arrays_of(slurm: FakeSlurm) -> list[str]:
+    return [job["array"] for job in slurm.arrays().values()]
+
+
+def test_arrays_are_no_longer_than_the_cluster_allows_and_together_run_no_more_than_was_asked_for(
+    sweep: SweepDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm.json", longest=2)
+    install(slurm, monkeypatch)
+    command_line = ["submit", str(sweep.path), "--cluster", "fake", "--pack", "1", "--max-parallel"]
+    assert dispatch([*command_line, "2"]) == 0
+    assert arrays_of(slurm) == ["0-1%2"] and sorted(states(sweep).values()) == ["planned", "queued", "queued"]
+    assert dispatch(["throttle", str(sweep.path), "3"]) == 0
+    assert arrays_of(slurm) == ["0-1%3", "0-0%1"] and set(states(sweep).values()) == {"queued"}
+    assert dispatch(["throttle", str(sweep.path), "2"]) == 0
+    assert arrays_of(slurm) == ["0-1%1", "0-0%1"]
+    check_nothing_is_twice_and_nothing_forgotten(sweep, slurm)
+
+
+def test_cancelling_takes_from_slurm_what_has_nothing_left_and_from_the_plan_the_rest(
+    sweep: SweepDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm.json", most=3)
+    install(slurm, monkeypatch)
+    assert dispatch(["submit", str(sweep.path), "--cluster", "fake", "--pack", "1"]) == 0
+    assert sorted(states(sweep).values()) == ["planned", "planned", "queued"]
+    sent, (queued,) = len(read_journals(sweep)), [array for array in read_journals(sweep) if array.is_sent]
+    assert dispatch(["cancel", str(sweep.path), "--all"]) == 0
+    assert set(states(sweep).values()) == {"cancelled"}
+    slurm.most = 100
+    dispatch(["reconcile", str(sweep.path)])
+    assert slurm.cancelled[-1] == f"{queued.job_id}_0" and len(read_journals(sweep)) == sent
