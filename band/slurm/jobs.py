@@ -241,7 +241,8 @@ def unix_time(text: str) -> float | None:
 
 def _start_text(since_t: float | None) -> str:
     """Return the start of the accounts' window; without one sacct takes last midnight where no ids are given."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since_t or 0))
+    # A time still to come, as another machine's clock may give it, is refused.
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(since_t or 0, time.time())))
 
 
 def _word(text: str) -> str:
