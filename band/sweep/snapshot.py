@@ -38,7 +38,8 @@ def _copy(package: Path, *, sweep: SweepDir) -> str:
     temporary = sweep.code / f".{secrets.token_hex(6)}.tmp"
     temporary.mkdir(parents=True)
     try:
-        shutil.copytree(package, temporary / package.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(package, temporary / package.name, ignore=ignored, ignore_dangling_symlinks=True)
         for path in temporary.rglob("*"):
             if path.is_file():
                 os.chmod(path, 0o444)

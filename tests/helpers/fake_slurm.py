@@ -82,9 +82,9 @@ class FakeSlurm:
         return ""
 
     def scontrol(self, state: dict[str, Any], argv: list[str]) -> str:
-        if argv[:2] == ["show", "config"]:
+        if argv[-2:] == ["show", "config"]:
             return f"MaxArraySize            = {self.longest}\nMaxJobCount             = 10000\n"
-        if argv[0] == "show":
+        if "show" in argv:
             return ""
         if argv[0] == "update":
             job_id, most = (word.partition("=")[2] for word in argv[1:])

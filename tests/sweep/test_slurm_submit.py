@@ -73,7 +73,8 @@ def check_nothing_is_twice_and_nothing_forgotten(sweep: SweepDir, slurm: FakeSlu
         assert queue[array.job_id]["tasks"] == len(array.tasks)
         folder = sweep.submission(array.submission) / "submitit"
         assert all((folder / f"{array.job_id}_{n}_submitted.pkl").exists() for n in range(len(array.tasks)))
-        assert [job for job in queue.values() if job["name"] == f"{array.token}-closing"]
+        closing = [job_id for job_id, job in queue.items() if job["name"] == f"{array.token}-closing"]
+        assert closing == [array.closing_job_id]
     sent = [task for array in arrays for task in array.tasks]
     planned = [task for _, tasks in planned_tasks(read_intents(sweep), read_journals(sweep)) for task in tasks]
     members = {task: runs for intent in read_intents(sweep) for task, runs in intent.tasks.items()}
