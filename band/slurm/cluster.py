@@ -14,10 +14,10 @@ from pathlib import Path
 
 from band.slurm.command import SlurmError, ask, run
 from band.slurm.jobs import key_values
+from band.slurm.options import count_gpus
 from band.slurm.units import UNLIMITED, time_s
 
 _SETTING = re.compile(r"^(\w+)(?:\[\d+\])?\s*= (.*)$", re.MULTILINE)
-_GPUS = re.compile(r"gres/gpu=(\d+)")
 _EXPECTED = re.compile(r"to start at (\S+) using (\d+) processors on nodes (\S+) in partition (\S+)")
 _ACCOUNTS = "account,partition,qos,defaultqos,maxsubmit,grpsubmit,maxjobs,maxwall"
 _QOS = "name,maxsubmitpu,maxsubmitpa,grpsubmit,maxjobspu,maxwall"
@@ -126,7 +126,7 @@ def partitions(*, timeout_s: float = 20.0) -> tuple[Partition, ...] | None:
 
 def nodes(*, timeout_s: float = 20.0) -> tuple[Node, ...] | None:
     """Return all nodes that one may see, None where they are hidden."""
-    rows = _rows("node", key="NodeName", timeout_s=timeout_s)
+    rows = _rows("node", "--detail", key="NodeName", timeout_s=timeout_s)
     return None if rows is None else tuple(_node(row) for row in rows)
 
 
@@ -156,9 +156,9 @@ def expected_start(script: Path | str, *options: str, timeout_s: float = 20.0) -
     return None
 
 
-def _rows(what: str, *, key: str, timeout_s: float) -> list[dict[str, str]] | None:
+def _rows(what: str, *options: str, key: str, timeout_s: float) -> list[dict[str, str]] | None:
     try:
-        text = run(["scontrol", "show", what, "--oneliner"], timeout_s=timeout_s)
+        text = run(["scontrol", "--oneliner", *options, "show", what], timeout_s=timeout_s)
     except SlurmError as error:
         if error.kind == "refused":
             return None
@@ -182,10 +182,6 @@ def _partition(row: Mapping[str, str]) -> Partition:
 
 
 def _node(row: Mapping[str, str]) -> Node:
-    def gpus(key: str) -> int:
-        match = _GPUS.search(row.get(key, ""))
-        return int(match[1]) if match else 0
-
     return Node(
         name=row["NodeName"],
         state=row.get("State", ""),
@@ -193,8 +189,8 @@ def _node(row: Mapping[str, str]) -> Node:
         cpus=_number(row.get("CPUEfctv", "")) or _number(row.get("CPUTot", "")) or 0,
         cpus_taken=_number(row.get("CPUAlloc", "")) or 0,
         memory_bytes=(_number(row.get("RealMemory", "")) or 0) * 2**20,
-        gpus=gpus("CfgTRES"),
-        gpus_taken=gpus("AllocTRES"),
+        gpus=count_gpus(row.get("Gres", "")),  # CfgTRES counts GPUs only where accounts are kept of them
+        gpus_taken=count_gpus(row.get("GresUsed", "")),
         features=_word(row.get("ActiveFeatures", "")),
         partitions=tuple(name for name in row.get("Partitions", "").split(",") if name),
     )

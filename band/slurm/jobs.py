@@ -58,7 +58,7 @@ _ACCOUNT_FIELDS = {
     "name": "JobName",
 }
 _TASKS = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
-_SHOWN_KEY = re.compile(r"(?:^| )([A-Za-z][A-Za-z0-9_/:.&]*)=")
+_SHOWN_KEY = re.compile(r"(?:^| )([A-Z][A-Za-z0-9_/:.&]*)=")
 
 
 @dataclass(frozen=True, kw_only=True)

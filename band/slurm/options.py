@@ -241,8 +241,12 @@ def num_gpus(options: Mapping[str, Value]) -> int:
     for name in _GPUS:
         if name in options:
             return sum(int(item.rpartition(":")[2]) for item in options[name].value.split(","))
-    gres = _items(options["gres"].value) if "gres" in options else []
-    counts = [re.sub(r"\(.*\)", "", item).rpartition(":")[2] for item in gres if _is_gpu(item)]
+    return count_gpus(options["gres"].value) if "gres" in options else 0
+
+
+def count_gpus(resources: str) -> int:
+    """Return the GPUs in a list of generic resources: "gpu:a100:2(S:0-1),gpu:1", "gres:gpu:1,shard:4"."""
+    counts = [re.sub(r"\(.*\)", "", item).rpartition(":")[2] for item in _items(resources) if _is_gpu(item)]
     return sum(int(count) if count.isdecimal() else 1 for count in counts)
 
 

@@ -8,7 +8,10 @@ import re
 from dataclasses import dataclass
 
 from band.slurm.command import SlurmError, run
+from band.slurm.jobs import SEPARATOR
+from band.slurm.options import count_gpus
 
+_FIELDS = ("NumCPUs", "tres-alloc", "tres-per-node", "tres-per-job", "tres-per-task")
 _GPUS = re.compile(r"gres/gpu=(\d+)")
 
 
@@ -37,11 +40,17 @@ def own_use(*, timeout_s: float = 20.0) -> Use:
     Raises:
         SlurmError: squeue failed.
     """
-    fields = "NumCPUs:12,tres-alloc:400"
-    argv = ["squeue", "--noheader", "--states=RUNNING", f"--user={os.getuid()}", f"--Format={fields}"]
-    rows = [line.split(maxsplit=1) for line in run(argv, timeout_s=timeout_s).splitlines() if line.strip()]
-    gpus = [int(match[1]) for row in rows if (match := _GPUS.search(row[-1]))]
-    return Use(jobs=len(rows), cpus=sum(int(row[0]) for row in rows if row[0].isdigit()), gpus=sum(gpus))
+    columns = ",".join(f"{field}:{SEPARATOR}" for field in _FIELDS)
+    argv = ["squeue", "--all", "--noheader", "--states=RUNNING", f"--user={os.getuid()}", f"--Format={columns}"]
+    rows = [line.split(SEPARATOR) for line in run(argv, timeout_s=timeout_s).split("\n") if line]
+    cpus = sum(int(row[0]) for row in rows if row[0].isdigit())
+    return Use(jobs=len(rows), cpus=cpus, gpus=sum(_gpus(*row[1:5]) for row in rows))
+
+
+def _gpus(taken: str, *asked: str) -> int:
+    """Return a job's GPUs as counted, or, on a cluster that does not count them, as asked for."""
+    match = _GPUS.search(taken)
+    return int(match[1]) if match else sum(count_gpus(text) for text in asked)
 
 
 def shares(*, timeout_s: float = 20.0) -> list[Share]:

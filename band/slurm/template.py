@@ -63,8 +63,7 @@ def templates(here: Path) -> dict[str, Path]:
 
 
 def _folders(here: Path) -> tuple[Path, ...]:
-    package = Path(__file__).parents[1]
-    return here / FOLDER, config_folder() / FOLDER, package / FOLDER, package.parent / FOLDER
+    return here / FOLDER, config_folder() / FOLDER, Path(__file__).parents[1] / FOLDER
 
 
 def _places(here: Path) -> str:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from slurm_lab.lab import Lab
 
-from band.slurm import jobs
+from band.slurm import cluster, jobs
 from band.slurm.command import SlurmError, environment, failure, job_environment, run
 
 SOCKET = "slurm_persist_conn_open_without_init: failed to open persistent connection to host:127.0.0.1:20002"
@@ -138,14 +138,14 @@ def kind_of(call: Callable[[], object]) -> str:
 
 
 def test_a_controller_and_a_database_that_are_down_are_unreachable_until_they_are_back(lab: Lab) -> None:
-    calls = (lambda: run(["sbatch", "--wrap", "true"]), jobs.queued, lambda: jobs.accounted(["1"]))
+    calls = (lambda: run(["sbatch", "--wrap", "true"]), jobs.queued, cluster.limits, lambda: jobs.accounted(["1"]))
     lab.stop_controller()
     lab.stop_dbd()
     with ThreadPoolExecutor() as pool:  # each gives up after nine seconds
-        assert list(pool.map(kind_of, calls)) == ["unreachable"] * 3
+        assert list(pool.map(kind_of, calls)) == ["unreachable"] * 4
     lab.start_dbd()
     lab.start_controller()
-    assert [kind_of(call) for call in calls[1:]] == ["", ""]
+    assert [kind_of(call) for call in calls[1:]] == ["", "", ""]
 
 
 def test_without_accounting_the_accounts_say_so_and_the_queue_knows_how_jobs_ended(lab_without_accounting: Lab) -> None:
