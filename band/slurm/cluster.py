@@ -18,6 +18,7 @@ from band.slurm.options import count_gpus
 from band.slurm.units import UNLIMITED, time_s
 
 _SETTING = re.compile(r"^(\w+)(?:\[\d+\])?\s*= (.*)$", re.MULTILINE)
+_WHO = re.compile(r" \[[^]]*@[^]]*\]$")  # set a node's state, and when
 _EXPECTED = re.compile(r"to start at (\S+) using (\d+) processors on nodes (\S+) in partition (\S+)")
 _ACCOUNTS = "account,partition,qos,defaultqos,maxsubmit,grpsubmit,maxjobs,maxwall"
 _QOS = "name,maxsubmitpu,maxsubmitpa,grpsubmit,maxjobspu,maxwall"
@@ -185,7 +186,7 @@ def _node(row: Mapping[str, str]) -> Node:
     return Node(
         name=row["NodeName"],
         state=row.get("State", ""),
-        reason=_word(row.get("Reason", "")),
+        reason=_word(_WHO.sub("", row.get("Reason", ""))),
         cpus=_number(row.get("CPUEfctv", "")) or _number(row.get("CPUTot", "")) or 0,
         cpus_taken=_number(row.get("CPUAlloc", "")) or 0,
         memory_bytes=(_number(row.get("RealMemory", "")) or 0) * 2**20,

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from band.errors import SchedulerError
 # All that Slurm's commands and daemons read from, or leave in, the environment; what a user or an outer job
 # has there must not change a request.
 STRAY = re.compile(r"(SLURM|SLURMD|SLURM_STEP|SBATCH|SQUEUE|SACCT|SACCTMGR|SALLOC|SRUN|SINFO|SCONTROL|SPRIO|SSHARE)_")
+LOOK_S = 0.25  # between two looks at what a command that goes on has said
 KEPT = ("SLURM_CONF", "SLURM_JWT")  # where the cluster is, and who is asking: neither changes a job
 
 # Read on Slurm 22.05, in the library's list of errors. A request that was refused by a controller that answered did
@@ -31,6 +33,8 @@ _UNREACHABLE = re.compile(
 )
 _PREFIX = re.compile(r"^(?:s[a-z]+: )?(?:error: |fatal: )?(?:slurm_\w+(?: error)?: )?")
 _NO_CLUSTER = re.compile(r"establish a configuration source|Unable to process configuration|/slurm\.conf: No such file")
+_FULL = re.compile(r"(?:unable to accept job|job queue full), sleeping and retrying")
+_FULL_REMEDY = "the controller's queue is full (MaxJobCount), with the jobs of all users; try again later"
 _NO_ACCOUNTING = re.compile(r"accounting storage is disabled|not running a supported accounting_storage plugin")
 _REMEDIES = (
     (r"[Ii]nvalid partition", "`band-sweep cluster` lists the partitions; give one with --partition"),
@@ -108,23 +112,42 @@ def ask(argv: Sequence[str], *, timeout_s: float = 20.0) -> Answer:
         SlurmError: it is absent, does not answer in time, or ends with another code than 0.
     """
     environ = job_environment() if argv[0] == "sbatch" else environment()
+    pipe, none = subprocess.PIPE, subprocess.DEVNULL
     try:
-        done = subprocess.run(
-            argv,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout_s,
-        )
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{argv[0]} did not answer within {timeout_s:g} s", kind="timeout") from None
+        process = subprocess.Popen(argv, env=environ, stdin=none, stdout=pipe, stderr=pipe)
     except OSError as error:
         raise SlurmError(f"{argv[0]} cannot be run here ({error.strerror}): {_NO_SLURM}", kind="absent") from None
-    if done.returncode != 0:
-        raise failure(argv[0], words=done.stderr.strip() or done.stdout.strip(), code=done.returncode)
-    return Answer(done.stdout, done.stderr)
+    with process:
+        try:
+            output = _wait(process, command=argv[0], timeout_s=timeout_s)
+        except BaseException:
+            process.kill()
+            raise
+    answer = Answer(*(stream.decode("utf-8", "replace") for stream in output))
+    if process.returncode != 0:
+        raise failure(argv[0], words=answer.stderr.strip() or answer.stdout.strip(), code=process.returncode)
+    return answer
+
+
+def _wait(process: subprocess.Popen[bytes], *, command: str, timeout_s: float) -> tuple[bytes, bytes]:
+    """Return what a command prints until it ends.
+
+    Raises:
+        SlurmError: it does not end in time, or it is sbatch, was refused for a queue that is full, and tries again.
+    """
+    began = looked = time.monotonic()
+    while True:
+        try:
+            return process.communicate(timeout=min(LOOK_S, max(began + timeout_s - looked, 0.0)))
+        except subprocess.TimeoutExpired as error:
+            said = (error.stderr or b"").decode("utf-8", "replace").strip()
+        before, looked = looked, time.monotonic()
+        # It sleeps for a second before it asks again: until then nothing can have been queued.
+        if _FULL.search(said) and looked - before < 2 * LOOK_S:
+            raise SlurmError(f"{command}: {_shortened(said)}: {_FULL_REMEDY}", kind="refused")
+        if looked - began >= timeout_s:
+            words = f"; it said: {_shortened(said)}" if said else ""
+            raise SlurmError(f"{command} did not answer within {timeout_s:g} s{words}", kind="timeout")
 
 
 _NO_SLURM = "is this the login node of a cluster? Without one, `band-sweep submit NAME` runs on this machine"
@@ -136,7 +159,7 @@ def failure(command: str, *, words: str, code: int) -> SlurmError:
         return SlurmError(f"{command} was ended by {signal.Signals(-code).name} before it answered", kind="timeout")
     short = _shortened(words) or f"exit code {code}"
     if _NO_CLUSTER.search(words):
-        return SlurmError(f"{command} finds no cluster ({short}): set SLURM_CONF; {_NO_SLURM}", kind="absent")
+        return SlurmError(f"{command} finds no cluster: set SLURM_CONF; {_NO_SLURM}", kind="absent")
     if _NO_ACCOUNTING.search(words):
         return SlurmError(f"{command}: {short}", kind="refused", no_accounting=True)
     if _UNKNOWN.search(words):

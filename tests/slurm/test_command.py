@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from slurm_lab.lab import Lab
@@ -61,6 +64,25 @@ def test_a_command_that_a_signal_ended_may_have_done_its_work() -> None:
 def test_a_command_that_answers_too_late_may_have_done_its_work() -> None:
     with pytest.raises(SlurmError, match=r"did not answer within 0\.2 s") as caught:
         run(["sleep", "10"], timeout_s=0.2)
+    assert caught.value.kind == "timeout"
+
+
+def test_a_queue_that_is_full_is_a_refusal_as_long_as_sbatch_has_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\nsleep $WAIT\necho '{said}' >&2\nexec sleep 20\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("WAIT", "0.3")
+    with pytest.raises(SlurmError, match=r"the controller's queue is full \(MaxJobCount\)") as caught:
+        run(["sbatch", "job.sh"])
+    assert caught.value.kind == "refused"
+    monkeypatch.setenv("WAIT", "0")
+    busy = itertools.count(0.0, 0.7)  # a machine too busy to look in time
+    monkeypatch.setattr("band.slurm.command.time", SimpleNamespace(monotonic=lambda: next(busy)))
+    with pytest.raises(SlurmError, match="within 2 s; it said: Slurm temporarily unable") as caught:
+        run(["sbatch", "job.sh"], timeout_s=2.0)
     assert caught.value.kind == "timeout"
 
 
