@@ -12,7 +12,7 @@ import pytest
 from fake_task import FakeTask, children_of, kill, make_task, wait_for
 from fake_trainer import expected_state
 
-RUNS = {f"run{n}": {"epochs": 12 + 4 * n, "epoch_s": 0.004, "checkpoint_every": 3} for n in range(4)}
+RUNS = {f"run{n}": {"epochs": 12 + 4 * n, "epoch_s": 0.02, "checkpoint_every": 3} for n in range(4)}
 
 
 def step_of(line: str) -> tuple[str, int]:
