@@ -31,6 +31,7 @@ COMMANDS = {
         "band.cli.reconcile", "find what Slurm has of a sweep; adopt, release or drop what a submission left unfinished"
     ),
     "throttle": Command("band.cli.throttle", "change how many array tasks of a sweep run at once at Slurm"),
+    "rescue": Command("band.cli.rescue", "fetch finished runs from nodes that could not write home"),
     "collect": Command("band.cli.collect", "write the table of results, a row a run"),
     "report": Command("band.cli.report", "tables and figures of a sweep's results, LFADS beside BAND"),
     "cluster": Command("band.cli.cluster", "show partitions, free CPUs and GPUs, and one's own jobs and share"),

@@ -139,22 +139,6 @@ def is_over(claim: Claim) -> bool:
         return False
     try:
         with undisturbed():
-            return _has_ended(attempt.job_id, attempt.array_task, restart=attempt.restart)
+            return jobs.has_ended(attempt.job_id, attempt.array_task, restart=attempt.restart, timeout_s=ASK_S)
     except SlurmError:
         return False
-
-
-def _has_ended(job_id: str, array_task: int | None, *, restart: int) -> bool:
-    """Return whether Slurm says that a job, or its start number `restart`, is over; False if it knows nothing.
-
-    Raises:
-        SlurmError: it does not answer.
-    """
-    fields = jobs.show(job_id, array_task, timeout_s=ASK_S)
-    if fields:
-        state, restarts = fields.get("JobState", ""), fields.get("Restarts", "")
-        has_restarted = restarts.isdigit() and int(restarts) > restart and state != "COMPLETING"
-        return has_restarted or jobs.is_over(state)
-    label = job_id if array_task is None else f"{job_id}_{array_task}"
-    records = jobs.accounted([label], timeout_s=ASK_S)
-    return bool(records) and jobs.is_over(records[-1].state)

@@ -119,6 +119,7 @@ def _on_ended(fold: AttemptFold, event: Mapping[str, Any]) -> None:
 
 
 def _on_unsynced(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    fold.host = str(event.get("host", ""))
     fold.phases.update(dict.fromkeys(event["runs"], "finished"))
 
 

@@ -78,11 +78,6 @@ def slurm_says_over(attempt: Attempt) -> bool:
     if not attempt.job_id:
         return False
     try:
-        shown = jobs.show(attempt.job_id, attempt.array_task)
+        return jobs.has_ended(attempt.job_id, attempt.array_task, restart=attempt.restart)
     except SlurmError:
         return False
-    if not shown:
-        return True  # forgotten, which no job is that may still run
-    restarts = shown.get("Restarts", "")
-    is_later = restarts.isdigit() and int(restarts) > attempt.restart
-    return is_later or jobs.is_over(shown.get("JobState", "")) or shown.get("JobState") == "PENDING"

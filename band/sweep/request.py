@@ -128,14 +128,15 @@ def make_request(
     user = read_user_config()
     config = user.for_cluster(cluster)
     template = find_template(config.template or cluster, folder=user.path.parent if config.template else None)
-    where = f"{manifest.source}: submit"
+    source = manifest.source
+    where = f"{source}: submit"
     section = dict(manifest.options.get("submit") or {})
     own = {key: section.pop(key) for key in OWN if key in section}
     layers: list[tuple[str, Mapping[str, object]]] = [
         (f"template {template.path}", template.sbatch),
         (str(user.path), {"wckey": config.wckey} if config.wckey else {}),
         *user.layers(cluster),
-        (f"{manifest.source}: cluster", _of_file(manifest)[1]),
+        (f"{source}: cluster", _of_file(manifest)[1]),
         (where, _mapping(own.get("sbatch"), where=f"{where}.sbatch")),
         (where, section),
         (COMMAND_LINE, sbatch),
@@ -145,7 +146,7 @@ def make_request(
         template=template,
         sbatch=merge(layers),
         setup=(*template.setup, *_setup(config)),
-        policy=dict(read_policy((where, own.get("policy"))).retries),
+        policy=dict(read_policy((source, manifest.options.get("policy")), (where, own.get("policy"))).retries),
         max_parallel=max_parallel or _count(own.get("max_parallel"), where=where) or config.max_parallel,
         has_canary=has_canary or _flag(own.get("canary"), where=f"{where}.canary"),
         allow_versions=allow_versions
