@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
-from pathlib import Path
 
 import pytest
 from lab_sweep import SETTLE_S, make_lab_sweep, told
@@ -51,23 +48,6 @@ def test_what_lacks_memory_goes_on_in_halves_or_with_more_and_is_given_up_in_the
     assert [event["parts"] for event in sweep.events("split")] == [[["a"], ["b"]]]
     asked = {intent.runs: intent.options["sbatch"]["mem"] for intent in sweep.submissions()}
     assert asked == {("a", "b", "more", "too-much"): "250M", ("a", "b"): "250M", ("more", "too-much"): "375M"}
-
-
-def test_a_sweep_longer_than_arrays_and_submit_limits_allow_completes_unattended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if shutil.which("slurmdbd") is None or os.getuid() != 0:
-        pytest.skip("no Slurm here, or not root")
-    with Lab(tmp_path / "lab", settings={"MaxArraySize": 21}) as lab:
-        lab.set_limits(max_submit=10)
-        runs = [f"run-{number:02d}" for number in range(60)]
-        sweep = make_lab_sweep(lab, {run: {"epochs": 1} for run in runs}, monkeypatch=monkeypatch)
-        sweep.submit(*([run] for run in runs))
-        assert 0 < len(sweep.arrays()[0].tasks) < 10 and len(sweep.arrays()) == 1
-        sweep.wait_until_closed(timeout_s=240)
-        assert sweep.published() == runs, sweep.words()
-        assert sorted(sweep.epochs()) == [f"epoch {run} 0" for run in runs]  # each trained once
-        assert len(sweep.submissions()) == 1 and sum(len(array.tasks) for array in sweep.arrays()) == 60
 
 
 def test_a_closing_job_that_was_killed_is_made_good_by_the_next_submit(
