@@ -12,7 +12,7 @@ from band.cli.progress import Watch, plural
 from band.errors import SchedulerError
 from band.run_dir import SweepDir
 from band.sweep.manifest import find_sweep
-from band.sweep.rescue import Waiting, as_json, command_for, script_for, send, waiting
+from band.sweep.rescue import Waiting, as_json, command_for, give_up, script_for, send, waiting
 from band.sweep.schedulers import scheduler_for
 
 HELP = "fetch finished runs from nodes that could not write home"
@@ -21,6 +21,11 @@ HELP = "fetch finished runs from nodes that could not write home"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("sweep", metavar="NAME", help="name, folder or YAML file of a sweep")
+    parser.add_argument(
+        "--give-up",
+        action="store_true",
+        help="fetch nothing: the next submit trains these runs again from the checkpoint at home",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what waits where, and the job that would fetch it")
     parser.add_argument("--json", action="store_true", help="print what waits, and what was done, as JSON")
 
@@ -31,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     waits = waiting(Watch(sweep, scheduler=scheduler_for(sweep)).look())
     if args.dry_run:
         return _dry_run(sweep, waits, is_json=args.json)
-    done = [_rescue(sweep, entry) for entry in waits]
+    done = [_give_up(sweep, entry) if args.give_up else _rescue(sweep, entry) for entry in waits]
     if args.json:
         print_json([{**entry, **result} for entry, result in zip(as_json(waits), done, strict=True)])
     elif not waits:
@@ -39,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         for entry, result in zip(waits, done, strict=True):
             _report(entry, result)
-        print(f"next: band-sweep status {sweep.name}")
+        print(f"next: band-sweep {'submit' if args.give_up else 'status'} {sweep.name}")
     return 4 if any(result["problem"] for result in done) else 0
 
 
@@ -53,6 +58,11 @@ def _rescue(sweep: SweepDir, entry: Waiting) -> dict[str, Any]:
     except SchedulerError as error:
         return {"how": "", "problem": str(error)}
     return {"how": f"job {job}" if is_new else f"job {job}, which was queued before", "problem": ""}
+
+
+def _give_up(sweep: SweepDir, entry: Waiting) -> dict[str, Any]:
+    give_up(sweep, entry)
+    return {"how": "given up", "problem": ""}
 
 
 def _report(entry: Waiting, result: dict[str, Any]) -> None:

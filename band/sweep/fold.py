@@ -49,6 +49,11 @@ class AttemptFold:
         """Whether it is no attempt's own stream, but what a queue, a closing job or a rescue says of the task."""
         return self.attempt.startswith(("queue-", "closing-", "rescue-"))
 
+    @property
+    def is_rescue(self) -> bool:
+        """Whether it is what a rescue says: what it did not bring home is not on its node, or given up there."""
+        return self.attempt.startswith("rescue-")
+
     def failure(self, run: str) -> dict[str, str] | None:
         """Return why this attempt gave a run up, None if it did not."""
         return self.failures[run] if self.phases.get(run) == "failed" else None

@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from band.attempts import ended_here, release_for
+from band.attempts import Attempt, ended_here, release_for
 from band.errors import SchedulerError
 from band.files import write_atomic
-from band.run_dir import SweepDir
+from band.run_dir import EventWriter, SweepDir
 from band.slurm import cluster, jobs
 from band.slurm.command import run
 from band.sweep.fold import by_task
@@ -86,7 +86,8 @@ def _intent_of(sweep: SweepDir, waits: Waiting) -> Intent:
         where = f"on {waits.node}" if waits.node else "on a node that nobody knows"
         raise SchedulerError(
             f"{len(waits.runs)} runs wait {where}, which is not this machine and no node of a cluster that they were "
-            f"sent to; give the same command there, or train them again: band-sweep submit {sweep.name}"
+            f"sent to; give the same command there, or give them up with --give-up: the next submit then goes on from "
+            "what is home"
         )
     return intents[-1]
 
@@ -115,6 +116,21 @@ def send(sweep: SweepDir, waits: Waiting) -> tuple[str, bool]:
     return run(["sbatch", "--parsable", str(path)], timeout_s=TIMEOUT_S).strip().partition(";")[0], True
 
 
+def give_up(sweep: SweepDir, waits: Waiting) -> None:
+    """Note that these runs will not come from their node: from then on they count as unfinished, and may go on.
+
+    If they do come later, whichever is published first counts, and the other is kept aside.
+
+    Raises:
+        OSError: the sweep's folder cannot be written.
+    """
+    for task, runs in waits.tasks.items():
+        release_for(sweep.task(task).path, is_over=lambda claim: ended_here(claim) or slurm_says_over(claim.attempt))
+        events = EventWriter(sweep.event_file(task, attempt=f"rescue-{Attempt.current().name}"))
+        if not (events.write("missing", runs=runs) and events.write("ended", code=0)):
+            raise OSError(f"{events.path} cannot be written")
+
+
 def _check_up(sweep: SweepDir, waits: Waiting) -> None:
     nodes = {node.name: node for node in cluster.nodes() or ()}
     node = nodes.get(waits.node)
@@ -123,7 +139,7 @@ def _check_up(sweep: SweepDir, waits: Waiting) -> None:
         reason = f" ({node.reason})" if node and node.reason else ""
         raise SchedulerError(
             f"{waits.node} {state}{reason}, and {len(waits.runs)} finished runs wait there; once it is back give the "
-            f"same command again, or train them again from what is home: band-sweep submit {sweep.name}"
+            f"same command again, or give them up with --give-up: the next submit then goes on from what is home"
         )
 
 

@@ -251,7 +251,8 @@ class _View:
         if is_running and self._takes_part(run, task=task):
             return "running"
         if not (is_failed or is_cancelled or run.retired):
-            if scheduled.exit_code == HOME_UNWRITABLE and not word:
+            has_been_fetched = last is not None and last.is_rescue
+            if scheduled.exit_code == HOME_UNWRITABLE and not word and not has_been_fetched:
                 return "unsynced"
             if waits := self._waits(scheduled, has_begun=last is not None):
                 return waits

@@ -83,6 +83,11 @@ def test_runs_that_could_not_be_brought_home_are_fetched_from_their_node(
     assert sweep.submissions() == sweep.submissions()[:1]
     assert commands.main(["rescue", str(sweep.sweep.path)]) == 4
     assert f"{node.name} is" in capsys.readouterr().err  # drained: no job would start there
+    assert commands.main(["rescue", str(sweep.sweep.path), "--give-up"]) == 0
+    assert sweep.states() == {"a": "interrupted"}, "the next submit would train it again"
+    (given_up,) = sweep.sweep.events.glob("*.rescue-*.jsonl")
+    given_up.unlink()
+    assert sweep.states() == {"a": "unsynced"}
     node.repair()
     slurm_lab.update_node(node.name, "RESUME")
     slurm_lab.wait_for(slurm_lab.is_idle, timeout_s=60, what="the node")
