@@ -19,8 +19,9 @@ from band.sweep.manifest import read_manifest
 from band.sweep.pack import most_members
 from band.sweep.request import Request, make_request
 from band.sweep.schedulers import scheduler_for
-from band.sweep.slurm_plan import SlurmPlan, as_json, expected, free_bytes, make_plan, script_of, send
+from band.sweep.slurm_plan import SlurmPlan, as_json, expected, make_plan, script_of, send
 from band.sweep.slurm_submit import Fed
+from band.sweep.space import space
 from band.sweep.status import Survey, take_survey
 
 # What stands in the help; any other option of sbatch is given by --sbatch.
@@ -167,8 +168,9 @@ def plan_text(made: SlurmPlan, *, survey: Survey, sweep: SweepDir) -> str:
         if made.request.gpus:
             hours += f", {made.task_hours * made.request.gpus:.1f} GPU-hours"
         lines.append(f"about {duration(made.walltime_s)} if {made.plan.room.slots} run at once; {hours} in all")
+        home = space(sweep.path)
         lines.append(
-            f"{size(made.plan.home_bytes)} of results; {size(free_bytes(sweep.path))} free in {sweep.path.parent}"
+            f"{size(made.plan.home_bytes)} of results; {size(home.num_bytes)} {home.limit} in {sweep.path.parent}"
         )
     return "\n".join([*lines, *(f"warning: {line}" for line in made.warnings)])
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from band.attempts import read_claim, release_for
+from band.errors import BandError
 from band.files import canonical_json, create_exclusive, read_json_object, remove_stale_temporaries
 from band.run_dir import SweepDir, read_events
 from band.slurm import jobs
 from band.slurm.command import SlurmError
 from band.slurm.units import memory_bytes, memory_text
+from band.sweep.calibrate import learn_from_task
 from band.sweep.fold import AttemptFold, add_to_index, by_task, read_index
 from band.sweep.hold import slurm_says_over
 from band.sweep.journal import Array, append, read_journals, standing
@@ -31,6 +33,7 @@ from band.sweep.slurm_script import FOLDER
 from band.sweep.status import Survey, TaskState
 
 STREAM = "closing"  # a stream of its own, TASK.closing-SUBMISSION-ARRAY.jsonl
+MOST_LESSONS = 4  # tasks of an array whose speed is learned from: each takes a look at the whole manifest
 MEMORY_OPTIONS = ("mem", "mem-per-cpu", "mem-per-gpu")
 
 
@@ -116,6 +119,9 @@ class Closing:
         self._cancel(verdicts)
         self._forgive(verdicts)
         said = self._send_again(verdicts)
+        for task in sorted(set(tasks) - set(verdicts))[:MOST_LESSONS]:
+            with suppress(BandError, OSError, KeyError, TypeError):  # an estimate is not worth a failure
+                learn_from_task(self.sweep, task=task)
         self._index()
         self._tidy()
         append(self.sweep, self.array.submission, array=self.array.number, step="closed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from band.sweep.request import Request
 from band.sweep.slurm_script import array_text
 from band.sweep.slurm_submit import Fed, feed
 from band.sweep.snapshot import PACKAGE, take_snapshot, versions
+from band.sweep.space import space
 from band.sweep.status import Survey
 from band.sweep.submit import WANTED, Plan, packed_before, plan, write
 
@@ -108,8 +108,10 @@ def make_plan(
     costs = [*planned.new, *(packed_before(sweep, task, survey=survey) for task in planned.continued)]
     complete = with_defaults(request, tasks=costs, limits=queue.limits)
     warnings = warnings_of(complete, tasks=costs, limits=queue.limits)
-    if planned.home_bytes > (free := free_bytes(sweep.path)):
-        warnings.append(f"the results may take {planned.home_bytes} bytes, and {free} are free in {sweep.path.parent}")
+    home = space(sweep.path)
+    if planned.home_bytes > home.num_bytes:
+        where = f"{home.limit} in {sweep.path.parent}"
+        warnings.append(f"the results may take {planned.home_bytes} bytes, and {home.num_bytes} are {where}")
     return SlurmPlan(request=complete, plan=planned, costs=costs, queue=queue, warnings=warnings)
 
 
@@ -147,13 +149,6 @@ def expected(script: str) -> Start | str | None:
             return expected_start(path)
         except SlurmError as error:
             return str(error)
-
-
-def free_bytes(path: Path) -> int:
-    """Return what the disk of the nearest folder above has free."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
 
 
 def as_json(made: SlurmPlan) -> dict[str, Any]:
