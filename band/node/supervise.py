@@ -239,8 +239,8 @@ def child_environment(job: Job, *, source: str) -> dict[str, str]:
     """Return the trainer's environment: ours, this code first, as many threads as the task has, whence it reads."""
     threads = str(job.task.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    source = str(Path(band.__file__).resolve().parent.parent)
-    paths = [] if source in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")) else [source]
+    code = str(Path(band.__file__).resolve().parent.parent)
+    paths = [] if code in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")) else [code]
     paths += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     return {
         **os.environ,

@@ -109,7 +109,8 @@ class FakeTrainer:
     def train(self) -> int:
         self.load()
         self.send("started", runs=list(self.members), step=self.step)
-        print(f"training {', '.join(self.members)} from step {self.step}", flush=True)
+        source = os.environ.get("BAND_DATA_SOURCE", "nowhere")
+        print(f"training {', '.join(self.members)} from step {self.step}, reading from {source}", flush=True)
         while self.members:
             for run in self.members:
                 self.train_epoch(run)

@@ -54,7 +54,7 @@ def test_a_task_ends_with_every_run_published_once_and_nothing_left_but_the_clai
     assert [event["run"] for event in task.events("published")] == ["a", "b"]
     assert sorted(path.name for path in task.sweep.run("a").iterdir()) == ["metrics.csv", "outputs.h5", "result.json"]
     (log,) = task.sweep.logs.iterdir()
-    assert "training a, b from step 0" in log.read_text()
+    assert "training a, b from step 0, reading from scratch\n" in log.read_text()
 
 
 def test_calling_a_finished_task_again_trains_nothing(make: Any) -> None:
@@ -361,6 +361,7 @@ def test_a_scratch_that_cannot_be_used_is_replaced_by_home_and_said_aloud(
     (event,) = task.events("staged")
     assert event["source"] == "home" and "cannot be used" in event["reason"]
     assert "reads the recording from home" in capsys.readouterr().err
+    assert all("reading from home\n" in log.read_text() for log in task.sweep.logs.iterdir())
     assert [path.name for path in (task.sweep.path / ".scratch").rglob("*")] == ["data"]
 
 

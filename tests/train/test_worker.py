@@ -114,6 +114,16 @@ def test_a_trainer_killed_at_random_moments_ends_bit_identical(course, recording
         assert_same(finished(work / "runs" / run), undisturbed[run])
 
 
+@pytest.mark.parametrize("source", ["scratch", "home"])
+def test_the_recording_at_home_is_read_only_where_the_attempt_has_said_so(recording, tmp_path, monkeypatch, source):
+    monkeypatch.setenv("BAND_DATA_SOURCE", source)
+    task = write_task(tmp_path, recording, {"lfads": config(seed=1, train={"max_epochs": 1})})
+    worker = Worker(task, tmp_path / "work", recording, ["lfads"])
+    failures = [event for event in worker.events() if event["event"] == "failed"]
+    assert (worker.wait() == 0) == (source == "home")
+    assert [event["error"] for event in failures] == ([] if source == "home" else ["StageError"])
+
+
 def test_stop_saves_a_checkpoint_and_the_next_start_goes_on_from_it(undisturbed, recording, tmp_path):
     task = write_task(tmp_path, recording, runs(checkpoint_s=1e6))
     worker = Worker(task, tmp_path / "work", recording, list(runs()))
