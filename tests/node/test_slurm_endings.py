@@ -22,7 +22,7 @@ from band.files import append_line
 LONG = {"epochs": 60, "epoch_s": 0.25, "checkpoint_every": 5}
 ENDLESS = {**LONG, "epochs": 100_000}
 SHORT = {"epochs": 4, "epoch_s": 0.05}
-REAL_EPOCHS = {"preempted": 50, "warned": 50, "limited": 130, "other_versions": 1}
+REAL_EPOCHS = {"preempted": 50, "warned": 50, "limited": 170, "other_versions": 1}
 REAL_STEP_S = 0.1
 SEGFAULT = [2, int(signal.SIGSEGV)]
 
