@@ -1,4 +1,7 @@
-"""The real trainer with a pause after each step, so that a tiny run lasts long enough to be interrupted."""
+"""The real trainer with a pause after each step, so that a tiny run lasts long enough to be interrupted.
+
+$PACED_STEP_S is the pause; if $PACED_WHILE names a file, the trainer pauses only as long as that is there.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from typing import Any
 from band.train import session, worker
 
 PAUSE_S = float(os.environ["PACED_STEP_S"])
+WHILE = os.environ.get("PACED_WHILE")
 after_step = session._Session._after_step
 
 
 def after_step_and_pause(self: Any, population: Any) -> bool:
-    time.sleep(PAUSE_S)
+    if WHILE is None or os.path.exists(WHILE):
+        time.sleep(PAUSE_S)
     return after_step(self, population)
 
 

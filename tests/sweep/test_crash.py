@@ -23,6 +23,7 @@ from band.sweep.local import queue_claim
 
 SEED = 20
 KILLS = 20
+PACED_TRAINER = Path(__file__).parents[1] / "helpers" / "paced_trainer.py"
 MOST_FRUITLESS = {"trainer": 1, "supervisor": 2}  # more, without a checkpoint in between, count as a fault of the task
 SWEEP = """
 name: crash
@@ -59,7 +60,7 @@ class Killer:
 
     def kill_one(self) -> None:
         """Wait a random while and kill the queue, a supervisor or a trainer; the queue is started again before."""
-        if queue_claim(self.sweep.sweep) is None and not self.sweep.survey().is_complete:
+        if queue_claim(self.sweep.sweep) is None:
             self.sweep.band_sweep("submit", "--detach", "--jobs", "2")
         time.sleep(self.random.uniform(0.0, 1.6))
         victims = self._victims()
@@ -98,12 +99,9 @@ def test_kills_at_random_moments_change_no_result_and_repeat_no_step(tmp_path: P
     undisturbed = make(tmp_path / "undisturbed")
     undisturbed.band_sweep("submit", "--jobs", "2", timeout_s=120)
     sweep = make(tmp_path / "killed")
-    killer = Killer(sweep, seed=SEED)
-    while sum(killer.kills.values()) < KILLS and not sweep.survey().is_complete:
-        killer.kill_one()
+    kills = kill_while_it_trains(sweep, slow=tmp_path / "slow")
+    assert set(kills) == {"queue", "supervisor", "trainer"}
     finish(sweep)
-    print(f"killed: {dict(killer.kills)}; attempts: {len(sweep.events('claimed'))}")
-    assert sum(killer.kills.values()) == KILLS and set(killer.kills) == {"queue", "supervisor", "trainer"}
     assert_same_results(sweep, undisturbed)
     assert_no_step_repeated(sweep)
     published = Counter(event["run"] for event in sweep.events("published"))
@@ -111,6 +109,19 @@ def test_kills_at_random_moments_change_no_result_and_repeat_no_step(tmp_path: P
     assert not sweep.sweep.superseded.exists() and not any(sweep.sweep.incoming.iterdir())
     wait_for(lambda: not sweep.processes())
     assert not list(Path(sweep.environment["BAND_SCRATCH"]).glob("work/*/*")), "nothing may be left on scratch"
+
+
+def kill_while_it_trains(sweep: LocalSweep, *, slow: Path) -> Counter[str]:
+    """Kill so often at random moments, in a training that is slowed down until then: no machine is too quick for it."""
+    pace = {"BAND_TRAINER": f"{sys.executable} {PACED_TRAINER}", "PACED_STEP_S": "0.1", "PACED_WHILE": str(slow)}
+    slow.touch()
+    killer = Killer(LocalSweep(sweep.sweep, {**sweep.environment, **pace}), seed=SEED)
+    while sum(killer.kills.values()) < KILLS:
+        assert not sweep.survey().is_complete, f"over before its kills: {dict(killer.kills)}"
+        killer.kill_one()
+    slow.unlink()
+    print(f"killed: {dict(killer.kills)}; attempts: {len(sweep.events('claimed'))}")
+    return killer.kills
 
 
 def finish(sweep: LocalSweep) -> None:
