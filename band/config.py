@@ -49,6 +49,7 @@ class DataConfig:
     test_share: float = 0.2  # share of trials that are reported, where they are cut here
     split_seed: int = 0
     guard_trials: int = 1  # blocked: trials dropped on either side of a cut between blocks
+    missing: str = "refuse"  # NaN in counts or behaviour; mask: it stands for what was not observed
     group_key: str = ""  # grouped: dataset with one group label a trial, without its split prefix
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class DataConfig:
         _require(shares < 1, "data.valid_share + data.test_share", "below 1", shares)
         _require(self.guard_trials >= 0, "data.guard_trials", "at least 0", self.guard_trials)
         _require(self.bin_ms is None or self.bin_ms > 0, "data.bin_ms", "above 0", self.bin_ms)
+        _require(self.missing in ("refuse", "mask"), "data.missing", "refuse or mask", self.missing)
         grouped = self.split != "grouped" or bool(self.group_key)
         _require(grouped, "data.group_key", "given where data.split is grouped", self.group_key)
 

@@ -32,6 +32,7 @@ LEGACY: dict[str, Any] = {
     "data.split_seed": 0,
     "data.guard_trials": 1,
     "data.group_key": "",
+    "data.missing": "refuse",
     "arch.ic_enc_seq_len": 0,
     "arch.ic_enc_dim": 64,
     "arch.ci_enc_dim": 64,

@@ -69,7 +69,11 @@ class GoldenCase:
             reconstruction=RECONSTRUCTIONS[meta["reconstruction"]],
             readin_dim=config["encod_data_dim"] if "param/readin.0.weight" in self.arrays else 0,
             readin="fixed",
-            **({"gamma_loc": 0.02, "gamma_scale_prior": 1.0, "gamma_scale_penalty": 0.1} if "param/recon.0.scale" in self.arrays else {}),
+            **(
+                {"gamma_loc": 0.02, "gamma_scale_prior": 1.0, "gamma_scale_penalty": 0.1}
+                if "param/recon.0.scale" in self.arrays
+                else {}
+            ),
         )
 
     @property
