@@ -49,7 +49,10 @@ class DataConfig:
     test_share: float = 0.2  # share of trials that are reported, where they are cut here
     split_seed: int = 0
     guard_trials: int = 1  # blocked: trials dropped on either side of a cut between blocks
-    missing: str = "refuse"  # NaN in counts or behaviour; mask: it stands for what was not observed
+    missing: str = "auto"  # NaN in counts or behaviour; mask: not observed; auto: refused unless the file declares it
+    heldout_share: float = 0.0  # share of neurons hidden from the encoders and predicted all the same: co-bps
+    heldout_seed: int = 0  # draws them
+    forward_bins: int = 0  # last bins, hidden from the encoders and predicted all the same: fp-bps
     group_key: str = ""  # grouped: dataset with one group label a trial, without its split prefix
 
     def __post_init__(self) -> None:
@@ -62,7 +65,10 @@ class DataConfig:
         _require(shares < 1, "data.valid_share + data.test_share", "below 1", shares)
         _require(self.guard_trials >= 0, "data.guard_trials", "at least 0", self.guard_trials)
         _require(self.bin_ms is None or self.bin_ms > 0, "data.bin_ms", "above 0", self.bin_ms)
-        _require(self.missing in ("refuse", "mask"), "data.missing", "refuse or mask", self.missing)
+        _require(self.missing in ("auto", "mask"), "data.missing", "auto or mask", self.missing)
+        _require(0 <= self.heldout_share < 1, "data.heldout_share", "in [0, 1)", self.heldout_share)
+        _require(self.heldout_seed >= 0, "data.heldout_seed", "at least 0", self.heldout_seed)
+        _require(self.forward_bins >= 0, "data.forward_bins", "at least 0", self.forward_bins)
         grouped = self.split != "grouped" or bool(self.group_key)
         _require(grouped, "data.group_key", "given where data.split is grouped", self.group_key)
 

@@ -80,7 +80,7 @@ def check_support(
     path: Path,
     where: Callable[[int], str],
     likelihood: str = "poisson",
-    missing: str = "refuse",
+    missing: str = "auto",
 ) -> None:
     """Check that `values` (trial, bin, neuron) lie in the support of `likelihood`.
 
@@ -99,7 +99,7 @@ def check_support(
     _check_each(values, holds, f"{support.rule} ({likelihood})", f"{support.remedy}; {MASK}", path, where)
 
 
-def check_finite(values: np.ndarray, *, path: Path, where: Callable[[int], str], missing: str = "refuse") -> None:
+def check_finite(values: np.ndarray, *, path: Path, where: Callable[[int], str], missing: str = "auto") -> None:
     """Check that every value of a numeric array is finite; `missing`="mask" lets NaN pass.
 
     Raises:
@@ -110,7 +110,7 @@ def check_finite(values: np.ndarray, *, path: Path, where: Callable[[int], str],
 
 
 def _or_missing(holds: Callable[[np.ndarray], np.ndarray], missing: str) -> Callable[[np.ndarray], np.ndarray]:
-    return holds if missing == "refuse" else lambda values: holds(values) | np.isnan(values)
+    return holds if missing != "mask" else lambda values: holds(values) | np.isnan(values)
 
 
 def in_blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -36,6 +36,7 @@ class Recording:
         has_inds: whether "inds" is the file's own; else it is the trial's place in the pool.
         left_out: names in the file that are no array a trial in every split, and were left alone.
         session: name of the group of the file that holds this session; empty where the file holds one alone.
+        neurons: (N',), the file's column of each reconstructed neuron where they were put in another order, else None.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Recording:
     has_inds: bool = False
     left_out: tuple[str, ...] = ()
     session: str = ""
+    neurons: np.ndarray | None = None
 
     @property
     def num_trials(self) -> int:
@@ -62,7 +64,7 @@ def open_recording(
     *,
     bin_ms: float | None = None,
     likelihood: str | None = "poisson",
-    missing: str = "refuse",
+    missing: str = "auto",
     resident_bytes: int = RESIDENT_BYTES,
 ) -> Recording:
     """Return the checked trials of an HDF5 file that holds one recording session; see `open_sessions`.
@@ -82,7 +84,7 @@ def open_sessions(
     *,
     bin_ms: float | None = None,
     likelihood: str | None = "poisson",
-    missing: str = "refuse",
+    missing: str = "auto",
     resident_bytes: int = RESIDENT_BYTES,
 ) -> tuple[Recording, ...]:
     """Return the checked trials of every recording session of an HDF5 file in the layout of lfads-torch.
@@ -94,7 +96,8 @@ def open_sessions(
         bin_ms: width of a time bin; None takes the file's attribute `bin_ms`, where it has one.
         likelihood: whose support the reconstructed data must lie in, a key of `checks.SUPPORTS`; None: values
             are not looked at, as an inspection of a file that may be bad needs it.
-        missing: "refuse" NaN, or "mask": in counts and behaviour it stands for what was not observed.
+        missing: whether NaN in counts and behaviour stands for what was not observed ("mask"), or is refused; "auto"
+            refuses it unless the file's attribute `missing` is "mask".
         resident_bytes: above this size in sum, arrays are memory-mapped from an unnamed file on scratch
             ($BAND_SCRATCH), which vanishes with the process however it ends.
 
@@ -104,6 +107,8 @@ def open_sessions(
     path = Path(path)
     with open_hdf5(path) as file:
         width = bin_ms if bin_ms is not None else _bin_ms(file, path)
+        with reading(path, "its attributes"):
+            missing = "mask" if str(file.attrs.get("missing", "")) == "mask" else missing
         sessions = _by_session(datasets(file, path))
         each = resident_bytes // len(sessions)
         recordings = tuple(
@@ -150,7 +155,7 @@ def _read_session(
     )
 
 
-def check_values(recording: Recording, *, likelihood: str = "poisson", missing: str = "refuse") -> None:
+def check_values(recording: Recording, *, likelihood: str = "poisson", missing: str = "auto") -> None:
     """Check the values of a recording: finite, in the likelihood's support, no trial in two shipped splits.
 
     Args:
@@ -166,7 +171,7 @@ def check_values(recording: Recording, *, likelihood: str = "poisson", missing: 
         if key == "recon_data":
             check_support(values, path=recording.path, where=where, likelihood=likelihood, missing=missing)
         elif key in RANKS and values.dtype.kind == "f":
-            may_miss = missing if key in MAY_MISS else "refuse"
+            may_miss = missing if key in MAY_MISS else "auto"
             check_finite(values, path=recording.path, where=where, missing=may_miss)
     if not any(np.nan_to_num(block).any() for _, block in in_blocks(recording.arrays["recon_data"])):
         raise DataError(f"{recording.path}: recon_data must hold at least one count above 0, found none in any trial")

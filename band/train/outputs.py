@@ -272,6 +272,8 @@ def _write_session(
     group: h5py.Group, source: Posterior, session: SessionTrials, place: int, wanted: tuple[str, ...]
 ) -> None:
     arrays = session.recording.arrays
+    if session.recording.neurons is not None:
+        group["neurons"] = session.recording.neurons
     for name, rows in _rows(session, place).items():
         chosen = source.index[rows]
         group[f"{name}_inds"] = np.asarray(arrays["inds"])[chosen]

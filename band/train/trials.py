@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from band.config import RunConfig
+from band.data.holdout import hold_out
 from band.data.recording import Recording, open_sessions
 from band.data.splits import Split, make_split
 from band.errors import ConfigError, DataError
@@ -41,6 +42,7 @@ class SessionTrials:
     def place(recording: Recording, configs: Sequence[RunConfig], *, device: torch.device) -> SessionTrials:
         """Return the session for members of these configurations."""
         known = {config.data: make_split(recording, config.data) for config in configs}
+        recording = hold_out(recording, configs[0].data)
         arrays, dtype = recording.arrays, getattr(torch, configs[0].train.dtype)
 
         def held(key: str) -> tuple[Tensor | None, Tensor | None]:
