@@ -186,6 +186,9 @@ class TrainConfig:
     valid_samples: int = 1  # posterior draws that the validation loss averages over
     posterior_samples: int = 50  # draws behind the posterior means of the outputs
     checkpoint_s: float = 60.0  # seconds between checkpoints
+    start_from: str = ""  # folder of a trained run whose parameters are taken where name and shape agree
+    start_sha256: str = ""  # of its model.pt: what is meant, wherever it lies
+    trains: str = "all"  # session: read-in and read-out alone, all else stays as it is
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -196,6 +199,9 @@ class TrainConfig:
         _require(0 < self.smooth <= 1, "train.smooth", "in (0, 1]", self.smooth)
         _require(self.loss_scale > 0, "train.loss_scale", "above 0", self.loss_scale)
         _require(self.kl_co_reduce in ("sum", "mean"), "train.kl_co_reduce", "sum or mean", self.kl_co_reduce)
+        _require(self.trains in ("all", "session"), "train.trains", "all or session", self.trains)
+        is_given = bool(self.start_from) == bool(self.start_sha256)
+        _require(is_given, "train.start_sha256", "given where train.start_from is, and only there", self.start_sha256)
         _require(self.checkpoint_s >= 0, "train.checkpoint_s", "at least 0", self.checkpoint_s)
         _require(self.dtype in ("float32", "float64"), "train.dtype", "float32 or float64", self.dtype)
 

@@ -12,7 +12,7 @@ from band.errors import DataError
 
 
 def hold_out(recording: Recording, config: DataConfig) -> Recording:
-    """Return the recording with `data.heldout_share` of the encoded neurons and the last `data.forward_bins` bins hidden.
+    """Return the recording with `data.heldout_share` of the neurons and the last `data.forward_bins` bins hidden.
 
     Neurons stand in the order: seen, held out here (drawn by `data.heldout_seed`), held out by the file. `neurons` of
     the result tells the file's column of each.

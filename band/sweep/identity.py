@@ -17,6 +17,7 @@ _NEVER = object()  # equal to no value
 UNHASHED = {
     "data.path": "only what a recording holds counts, not where it lies",
     "output.level": "it decides what is kept of a run, not what the run learns",
+    "train.start_from": "only what the run to start from holds counts, not where it lies",
     "train.checkpoint_s": "it decides how often a run is saved, not what it learns",
 }
 
@@ -104,6 +105,8 @@ LEGACY: dict[str, Any] = {
     "train.valid_samples": 1,
     "train.posterior_samples": 50,
     "train.dtype": "float32",
+    "train.start_sha256": "",
+    "train.trains": "all",
     "seed": 0,
 }
 

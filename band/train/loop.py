@@ -22,6 +22,7 @@ from band.train.noise import NoiseSource, Rates
 from band.train.optimiser import AdamWSettings, adamw_step_, clip_gradient_
 from band.train.population import COLUMNS, TRAIN_TERMS, Population
 from band.train.schedule import monitored
+from band.train.start import trained_columns
 from band.train.trials import Trials
 
 L2_ROOMS = ("ic_enc", "ci_enc", "gen", "con")
@@ -53,6 +54,8 @@ class Loop:
         self._arch, self._train = config.arch, config.train
         self._device = population.params.flat.device
         self._dtype = population.params.flat.dtype
+        trained = trained_columns(config, population.params.shapes)
+        self._trained = None if trained is None else trained.to(self._device, self._dtype)
         self._prepare()
 
     def step(self) -> list[int]:
@@ -66,6 +69,8 @@ class Loop:
             kl_ramp=self._kl_ramp, l2_ramp=self._l2_ramp, noise=noise,
         )  # fmt: skip
         gradient = population.params.gradient(terms.loss)
+        if self._trained is not None:
+            gradient *= self._trained
         norm = clip_gradient_(gradient, bound=fixed.settings.grad_clip)
         population.step += 1
         diverged = self._find_diverged(latents, terms, gradient, norm)
@@ -73,6 +78,7 @@ class Loop:
         adamw_step_(
             population.params.flat, gradient, population.moments,
             step=population.step, lr=self._lr, decay_ramp=self._l2_ramp, settings=fixed.settings,
+            trained=self._trained,
         )  # fmt: skip
         self._add(terms, norm)
         return self._completed(diverged)

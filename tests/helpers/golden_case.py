@@ -27,8 +27,8 @@ RECONSTRUCTIONS = {
     "MSE": "mse",
 }  # fmt: skip
 ARCH_FIELDS = (
-    "ic_enc_seq_len", "ic_post_var_min", "cell_clip", "ic_enc_dim", "ci_enc_dim", "ci_lag", "causal_con", "con_dim", "co_dim", "ic_dim",
-    "gen_dim", "fac_dim",
+    "ic_enc_seq_len", "ic_post_var_min", "cell_clip", "ic_enc_dim", "ci_enc_dim", "ci_lag", "causal_con", "con_dim",
+    "co_dim", "ic_dim", "gen_dim", "fac_dim",
 )  # fmt: skip
 
 

@@ -44,7 +44,8 @@ def draw_everything(arch: Arch, ext_dim: int, generator: torch.Generator) -> tup
     weight = torch.ones(M, B, dtype=F64)
     weight[1, -2:] = 0
     batch = Batch(
-        encod=(recon,), recon=(recon,), weight=weight, behavior=normal(M, B, T, K), recon_constant=count_constant(recon),
+        encod=(recon,), recon=(recon,), weight=weight, behavior=normal(M, B, T, K),
+        recon_constant=count_constant(recon),
         ext_input=normal(M, B, T, ext_dim) if ext_dim else None,
     )  # fmt: skip
     control = arch.ci_enc_dim * (1 if arch.causal_con else 2) + arch.fac_dim

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny import config, make_loop, train, write_recording
 
-from band.train.population import COLUMNS, Population
 from band.model.params import derived_generator
+from band.train.population import COLUMNS, Population
 from band.train.trials import spread, steps_per_epoch
 
 
