@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from band.data.checks import RANKS, Layout, Spec, check_finite, check_layout, check_support
+from band.data.checks import MAY_MISS, RANKS, Layout, Spec, check_finite, check_layout, check_observed, check_support
 from band.data.hdf5 import SPLIT_NAMES, blocks, datasets, open_hdf5, reading, split_of
 from band.data.overlap import check_no_shared_trials
 from band.errors import DataError
@@ -29,7 +29,8 @@ class Recording:
         arrays: by key without its split's prefix, first axis the n pooled trials: "encod_data" (n, T, N) and
             "recon_data" (n, R, N') counts, and where the file has them "behavior" (n, T or R, K), "ext_input",
             "truth" (n, R, N') expected counts a bin, "cond" (n,), any other array a trial, and always "inds" (n,).
-            Numbers are float32 where a trial has many. Read-only.
+            Numbers are float32 where a trial has many; NaN marks missing counts and behaviour. Read-only. A chopped
+            recording (`band.data.chop`) has "segment" (n,) and "window_start" (n,), which tell what overlaps.
         origin_split: (n,), the split the file ships the trial in.
         origin_index: (n,), its place within that split.
         has_inds: whether "inds" is the file's own; else it is the trial's place in the pool.
@@ -102,7 +103,7 @@ def open_recording(
 
 
 def check_values(recording: Recording, *, likelihood: str = "poisson") -> None:
-    """Check the values of a recording: finite, in the likelihood's support, no trial in two shipped splits.
+    """Check the values of a recording: finite or missing, in the likelihood's support, no trial in two shipped splits.
 
     Raises:
         DataError: a rule is broken.
@@ -112,8 +113,10 @@ def check_values(recording: Recording, *, likelihood: str = "poisson") -> None:
         if key == "recon_data":
             check_support(values, path=recording.path, where=where, likelihood=likelihood)
         elif key in RANKS and values.dtype.kind == "f":
-            check_finite(values, path=recording.path, where=where)
-    if not recording.arrays["recon_data"].any():
+            check_finite(values, path=recording.path, where=where, may_miss=key in MAY_MISS)
+        if key == "encod_data":
+            check_observed(values, path=recording.path, where=where)
+    if not (recording.arrays["recon_data"] > 0).any():
         raise DataError(f"{recording.path}: recon_data must hold at least one count above 0, found none in any trial")
     shipped = {split: np.flatnonzero(recording.origin_split == split) for split in SPLIT_NAMES}
     check_no_shared_trials(
