@@ -89,6 +89,7 @@ def write_hdf5(
     attributes: Mapping[str, str | float],
     replace: bool = True,
     check: Callable[[Path], object] | None = None,
+    on_step: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> None:
     """Write arrays under their names into a new file, whole or not at all, compressed where that pays.
 
@@ -98,17 +99,20 @@ def write_hdf5(
         attributes: of the file.
         replace: whether a file of that name gives way.
         check: called with the file before it gets its name, raises a DataError if it must not.
+        on_step: called with each name before it is written, its number from 0, and how many there are.
 
     Raises:
         DataError: the folder cannot be written to or has no room, `path` is there and must not be replaced, or `check`
             found something.
     """
+    assert all("/" not in name for name in arrays), "names of groups are for the caller to replace"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, replace=replace) as temporary:
             with h5py.File(temporary, "w") as file:
                 file.attrs.update(attributes)
-                for name in sorted(arrays):
+                for number, name in enumerate(sorted(arrays)):
+                    on_step(name, number, len(arrays))
                     _write_one(file, name, arrays[name])
             if check is not None:
                 _check_as(check, temporary, path)

@@ -83,7 +83,7 @@ def open_recording(
         keys = list(layout["train"])
         on_disk = _pooled_bytes(layout) > resident_bytes
         arrays = {key: _pool(found, key, layout, path, on_disk=on_disk) for key in keys}
-        width = bin_ms if bin_ms is not None else _bin_ms(file, path)
+        width = bin_ms if bin_ms is not None else file_bin_ms(file, path)
     counts = {split: specs["encod_data"].shape[0] for split, specs in layout.items()}
     recording = Recording(
         path=path,
@@ -197,7 +197,12 @@ def _frozen(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _bin_ms(file: h5py.File, path: Path) -> float | None:
+def file_bin_ms(file: h5py.File, path: Path) -> float | None:
+    """Return the width of a time bin that the file gives in its attribute `bin_ms`, None where it gives none.
+
+    Raises:
+        DataError: it is no number above 0.
+    """
     with reading(path, "its attributes"):
         given = file.attrs.get("bin_ms")
     if given is None:
