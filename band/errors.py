@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class BandError(Exception):
@@ -65,3 +67,17 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     known = list(choices)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+
+
+def needed(package: str) -> Any:
+    """Return an optional package, which has an extra of its own name.
+
+    Raises:
+        ConfigError: it is not installed; says how to install it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise ConfigError(
+            f"{package} is needed for this and is not installed: pip install 'band-sweep[{package}]'"
+        ) from None

@@ -1,8 +1,9 @@
-"""`band-train`: one run of a sweep file in the foreground, with a progress bar; calling it again continues."""
+"""`band-train`: one run of a sweep file in the foreground, with a progress bar; and commands on finished runs."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -30,21 +31,37 @@ in sweeps/NAME.train beside the file, where band-sweep status and report find th
 
 exit codes: 0 trained, 1 your input or the run failed, 2 usage, 4 another process trains it, 75 results wait on scratch,
 130 interrupted"""
+COMMANDS = {  # name: what it is for; each is a module of this folder
+    "infer": "posterior means and spreads of another recording",
+    "sample": "draws of the posterior, one by one",
+    "score": "scores computed anew, by condition or epoch too",
+    "ablate": "scores with inputs switched off",
+    "perturb": "the answer to a push on an inferred input",
+    "decode": "baseline decoders beside the model",
+    "nlb": "a submission to the Neural Latents Benchmark, and its scores",
+}
 SHOWN = ("bits_per_spike", "co_bps", "fp_bps", "behavior_r2/", "within_condition_r2/", "deviation_r2/")
 AXES = ("pair", "seeds", "folds", "grid", "zip", "random", "list", "exclude")  # left aside: one run has none of them
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `band-train` with `argv` (default: the command line) and return its exit code."""
-    return main_guard(lambda: run(parser().parse_args(argv), argv=sys.argv[1:] if argv is None else argv))
+    given = sys.argv[1:] if argv is None else argv
+    if given and given[0] in COMMANDS:
+        command = importlib.import_module(f"band.cli.{given[0]}")
+        return main_guard(lambda: int(command.run(command.parser().parse_args(given[1:]))))
+    return main_guard(lambda: run(parser().parse_args(given), argv=given))
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  band-train {name:<{width}} RUN …   {what}" for name, what in COMMANDS.items()]
+    commands = "\n".join(["after training (each knows --help):", *lines])
     made = argparse.ArgumentParser(
         prog="band-train",
-        description="Train one run of a sweep file in the foreground.",
-        epilog=EXAMPLES,
+        description="Train one run of a sweep file in the foreground; or, by a command, open a finished run again.",
+        epilog=f"{commands}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("file", help="sweep file, as experiments/mc_maze.yaml")

@@ -158,7 +158,7 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_csv(path: Path, runs: Sequence[PublishedRun]) -> None:
     """Write one row a run: what it is, every parameter, how training ended, every score as SPLIT/NAME."""
-    rows = [_row(run) for run in runs]
+    rows = [table_row(run) for run in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -167,7 +167,8 @@ def write_csv(path: Path, runs: Sequence[PublishedRun]) -> None:
     write_atomic(path, text.getvalue().encode())
 
 
-def _row(run: PublishedRun) -> dict[str, Any]:
+def table_row(run: PublishedRun) -> dict[str, Any]:
+    """Return a run as a row of the table: what it is, every parameter, how training ended, scores as SPLIT/NAME."""
     scores = {f"{split}/{name}": value for split in SPLITS for name, value in run.scores.get(split, {}).items()}
     return {
         "run_id": run.id,

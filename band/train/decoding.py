@@ -28,6 +28,7 @@ class Ridge:
     weights: Array  # (P, Q), of the features as they come
     intercept: Array  # (Q,)
     alphas: Array  # (channels,), as chosen; NaN where nothing could be fitted
+    left_out: Array  # (channels,), squared error by those alphas of rows left out of the fit, summed
 
     def predict(self, features: Array) -> Array:
         """Return (rows, Q) predictions from (rows, P) features; NaN columns were never observed in the fit."""
@@ -124,7 +125,7 @@ def fit_ridge(features: Array, targets: Array, *, groups: Array, channels: Array
         solution = _solve(problem, alphas[channels[problem.columns]])
         weights[:, problem.columns] = solution
         intercept[problem.columns] = problem.mean - problem.shift @ solution
-    return Ridge(weights=weights, intercept=intercept, alphas=alphas)
+    return Ridge(weights=weights, intercept=intercept, alphas=alphas, left_out=errors.min(axis=0))
 
 
 def _problems(features: Array, targets: Array, groups: Array) -> list[_Problem | None]:

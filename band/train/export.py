@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -12,9 +13,9 @@ from typing import Any
 
 import torch
 
-from band.config import to_dict
+from band.config import RunConfig, to_dict
 from band.files import write_atomic
-from band.model.params import has_controller
+from band.model.params import Params, has_controller
 from band.run_dir import seal
 from band.train.loop import effective_beta
 from band.train.outputs import SPLITS, Posterior, compute_posterior, score_member, write_outputs
@@ -66,10 +67,12 @@ def export_member(
     folder.mkdir(parents=True, exist_ok=True)
     has_diverged = member.schedule.stopped_by == "diverged"
     scores: dict[str, dict[str, float | None]] = {split: {} for split in SPLITS}
-    _write_model(folder / "model.pt", population, position)
+    _write_model(folder / "model.pt", population, position, trials)
     write_atomic(folder / "metrics.csv", metrics_lines(member.history, header=True).encode())
     if not has_diverged:
-        posterior, ablated = _posteriors(population, position, trials, place, on_progress)
+        posterior, ablated = posteriors(
+            population.final_params(position), trials, place, config=member.config, on_progress=on_progress
+        )
         scores = score_member(posterior, ablated, trials, place, config=member.config)
         if member.config.output.level != "scores":
             write_outputs(folder / "outputs.h5", posterior, trials, place, level=member.config.output.level)
@@ -107,20 +110,24 @@ def _training(member: Member, population: Population, trials: Trials, outcome: s
     }
 
 
-def _write_model(path: Path, population: Population, position: int) -> None:
+def _write_model(path: Path, population: Population, position: int, trials: Trials) -> None:
     params = population.final_params(position)
     buffer = io.BytesIO()
-    meta = {"schema": SCHEMA, "config": to_dict(population.members[position].config)}
+    config, widths = population.members[position].config, dataclasses.asdict(trials.widths)
+    meta = {"schema": SCHEMA, "config": to_dict(config), "widths": widths}
     torch.save({"meta": json.dumps(meta), "params": {n: v[0].clone().cpu() for n, v in params.items()}}, buffer)
     write_atomic(path, buffer.getvalue())
 
 
-def _posteriors(
-    population: Population, position: int, trials: Trials, place: int, on_progress: Callable[[str, float], None]
+def posteriors(
+    params: Params,
+    trials: Trials,
+    place: int,
+    *,
+    config: RunConfig,
+    on_progress: Callable[[str, float], None] = lambda what, share: None,
 ) -> tuple[list[Posterior], dict[str, list[Posterior]]]:
     """Return the posterior of a member, and the same with inputs switched off, by name of the ablation."""
-    config = population.members[position].config
-    params = population.final_params(position)
 
     def compute(what: str, *, co_off: bool, ext_off: bool) -> list[Posterior]:
         return compute_posterior(

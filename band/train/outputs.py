@@ -5,7 +5,7 @@ Axes: B trial, R time bin, N' neuron, F factor, K behaviour channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from band.model.decoder import Decoded, decode
 from band.model.encoder import encode
 from band.model.forward import Batch, read_in, read_out
 from band.model.noise import Noise
-from band.model.params import Params, Widths, has_controller, session_room
+from band.model.params import Params, has_controller, session_room
 from band.model.reconstructions import behavior_likelihood_of, reconstruction_of
 from band.train.noise import NoiseSource, Rates
 from band.train.scores import Modelled, Observed, pool_sessions, score_splits
@@ -36,7 +36,7 @@ BY_LEVEL = {
     ),
     "full": ("gen_states", "gen_init", "con_states"),
 }  # fmt: skip
-INPUTS = ("encod_data", "recon_data", "behavior", "ext_input", "cond", "truth")
+INPUTS = ("encod_data", "recon_data", "behavior", "ext_input", "cond", "epoch", "truth")
 
 
 @dataclass(frozen=True)
@@ -72,56 +72,77 @@ def compute_posterior(
         ext_off: feed zeros instead of external inputs as well.
         on_progress: called with the share done.
     """
-    pass_ = _Pass(params, trials, config, co_off=co_off, ext_off=ext_off)
-    indices = [np.concatenate([session.split(name, place) for name in SPLITS]) for session in trials.sessions]
+    pass_ = Pass(params, trials, config, co_off=co_off, ext_off=ext_off)
+    indices = [pooled_index(session, place) for session in trials.sessions]
     total, done, found = sum(map(len, indices)), 0, []
     for session, index in enumerate(indices):
         parts = []
-        for start in range(0, len(index), CHUNK):
-            chunk = index[start : start + CHUNK]
-            parts.append(pass_.chunk(session, chunk, purpose=(start,) if len(indices) == 1 else (session, start)))
+        for chunk, purpose in chunks(index, session=session, num_sessions=len(indices)):
+            parts.append(pass_.chunk(session, chunk, purpose=purpose))
             done += len(chunk)
             on_progress(done / total)
         found.append(Posterior({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, index))
     return found
 
 
+def pooled_index(session: SessionTrials, place: int) -> np.ndarray:
+    """Return the pooled trials of all splits of a session, in the order of outputs."""
+    return np.concatenate([session.split(name, place) for name in SPLITS])
+
+
+def chunks(index: np.ndarray, *, session: int, num_sessions: int) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+    """Yield the trials that are decoded at once, and what their draws depend on beside the seed."""
+    for start in range(0, len(index), CHUNK):
+        yield index[start : start + CHUNK], (start,) if num_sessions == 1 else (session, start)
+
+
 @dataclass(frozen=True)
-class _Pass:
-    """One member and what is switched off in it."""
+class Pass:
+    """One member, what is switched off in it and what is added to its inferred inputs."""
 
     params: Params
     trials: Trials
     config: RunConfig
-    co_off: bool
-    ext_off: bool
+    co_off: bool = False
+    ext_off: bool = False
+    push: Tensor | None = None  # (1, R, co_dim), see `decode`
 
-    @torch.no_grad()
     def chunk(self, session: int, chunk: np.ndarray, *, purpose: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Return means and spreads over draws for some trials of one session: encoded once, decoded often."""
-        config, arch, widths = self.config, self.config.arch, self.trials.widths
-        batch = self._batch(session, chunk)
-        seen = read_in(self.params, batch.encod, arch=arch, widths=widths, noise=Noise())
-        mean, log_var, controller_input = encode(self.params, seen, arch=arch, noise=Noise())
-        std = (log_var.exp() + arch.ic_post_var_min).sqrt()
-        ext_input = None if batch.ext_input is None else batch.ext_input * (not self.ext_off)
-        source = _noise_source(config, self.trials)
         totals: dict[str, Tensor] = {}
-        count = config.train.posterior_samples
+        count = self.config.train.posterior_samples
+        encoded = self.encode(session, chunk)
         for sample in range(count):
-            noise = source.posterior(mean.shape[1], "posterior", *purpose, sample)
-            assert noise.eps_ic is not None
-            decoded = decode(
-                self.params, torch.addcmul(mean, std, noise.eps_ic), controller_input, ext_input,
-                arch=arch, num_bins=widths.num_recon_bins, noise=noise, co_off=self.co_off,
-            )  # fmt: skip
-            _accumulate(totals, self._drawn(decoded, session, batch.sizes, has_ext=ext_input is not None))
+            _accumulate(totals, self.draw(encoded, (*purpose, sample)))
         found = {name: value / count for name, value in totals.items()}
         for name in SPREADS:
             if name in found:
                 found[f"{name}_spread"] = (found[f"{name}_spread"] - found[name].square()).clamp(min=0).sqrt()
-        found |= {"ic_mean": mean.double(), "ic_std": std.double()}
+        found |= {"ic_mean": encoded.mean.double(), "ic_std": encoded.std.double()}
         return {name: value[0].float().cpu().numpy() for name, value in found.items()}
+
+    @torch.no_grad()
+    def encode(self, session: int, chunk: np.ndarray) -> Encoded:
+        """Return what the encoders make of some trials of one session."""
+        arch, batch = self.config.arch, self._batch(session, chunk)
+        seen = read_in(self.params, batch.encod, arch=arch, widths=self.trials.widths, noise=Noise())
+        mean, log_var, controller_input = encode(self.params, seen, arch=arch, noise=Noise())
+        std = (log_var.exp() + arch.ic_post_var_min).sqrt()
+        ext_input = None if batch.ext_input is None else batch.ext_input * (not self.ext_off)
+        return Encoded(session, batch.sizes, mean, std, controller_input, ext_input)
+
+    @torch.no_grad()
+    def draw(self, encoded: Encoded, purpose: tuple[int, ...]) -> dict[str, Tensor | None]:
+        """Return what one draw of the posterior gives, under lfads-torch's names, (1, B, ·); None: it has no such."""
+        source = _noise_source(self.config, self.trials)
+        noise = source.posterior(encoded.mean.shape[1], "posterior", *purpose)
+        assert noise.eps_ic is not None
+        decoded = decode(
+            self.params, torch.addcmul(encoded.mean, encoded.std, noise.eps_ic), encoded.controller_input,
+            encoded.ext_input, arch=self.config.arch, num_bins=self.trials.widths.num_recon_bins, noise=noise,
+            co_off=self.co_off, push=self.push,
+        )  # fmt: skip
+        return self._drawn(decoded, encoded)
 
     def _batch(self, session: int, chunk: np.ndarray) -> Batch:
         """Return the trials of one session, none of the others."""
@@ -132,9 +153,8 @@ class _Pass:
         ]
         return self.trials.batch(index, [torch.ones_like(trials, dtype=self.trials.dtype) for trials in index])
 
-    def _drawn(self, decoded: Decoded, session: int, sizes: list[int], *, has_ext: bool) -> dict[str, Tensor | None]:
-        """Return what one draw of the posterior gives, under lfads-torch's names."""
-        config, arch = self.config, self.config.arch
+    def _drawn(self, decoded: Decoded, encoded: Encoded) -> dict[str, Tensor | None]:
+        config, arch, sizes, session = self.config, self.config.arch, encoded.sizes, encoded.session
         outputs, behavior = read_out(
             self.params, decoded.factors, sizes, arch=arch, widths=self.trials.widths, noise=Noise()
         )
@@ -144,17 +164,30 @@ class _Pass:
             behavior = likelihood.means(likelihood.split(behavior), self.params.room("behavior_likelihood"))
         else:
             behavior = None
+        has_inputs = has_controller(arch) or encoded.ext_input is not None
         return {
             "output_params": kind.means(kind.split(outputs[session]), own),
             "factors": decoded.factors,
             "output_behavior_params": behavior,
-            "gen_inputs": decoded.gen_inputs if has_controller(arch) or has_ext else None,
+            "gen_inputs": decoded.gen_inputs if has_inputs else None,
             "gen_states": decoded.gen_states,
             "gen_init": decoded.gen_init,
             "con_states": decoded.con_states,
             "co_means": decoded.co_means,
             "co_stds": None if decoded.co_log_vars is None else (0.5 * decoded.co_log_vars).exp(),
         }
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Some trials of one session, from which any number of draws are decoded."""
+
+    session: int
+    sizes: list[int]  # trials of each session, 0 but for this one
+    mean: Tensor  # (1, B, ic_dim)
+    std: Tensor  # (1, B, ic_dim)
+    controller_input: Tensor | None
+    ext_input: Tensor | None
 
 
 def _noise_source(config: RunConfig, trials: Trials) -> NoiseSource:
@@ -177,7 +210,7 @@ def _accumulate(totals: dict[str, Tensor], drawn: dict[str, Tensor | None]) -> N
             totals[key] = totals[key] + wide.square() if key in totals else wide.square()
 
 
-def _rows(session: SessionTrials, place: int) -> dict[str, slice]:
+def rows_by_split(session: SessionTrials, place: int) -> dict[str, slice]:
     """Return where each split's trials stand in the posterior of a session."""
     ends = np.cumsum([0, *(len(session.split(name, place)) for name in SPLITS)])
     return {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(SPLITS)}
@@ -197,12 +230,12 @@ def score_member(
     """
     each = []
     for s, session in enumerate(trials.sessions):
-        observed = {name: _observed(session, name, place, trials.widths, s, config) for name in SPLITS}
+        observed = {name: observed_split(session, name, place, config) for name in SPLITS}
         each.append(
             score_splits(
                 observed,
-                _modelled(posterior[s], session, place, config),
-                ablated={name: _modelled(source[s], session, place, config) for name, source in ablated.items()},
+                modelled_splits(posterior[s], session, place, config),
+                ablated={name: modelled_splits(source[s], session, place, config) for name, source in ablated.items()},
             )
         )
     if len(each) == 1:
@@ -211,9 +244,8 @@ def score_member(
     return {split: pool_sessions(dict(zip(names, (e[split] for e in each), strict=True))) for split in SPLITS}
 
 
-def _observed(
-    session: SessionTrials, split: str, place: int, widths: Widths, number: int, config: RunConfig
-) -> Observed:
+def observed_split(session: SessionTrials, split: str, place: int, config: RunConfig) -> Observed:
+    """Return what was recorded of one split of one session."""
     arrays, chosen, groups = session.recording.arrays, session.split(split, place), session.splits[place].groups
 
     def part(key: str) -> np.ndarray | None:
@@ -221,8 +253,8 @@ def _observed(
 
     return Observed(
         spikes=np.asarray(arrays["recon_data"])[chosen],
-        num_heldin=widths.num_neurons[number],
-        encod_bins=widths.num_bins,
+        num_heldin=session.encod.shape[2],
+        encod_bins=session.encod.shape[0],
         behavior=part("behavior"),
         cond=part("cond"),
         groups=None if groups is None else groups[chosen],
@@ -231,8 +263,9 @@ def _observed(
     )
 
 
-def _modelled(source: Posterior, session: SessionTrials, place: int, config: RunConfig) -> dict[str, Modelled]:
-    rows = _rows(session, place)
+def modelled_splits(source: Posterior, session: SessionTrials, place: int, config: RunConfig) -> dict[str, Modelled]:
+    """Return what is scored of one session's posterior, by split."""
+    rows = rows_by_split(session, place)
     own = source.arrays.get("output_behavior_params")
     behavior = session.recording.arrays.get("behavior")
     if own is not None and behavior is not None:
@@ -247,7 +280,9 @@ def _modelled(source: Posterior, session: SessionTrials, place: int, config: Run
     }
 
 
-def write_outputs(path: Path, posterior: list[Posterior], trials: Trials, place: int, *, level: str) -> None:
+def write_outputs(
+    path: Path, posterior: list[Posterior], trials: Trials, place: int, *, level: str, with_encod: bool = False
+) -> None:
     """Write `outputs.h5`: posterior arrays, the input they belong to and the trials' indices, by split.
 
     Several sessions stand in a group each, under the name they have in the recording.
@@ -258,6 +293,7 @@ def write_outputs(path: Path, posterior: list[Posterior], trials: Trials, place:
         trials: the recording.
         place: position of the member's splits in it.
         level: "factors" or "full".
+        with_encod: what the encoders see too, where that is what is reconstructed.
     """
     wanted = BY_LEVEL["factors"] + (BY_LEVEL["full"] if level == "full" else ())
     with h5py.File(path, "w") as file:
@@ -265,22 +301,31 @@ def write_outputs(path: Path, posterior: list[Posterior], trials: Trials, place:
             file.attrs["bin_ms"] = trials.sessions[0].recording.bin_ms
         for source, session in zip(posterior, trials.sessions, strict=True):
             group = file.create_group(session.recording.session) if session.recording.session else file
-            _write_session(group, source, session, place, wanted)
+            _write_session(group, source, session, place, wanted, with_encod=with_encod)
 
 
 def _write_session(
-    group: h5py.Group, source: Posterior, session: SessionTrials, place: int, wanted: tuple[str, ...]
+    group: h5py.Group,
+    source: Posterior,
+    session: SessionTrials,
+    place: int,
+    wanted: tuple[str, ...],
+    *,
+    with_encod: bool,
 ) -> None:
     arrays = session.recording.arrays
+    repeated = () if with_encod or session.recon is not session.encod else ("encod_data",)
     if session.recording.neurons is not None:
         group["neurons"] = session.recording.neurons
-    for name, rows in _rows(session, place).items():
+    for name, rows in rows_by_split(session, place).items():
         chosen = source.index[rows]
+        if not len(chosen):
+            continue
         group[f"{name}_inds"] = np.asarray(arrays["inds"])[chosen]
         for key in wanted:
             if key in source.arrays:
                 group[f"{name}_{key}"] = source.arrays[key][rows]
         for key in INPUTS:
-            if key in arrays and not (key == "encod_data" and session.recon is session.encod):
+            if key in arrays and key not in repeated:
                 # Counts and conditions repeat themselves: deflate makes them a tenth.
                 group.create_dataset(f"{name}_{key}", data=np.asarray(arrays[key])[chosen], compression="gzip")

@@ -137,10 +137,10 @@ def _score_model(
         found = {prefix + name: value for name, value in spike_scores(recording, model.rates).items()}
         if recording.behavior is not None:
             own = model.behavior if model.behavior is not None else np.full(recording.behavior.shape, np.nan)
-            found.update(_behavior_scores(recording, own, read_out="own", prefix=prefix))
+            found.update(behavior_scores(recording, own, read_out="own", prefix=prefix))
             for name, decoder in decoders.items():
                 decoded = decoder.decode(model.factors)
-                found.update(_behavior_scores(recording, decoded, read_out=name, prefix=_fitted(split) + prefix))
+                found.update(behavior_scores(recording, decoded, read_out=name, prefix=_fitted(split) + prefix))
                 if split == "train" and not name.endswith("_intact"):
                     alphas = {f"{prefix}ridge_alpha/{name}/{k}": float(a) for k, a in enumerate(decoder.ridge.alphas)}
                     found.update(alphas)
@@ -201,7 +201,7 @@ def _fit_decoders(recording: Observed, model: Modelled) -> dict[str, Decoder]:
     return {"ridge_lag0": fit(), "ridge_trial": fit(is_over_trial=True)}
 
 
-def _behavior_scores(recording: Observed, decoded: Array, *, read_out: str, prefix: str) -> Scores:
+def behavior_scores(recording: Observed, decoded: Array, *, read_out: str, prefix: str) -> Scores:
     """Return R² of every kind for one read-out, per channel and mean over channels."""
     assert recording.behavior is not None
     if recording.has_classes:

@@ -5,7 +5,7 @@ Axes: M member, n pooled trial, B trial of a batch, T/R time bin. Arrays are hel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from band.config import RunConfig
+from band.config import DataConfig, RunConfig
 from band.data.holdout import hold_out
 from band.data.recording import Recording, open_sessions
 from band.data.splits import Split, make_split
@@ -22,6 +22,8 @@ from band.errors import ConfigError, DataError
 from band.model.forward import Batch
 from band.model.params import Widths, derived_generator
 from band.model.reconstructions import reconstruction_of
+
+Cut = Callable[[Recording, DataConfig], Split]
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,11 @@ class SessionTrials:
     behavior_observed: Tensor | None = None
 
     @staticmethod
-    def place(recording: Recording, configs: Sequence[RunConfig], *, device: torch.device) -> SessionTrials:
-        """Return the session for members of these configurations."""
-        known = {config.data: make_split(recording, config.data) for config in configs}
+    def place(
+        recording: Recording, configs: Sequence[RunConfig], *, device: torch.device, cut: Cut = make_split
+    ) -> SessionTrials:
+        """Return the session for members of these configurations, its trials cut into splits by `cut`."""
+        known = {config.data: cut(recording, config.data) for config in configs}
         recording = hold_out(recording, configs[0].data)
         arrays, dtype = recording.arrays, getattr(torch, configs[0].train.dtype)
 
@@ -95,8 +99,10 @@ class Trials:
     batch_sizes: tuple[int, ...]  # trials of each session in a minibatch of every member
 
     @staticmethod
-    def load(path: Path, configs: Sequence[RunConfig], *, device: torch.device) -> Trials:
+    def load(path: Path, configs: Sequence[RunConfig], *, device: torch.device, cut: Cut = make_split) -> Trials:
         """Return the recording for members of these configurations, which differ in folds and hyperparameters alone.
+
+        `cut` makes the splits of a session.
 
         Raises:
             DataError: the file breaks a rule, a split leaves nothing to train on, or its sessions do not go together.
@@ -111,7 +117,7 @@ class Trials:
                 f"arch.readin_dim must be above 0 for a recording of {len(recordings)} sessions, whose neurons differ: "
                 f"{path}; it is the number of channels that all of them are mapped to"
             )
-        sessions = tuple(SessionTrials.place(recording, configs, device=device) for recording in recordings)
+        sessions = tuple(SessionTrials.place(recording, configs, device=device, cut=cut) for recording in recordings)
         counts = [recording.num_trials for recording in recordings]
         return Trials(sessions, _widths(sessions), shares(configs[0].train.batch_size, counts))
 

@@ -1,0 +1,1 @@
+"""After training: finished runs opened again, for new recordings, samples, ablations, perturbations and decoders."""
