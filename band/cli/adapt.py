@@ -135,4 +135,5 @@ def _channels(config: dict[str, Any], source: Path) -> int:
     if channels:
         return channels
     seen: int = dataset_shapes(source)["train"]["encod_data"][2]
-    return seen - round(config["data"]["heldout_share"] * seen)
+    hidden: int = round(config["data"]["heldout_share"] * seen)
+    return seen - hidden

@@ -40,6 +40,7 @@ SHOWN = ("bits_per_spike", "co_bps", "fp_bps", "behavior_r2/", "within_condition
 COMMANDS = {  # each with HELP, add_arguments(parser) and run(args)
     "adapt": "band.cli.adapt",
     "check-causal": "band.cli.check_causal",
+    "export": "band.cli.export",
 }
 AXES = ("pair", "seeds", "folds", "grid", "zip", "random", "list", "exclude")  # left aside: one run has none of them
 

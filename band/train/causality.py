@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from band.config import Arch, RunConfig, run_config_from_dict
-from band.errors import ConfigError, PublishError
+from band.config import Arch, RunConfig
+from band.errors import ConfigError
 from band.model.forward import Batch, run_model
 from band.model.noise import Noise
-from band.model.params import Params, parameter_shapes, session_room
-from band.run_dir import read_result, verify
+from band.model.params import Params, session_room
+from band.train.run_model import TrainedRun
 from band.train.trials import Trials
 
 TRIALS = 8  # looked at, of the valid split
@@ -53,19 +53,10 @@ def check_run(folder: Path, *, data: Path | None = None, bins: Sequence[int] | N
         ConfigError: no trained run, or a bin where no future can begin.
         DataError: the recording cannot be read.
     """
-    try:
-        verify(folder)
-        result = read_result(folder)
-    except (PublishError, OSError) as error:
-        raise ConfigError(f"{folder} must be the folder of a trained run: {error}") from None
-    config = run_config_from_dict(result["config"])
-    trials = Trials.load(data or Path(result["dataset"]["path"]), [config], device=torch.device("cpu"))
-    saved = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)["params"]
-    shapes = parameter_shapes(config.arch, trials.widths)
-    flat = torch.cat([saved[name].reshape(-1).to(trials.dtype) for name in shapes])[None]
-    index, weight = trials.whole("valid", [0])
-    batch = trials.batch([i[:, :TRIALS] for i in index], [w[:, :TRIALS] for w in weight])
-    return check(Params(flat, shapes), batch, config=config, trials=trials, bins=bins)
+    trained = TrainedRun.open(folder, data=data)
+    index, weight = trained.trials.whole("valid", [0])
+    batch = trained.trials.batch([i[:, :TRIALS] for i in index], [w[:, :TRIALS] for w in weight])
+    return check(trained.params, batch, config=trained.config, trials=trained.trials, bins=bins)
 
 
 def check(
