@@ -66,8 +66,11 @@ def resolve_key(text: str, *, source: Source) -> str:
         first = next(key for key in FIELDS if key.startswith(f"{text}."))
         raise ConfigError(f"{source}: {text} is a section; name one of its fields, as in {first}")
     section = text.partition(".")[0]
-    near = [key for key in FIELDS if key.startswith(f"{section}.")] if section in SECTIONS else [*FIELDS, *BARE]
-    raise ConfigError(f"{source}: {text} is not a field of a run; {did_you_mean(text, near)}")
+    if section in SECTIONS:
+        hint = did_you_mean(text, (key for key in FIELDS if key.startswith(f"{section}.")))
+    else:
+        hint = did_you_mean(text, [*FIELDS, *BARE], summary=f"the fields of {', '.join(SECTIONS)} and seed")
+    raise ConfigError(f"{source}: {text} is not a field of a run; {hint}")
 
 
 def flatten(node: Node, *, where: str) -> dict[str, Node]:
