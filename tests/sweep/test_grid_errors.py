@@ -32,6 +32,7 @@ CASES = [
         "grid: {behaviour_weight: [1]}",
         "s.yaml:2: behaviour_weight is not a field of a run; did you mean behavior_weight?",
     ),
+    ("grid: {arch.encod_data_dim: [30]}", "s.yaml:2: arch.encod_data_dim is read from the recording; leave it out"),
     (
         "grid: {xyzzy.lr: [1]}",
         "xyzzy.lr is not a field of a run; choose from the fields of data, arch, hyper, train, output and seed",
