@@ -138,6 +138,16 @@ def test_with_the_controller_down_nothing_is_lost_and_the_next_submit_sends_it_o
     site.check_all_done_once()
 
 
+def test_what_fits_no_node_is_refused_in_slurms_words_and_does_not_wait_for_ever(slurm_lab: Lab) -> None:
+    site = Site(slurm_lab, num_runs=3)
+    text = site.submit("--mem", "900G", code=3)
+    assert "Requested node configuration is not available" in text and "as asked for" in text
+    assert not site.names() and not read_intents(site.sweep)
+    site.submit()
+    site.wait()
+    site.check_all_done_once()
+
+
 def test_submitting_twice_at_once_sends_each_run_once(slurm_lab: Lab) -> None:
     site = Site(slurm_lab, num_runs=3)
     commands = [site.command("submit", "--cluster", "lab") for _ in range(2)]
