@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from band.cli.common import INTERRUPTED, fail, main_guard, print_json, printable
+from band.cli.common import INTERRUPTED, fail, main_guard, print_json, printable, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,16 +49,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("file", help="sweep file, as experiments/mc_maze.yaml")
     made.add_argument("sets", nargs="*", metavar="key=value", help="over the file, as hyper.lr=1e-3 or lr=1e-3")
-    made.add_argument("--threads", type=_count, default=1, metavar="N", help="cores to use (default: 1)")
+    made.add_argument("--threads", type=whole_number, default=1, metavar="N", help="cores to use (default: 1)")
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if visible")
     made.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to stderr")
     return made
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def run(args: argparse.Namespace, *, argv: list[str]) -> int:
