@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ def _interrupted(case: _Case, shown: Mapping[str, str]) -> Told:
 
 def _running(case: _Case, shown: Mapping[str, str]) -> Told:
     eta = case.status.eta_s
-    left = f"at most {eta / 60:.0f} min are left" if eta is not None else ""
+    left = f"at most {math.ceil(eta / 60)} min are left" if eta is not None else ""
     said = [f"{case.run} runs as {case.where()}", case.progress(), left]
     said += [f"Slurm says {case.status.words}" if case.status.words not in ("", "RUNNING") else ""]
     return said, f"band-sweep logs {case.name} {case.run} -f"

@@ -81,6 +81,8 @@ def test_runs_that_could_not_be_brought_home_are_fetched_from_their_node(
     sweep.wait_until_closed(timeout_s=120)
     assert sweep.states() == {"a": "unsynced"}, sweep.words()
     assert sweep.submissions() == sweep.submissions()[:1]
+    assert commands.main(["status", str(sweep.sweep.path)]) == 4
+    assert "next: band-sweep rescue demo" in capsys.readouterr().out
     assert commands.main(["rescue", str(sweep.sweep.path)]) == 4
     assert f"{node.name} is" in capsys.readouterr().err  # drained: no job would start there
     assert commands.main(["rescue", str(sweep.sweep.path), "--give-up"]) == 0
