@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from local_sweep import HELPERS, make_sweep
-from slurm_lab.lab import Lab
+from slurm_lab.lab import NO_WCKEYS, Lab
 
 from band.run_dir import SweepDir, read_events, verify
 from band.sweep.journal import read_journals
@@ -191,6 +192,28 @@ def test_cancelled_members_stop_and_the_rest_of_their_task_goes_on(slurm_lab: La
     published = sorted(path.name for path in site.sweep.runs.glob("[!.]*"))
     assert published == ["run-001"]
     assert "3 cancelled" in site.type("submit", "--cluster", "lab", "--dry-run", code=None)
+
+
+def test_at_the_worst_of_sites_the_next_submit_does_what_no_closing_job_can(slurm_lab_without_accounting: Lab) -> None:
+    lab = slurm_lab_without_accounting
+    site = Site(lab, num_runs=3, epochs=40, epoch_s=0.1)
+    bare = site.wrap("python3", f'exec {sys.executable} "$@"')  # on the nodes, no command of Slurm's
+    site.template.write_text(f"{site.template.read_text()}export PATH={bare}\n")
+    with lab.configured(MaxArraySize=3, JobRequeue=0, Epilog=str(lab.wiping_epilog()), **NO_WCKEYS):
+        site.submit("--sbatch", "exclusive")
+        lab.wait_for(lambda: site.ledger.exists() and "run-001 3" in site.ledger.read_text(), timeout_s=60)
+        (array,) = read_journals(site.sweep)
+        (supervisor,) = lab.pids(job=f"{array.job_id}_1", command="submitit.core._submit")
+        os.kill(supervisor, signal.SIGKILL)
+        site.wait()
+        assert sorted(path.name for path in site.sweep.runs.glob("[!.]*")) == ["run-000", "run-002"]
+        assert "cannot be run here" in "".join(path.read_text() for path in site.sweep.logs.glob("closing.*"))
+        assert "died: 1 runs go on" in site.submit("--sbatch", "exclusive")
+        site.wait()
+    assert site.type("status") and "nothing to do" in site.submit()
+    assert all(verify(site.sweep.run(f"run-00{number}")) for number in range(3))
+    epochs = Counter(line for line in site.ledger.read_text().splitlines() if "run-001" not in line)
+    assert len(epochs) == 80 and set(epochs.values()) == {1}
 
 
 SHAPES = {
