@@ -16,21 +16,20 @@ from slurm_job import PACED_TRAINER, SlurmTask, make_slurm_task, submit
 from slurm_lab.lab import Lab
 from tiny import Worker, config, write_recording, write_task
 
-from band.config import to_dict
+from band.config import RunConfig, to_dict
 from band.files import append_line
 
 LONG = {"epochs": 60, "epoch_s": 0.25, "checkpoint_every": 5}
 ENDLESS = {**LONG, "epochs": 100_000}
 SHORT = {"epochs": 4, "epoch_s": 0.05}
-REAL_EPOCHS = {"preempted": 50, "warned": 50, "limited": 170, "other_versions": 1}
+REAL_EPOCHS = {"preempted": 50, "warned": 50, "again": 50, "limited": 170, "lost": 100, "other_versions": 1}
 REAL_STEP_S = 0.1
 SEGFAULT = [2, int(signal.SIGSEGV)]
 
 
-def real_runs(name: str) -> dict[str, dict]:
+def real_configs(name: str) -> dict[str, RunConfig]:
     return {
-        f"run{seed}": to_dict(config(seed=seed, train={"max_epochs": REAL_EPOCHS[name], "checkpoint_s": 1.0}))
-        for seed in (0, 1)
+        f"run{seed}": config(seed=seed, train={"max_epochs": REAL_EPOCHS[name], "checkpoint_s": 1.0}) for seed in (0, 1)
     }
 
 
@@ -60,7 +59,8 @@ class Director:
 
     def submit_real(self, recording: Path, name: str, *options: str, **exports: str) -> None:
         """Submit one task of the real trainer."""
-        self.tasks[name] = make_slurm_task(self.lab.home / name, real_runs(name), recording=recording)
+        runs = {run: to_dict(what) for run, what in real_configs(name).items()}
+        self.tasks[name] = make_slurm_task(self.lab.home / name, runs, recording=recording)
         exports = {"PACED_STEP_S": str(REAL_STEP_S), **exports}
         self.send([name], *options, exports=exports, trainer=PACED_TRAINER)
 
@@ -111,6 +111,7 @@ def scene(shared_slurm_lab: Lab, recording: Path) -> Iterator[Scene]:
     with lab.configured(SlurmctldParameters="preempt_send_user_signal", KillWait=20):
         director = Director(lab)
         director.submit_real(recording, "limited", "--time=1")
+        director.submit_real(recording, "again")
         preempt(director, recording)
         director.submit("--mem=400", hog={"a": {**ENDLESS, "hog_at": 6}})
         director.submit(
@@ -178,6 +179,7 @@ def act(director: Director) -> None:
     array = jobs["all_cancelled"].partition("_")[0]
     actions = {
         ("requeued",): lambda: lab.run(["scontrol", "requeue", jobs["requeued"]], check=True),
+        ("again",): lambda: lab.run(["scontrol", "requeue", jobs["again"]], check=True),
         ("cancelled",): lambda: lab.run(["scancel", jobs["cancelled"]], check=True),
         ("all_cancelled", "all_cancelled_too"): lambda: lab.run(["scancel", array], check=True),
         ("trimmed",): cancel_a_run,
@@ -189,7 +191,7 @@ def act(director: Director) -> None:
         return not actions
 
     lab.wait_for(is_done, timeout_s=120, what="checkpoints at home")
-    done = ["limited", "preempted", "warned", "undisturbed", "requeued", "spared", "last_but_one"]
+    done = ["limited", "preempted", "warned", "again", "undisturbed", "requeued", "spared", "last_but_one"]
     director.wait_for_state([*done, "trimmed", "shunned"], "COMPLETED")
     director.wait_for_state(["unwarned"], "COMPLETED", "TIMEOUT")
     director.wait_for_state(["unsynced"], "FAILED")
@@ -326,6 +328,7 @@ def test_a_home_that_refuses_until_the_deadline_ends_with_75_and_the_node_keeps_
     [
         ("preempted", ["PREEMPTED", "COMPLETED"], [("requeued", True)]),
         ("warned", ["REQUEUED", "COMPLETED"], [("preemption", True)]),
+        ("again", ["REQUEUED", "COMPLETED"], [("requeued", True)]),
         ("limited", ["REQUEUED", "COMPLETED"], [("time limit", True)]),
     ],
 )
@@ -337,15 +340,18 @@ def test_the_real_trainer_continues_to_the_very_bits_of_an_undisturbed_run(
     assert task.endings() == endings
     starts = [event["step"] for event in task.events("started")]
     assert starts[0] == 0 and starts[1] == max(event["step"] for event in task.attempts()[0] if "step" in event)
-    configs = {
-        f"run{seed}": config(seed=seed, train={"max_epochs": REAL_EPOCHS[name], "checkpoint_s": 1.0}) for seed in (0, 1)
-    }
-    worker = Worker(write_task(tmp_path, recording, configs), tmp_path / "work", recording, list(configs))
+    assert_as_undisturbed(task, name, recording=recording, folder=tmp_path)
+
+
+def assert_as_undisturbed(task: SlurmTask, name: str, *, recording: Path, folder: Path) -> None:
+    """Assert that a task of the real trainer came to the bits of a training that nobody disturbed."""
+    configs = real_configs(name)
+    worker = Worker(write_task(folder, recording, configs), folder / "work", recording, list(configs))
     assert worker.wait() == 0
     assert sorted(task.published()) == sorted(configs)
-    for run, folder in task.published().items():
+    for run, published in task.published().items():
         for file in ("metrics.csv", "model.pt"):
-            assert (folder / file).read_bytes() == (tmp_path / "work/runs" / run / file).read_bytes()
+            assert (published / file).read_bytes() == (folder / "work/runs" / run / file).read_bytes()
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -353,30 +359,36 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_of_a_lost_node_nothing_is_lost_and_what_it_does_on_waking_changes_nothing_published(slurm_lab: Lab) -> None:
+def test_of_a_lost_node_nothing_is_lost_and_what_it_does_on_waking_changes_nothing_published(
+    slurm_lab: Lab, recording: Path, tmp_path: Path
+) -> None:
     lab, director = slurm_lab, Director(slurm_lab)
     with lab.configured(SlurmdTimeout=5):
         lab.run(["scontrol", "update", "NodeName=c2", "State=DRAIN", "Reason=test"], check=True)
         director.submit(frozen={"a": LONG}, alive={"a": {**LONG, "epochs": 160}})
-        frozen, alive = director.tasks["frozen"], director.tasks["alive"]
-        director.wait_for_checkpoint("frozen", "alive")
+        director.submit_real(recording, "lost")
+        frozen, alive, lost = (director.tasks[name] for name in ("frozen", "alive", "lost"))
+        director.wait_for_checkpoint("frozen", "alive", "lost")
         lab.run(["scontrol", "update", "NodeName=c2", "State=RESUME"], check=True)
         asleep = lab.nodes["c1"].pids(job=director.jobs["frozen"])
         for pid in asleep:
             os.kill(pid, signal.SIGSTOP)
         lab.nodes["c1"].kill_slurmd()
         lab.wait_for(frozen.published, timeout_s=120, what="the second attempt at the frozen task")
-        director.wait_for_state(["frozen", "alive"], "COMPLETED")
+        director.wait_for_state(["frozen", "alive", "lost"], "COMPLETED")
         before = tree(frozen.sweep.runs), alive.published()
         for pid in asleep:
             os.kill(pid, signal.SIGCONT)
         lab.wait_for(lambda: not lab.nodes["c1"].pids(job=director.jobs["frozen"]), what="the frozen attempt to end")
         lab.nodes["c1"].start()
-    for task, epochs in ((frozen, 60), (alive, 160)):
+    assert_as_undisturbed(lost, "lost", recording=recording, folder=tmp_path)
+    for task in (frozen, alive, lost):
         assert task.endings() == [("another attempt holds the task", False)]
         assert [event["host"] for event in task.events("claimed")] == ["c1", "c2"]
+    for task, epochs in ((frozen, 60), (alive, 160)):
         assert task.state("a") == expected_state("a", epochs=epochs)
         assert [event["run"] for event in task.events("published")] == ["a"]
+    assert sorted(event["run"] for event in lost.events("published")) == ["run0", "run1"]
     assert tree(frozen.sweep.runs) == before[0] and not frozen.sweep.superseded.exists()
     accounts = director.scene().account
-    assert [[state for state, _ in accounts[job]] for job in director.jobs.values()] == [["NODE_FAIL", "COMPLETED"]] * 2
+    assert [[state for state, _ in accounts[job]] for job in director.jobs.values()] == [["NODE_FAIL", "COMPLETED"]] * 3
