@@ -12,10 +12,12 @@ from band.slurm.command import SlurmError
 from band.slurm.jobs import show, unix_time
 from band.sweep.failures import Standout, signature, standouts
 from band.sweep.fold import AttemptFold, by_task
+from band.sweep.ledger import read_intents
 from band.sweep.pending import meaning
 from band.sweep.policy import failure_class
 from band.sweep.slurm_scheduler import HELD_BY_US
 from band.sweep.status import RunStatus, Survey
+from band.sweep.submit import CANARY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,12 @@ class _Case:
             return show(job_id, int(index) if index else None, timeout_s=10.0)
         except SlurmError:
             return {}
+
+    def canaries(self) -> list[str]:
+        """Return the runs that have to end well before this one is sent."""
+        intents = [intent for intent in read_intents(self.sweep) if self.status.task in intent.tasks]
+        ahead = intents[-1].options.get(CANARY) or [] if intents else []
+        return [run for task in ahead for run in intents[-1].tasks[task]]
 
     def number_of_attempts(self) -> str:
         count = len(self.attempts)
@@ -154,6 +162,8 @@ def _planned(case: _Case, shown: Mapping[str, str]) -> Told:
     if case.status.end:
         return [f"{case.run} is planned to go on", case.status.words], f"band-sweep status {case.name}"
     promise = "it is sent to Slurm when there is room: by the closing job of an array before it, or by the next submit"
+    if canaries := case.canaries():
+        promise = f"it follows when the canary of its submission has ended well: {', '.join(canaries)}"
     refusal = f"sbatch has refused it so far: {case.status.words}" if case.status.words else ""
     return [f"{case.run} is planned", promise, refusal], f"band-sweep submit {case.name}"
 

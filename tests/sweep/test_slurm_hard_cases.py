@@ -234,6 +234,8 @@ def test_a_canary_of_each_shape_goes_ahead_and_the_rest_follows_with_the_time_it
     (first,) = read_journals(site.sweep)
     assert sorted(tasks[first.submission].tasks[task] for task in first.tasks) == [("large-0",), ("small-0",)]
     assert "4 planned" in site.type("submit", "--cluster", "lab", "--dry-run", code=None)
+    reason = " ".join(site.type("why", "small-1").split())
+    assert "when the canary of its submission has ended well: large-0, small-0" in reason
     site.wait()
     site.check_all_done_once()
     before, after = (intent.options for intent in read_intents(site.sweep))
