@@ -164,7 +164,8 @@ def _planned(case: _Case, shown: Mapping[str, str]) -> Told:
     promise = "it is sent to Slurm when there is room: by the closing job of an array before it, or by the next submit"
     if canaries := case.canaries():
         promise = f"it follows when the canary of its submission has ended well: {', '.join(canaries)}"
-    refusal = f"sbatch has refused it so far: {case.status.words}" if case.status.words else ""
+    words = case.status.words.partition("\n")[0]
+    refusal = f"sbatch has refused it so far: {words}" if words else ""
     return [f"{case.run} is planned", promise, refusal], f"band-sweep submit {case.name}"
 
 

@@ -179,6 +179,21 @@ def test_sixty_runs_pass_a_longest_array_of_21_and_a_limit_of_ten_jobs_unattende
     assert site.type("status", code=0)
 
 
+def test_where_the_limits_are_hidden_refusals_are_the_limit(slurm_lab: Lab) -> None:
+    site = Site(slurm_lab, num_runs=8)
+    hiding = site.wrap("sacctmgr", "echo 'sacctmgr: error: Access/permission denied' >&2; exit 1")
+    site.template.write_text(f"{site.template.read_text()}export PATH={hiding}:$PATH\n")
+    slurm_lab.set_limits(max_submit=4)
+    try:
+        assert "AssocMaxSubmitJobLimit" in site.submit(path=hiding)
+        assert [len(array.tasks) for array in read_journals(site.sweep) if array.is_sent] == [2]
+        slurm_lab.wait_for(lambda: _is_all_there(site.sweep, 8), timeout_s=240)
+        site.wait()
+    finally:
+        slurm_lab.set_limits()
+    site.check_all_done_once()
+
+
 def _is_all_there(sweep: SweepDir, count: int) -> bool:
     return len(list(sweep.runs.glob("[!.]*"))) == count
 

@@ -22,7 +22,7 @@ CASES: dict[str, tuple[dict[str, object], str, str]] = {
     "interrupted": ({**OVER, "end": "NODE_FAIL", "words": "NODE_FAIL"}, "NODE_FAIL", "band-sweep submit demo"),
     "queued": ({**AT, "scheduled": "running"}, "12_3 on c1 and has yet to come", "band-sweep status demo --watch"),
     "held": ({"words": "PENDING (JobHeldUser)"}, "is held", "band-sweep status demo"),
-    "planned": ({"words": "no room"}, "refused it so far: no room", "band-sweep submit demo"),
+    "planned": ({"words": "no room\n  fewer"}, "refused it so far: no room.", "band-sweep submit demo"),
     "cancelled": ({**OVER, "blamed": "0001.12_3"}, "12_3 was cancelled at Slurm", "band-sweep retry demo a"),
     "failed": ({**OVER, "error": "OutOfMemory", "message": "no room"}, "(out of memory) as", "band-sweep logs demo a"),
     "lost": ({**AT, "words": "COMPLETED"}, "12_3 on c1 left no last word", "band-sweep submit demo"),
