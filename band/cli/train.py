@@ -11,7 +11,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from band.cli.common import INTERRUPTED, fail, main_guard, print_json, printable
+from band.cli.common import INTERRUPTED, fail, main_guard, print_json, printable, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,15 +83,9 @@ def parser() -> argparse.ArgumentParser:
 
 def add_machine_arguments(made: argparse.ArgumentParser) -> None:
     """Add what a run in the foreground is given of the machine."""
-    made.add_argument("--threads", type=_count, default=1, metavar="N", help="cores to use (default: 1)")
+    made.add_argument("--threads", type=whole_number, default=1, metavar="N", help="cores to use (default: 1)")
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if visible")
     made.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to stderr")
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def run(args: argparse.Namespace, *, argv: list[str]) -> int:
