@@ -79,8 +79,12 @@ def rule_of(recording: Recording, config: DataConfig) -> str:
 
 
 def guard_of(recording: Recording, config: DataConfig) -> int:
-    """Return how many trials are left out beside a cut between blocks: `data.guard_trials`, or as many as overlap."""
-    return max(config.guard_trials, len(windows_on_clock(recording.arrays)))
+    """Return how many trials are left out beside a cut between blocks.
+
+    As many as `data.guard_trials` says; where windows overlap, those that share bins, and beside them as many as lie in
+    that many whole windows.
+    """
+    return (config.guard_trials + 1) * (len(windows_on_clock(recording.arrays)) + 1) - 1
 
 
 def _groups(recording: Recording, config: DataConfig) -> np.ndarray | None:
