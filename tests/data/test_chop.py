@@ -111,8 +111,8 @@ def test_overlapping_windows_are_cut_by_blocks_even_where_there_are_conditions_a
     chops = tmp_path / "chops.h5"
     write_chopped(chops, chop_file(write(tmp_path / "x.h5", arrays, bin_ms=10.0), window="20bins", overlap="0.5"))
     recording = open_recording(chops)
-    assert "contiguous blocks" in make_split(recording, DataConfig()).how
-    with pytest.raises(DataError, match="must not share bins.*data.split=blocked"):
+    assert "contiguous block" in make_split(recording, DataConfig()).how
+    with pytest.raises(DataError, match=r"must not share bins.*data\.split=blocked"):
         make_split(recording, DataConfig(split="stratified"))
     grouped = make_split(recording, DataConfig(split="grouped", group_key="segment"))
     trials = [set(recording.arrays["trial"][part].tolist()) for part in (grouped.train, grouped.valid, grouped.test)]
@@ -242,7 +242,7 @@ def test_outputs_of_another_recording_are_refused(tmp_path):
         chops.append(tmp_path / f"chops{seed}.h5")
         write_chopped(chops[-1], chop_file(source, window="200ms", overlap="0.5"))
     outputs = outputs_of(chops[0], tmp_path / "outputs.h5")
-    with pytest.raises(DataError, match="encod_data must be that of .*chops1.h5"):
+    with pytest.raises(DataError, match=r"encod_data must be that of .*chops1\.h5"):
         merge_file(outputs, chopped=chops[1])
     with pytest.raises(DataError, match="give the chopped file with --chopped"):
         merge_file(outputs)

@@ -50,7 +50,7 @@ def test_spreads_of_windows_that_agree_merge_to_themselves(case):
 
 @given(chopped())
 def test_every_bin_of_every_segment_is_covered_and_no_other(case):
-    segment, _, windows, how = case
+    segment, _, windows, _ = case
     covered = np.zeros(len(segment), dtype=int)
     for start, end in zip(windows.starts, windows.ends, strict=True):
         assert start < end <= start + windows.num_bins and len(set(segment[start:end].tolist())) == 1
