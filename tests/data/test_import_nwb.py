@@ -40,7 +40,7 @@ def session(seed=0):
     }
 
 
-def write_nwb(path, data, *, held_out=True, split=True, trials=True, observed=None, units=True):
+def write_nwb(path, data, *, held_out=True, splits=SPLITS, trials=True, observed=None, units=True):
     """Write a session as NWB."""
     begun = datetime(2016, 10, 7, tzinfo=timezone.utc)
     file = pynwb.NWBFile(
@@ -60,12 +60,12 @@ def write_nwb(path, data, *, held_out=True, split=True, trials=True, observed=No
         file.add_trial_column("kind", "of trial")
         file.add_trial_column("target", "side")
         file.add_trial_column("path", "of the hand", index=True)
-        if split:
+        if splits:
             file.add_trial_column("split", "of NLB")
         for i in range(NUM_TRIALS):
             row = {"start_time": data["start"][i], "stop_time": data["stop"][i], "go_time": data["go"][i]}
             row |= {"kind": int(data["kind"][i]), "target": data["target"][i], "path": [1.0] * (i + 1)}
-            file.add_trial(**row, **({"split": SPLITS[i]} if split else {}))
+            file.add_trial(**row, **({"split": splits[i]} if splits else {}))
     if units:
         if held_out:
             file.add_unit_column("heldout", "by NLB")
@@ -173,7 +173,7 @@ def test_without_a_window_trials_keep_their_lengths_and_miss_what_comes_after(da
 
 def test_bins_outside_of_the_observed_intervals_are_missing_and_trials_without_any_are_left_out(data, tmp_path, capsys):
     observed = [[0.0, 10.0], [10.0, 20.0], [30.0, 30.7], [30.9, 40.0]]
-    source = write_nwb(tmp_path / "gaps.nwb", data, observed=observed, split=False)
+    source = write_nwb(tmp_path / "gaps.nwb", data, observed=observed, splits=None)
     assert run(source, tmp_path / "x.h5", *CUT, "--json") == 0
     (fact,) = json.loads(capsys.readouterr().out)
     arrays = open_recording(tmp_path / "x.h5").arrays
@@ -197,6 +197,32 @@ def test_a_session_runs_on_and_is_chopped_and_trained_on(data, tmp_path, capsys)
     assert main(chop) == 0 and main(["check", str(tmp_path / "c.h5")]) == 0
 
 
+def test_nlbs_test_file_becomes_the_test_split_with_what_it_keeps_to_itself_missing(data, tmp_path, capsys):
+    other = session(seed=1)
+    heldin = [i for i in range(NUM_UNITS) if i not in HELD_OUT]
+    write_nwb(tmp_path / "J_desc-train_behavior+ecephys.nwb", data, splits=["train", "val"] * 12)
+    hidden = {**other, "spikes": [other["spikes"][i] for i in heldin]}
+    write_nwb(tmp_path / "J_desc-test_ecephys.nwb", hidden, held_out=False, splits=["test"] * NUM_TRIALS)
+    command = ["import", str(tmp_path / "J_*.nwb"), "--out", str(tmp_path / "out"), *CUT, "--cond", "kind"]
+    assert main(command) == 0
+    recording = open_recording(tmp_path / "out/J.h5")
+    test, arrays = recording.origin_split == "test", recording.arrays
+    assert test.sum() == NUM_TRIALS and len(set(arrays["inds"].tolist())) == 2 * NUM_TRIALS
+    assert np.isnan(arrays["recon_data"][test][..., 5:]).all() and np.isnan(arrays["behavior"][test]).all()
+    for trial in range(NUM_TRIALS):
+        counts = counts_by_hand(other, other["go"][trial], begin_ms=-100, num_bins=25, bin_ms=20)[:, heldin]
+        assert np.array_equal(arrays["encod_data"][test][trial], counts)
+        assert np.array_equal(arrays["recon_data"][test][trial][:, :5], counts)
+    assert set(arrays["cond"][test].tolist()) == {-1} and set(arrays["cond"][~test].tolist()) == {0, 1, 2}
+    assert main(["import", str(tmp_path / "J_desc-test_ecephys.nwb"), "--out", str(tmp_path / "alone"), *CUT]) == 1
+    assert "trials must hold some to train on" in capsys.readouterr().err
+    write_nwb(tmp_path / "J_desc-test_ecephys.nwb", {**other, "spikes": other["spikes"][:3]}, held_out=False,
+              splits=["test"] * NUM_TRIALS)  # fmt: skip
+    capsys.readouterr()
+    assert main([*command, "--force"]) == 1
+    assert "units must be the 5 that the other file encodes" in capsys.readouterr().err
+
+
 def test_who_recorded_it_is_kept(source, tmp_path):
     assert run(source, tmp_path / "x.h5", *CUT) == 0
     with h5py.File(tmp_path / "x.h5") as file:
@@ -215,7 +241,7 @@ WRONG = {
     "an event that is no time": ([*CUT, "--align", "target"], "column target of the trials must hold times in seconds"),
     "an unknown signal": ([*CUT, "--behavior", "hand_pos"], "there must be one signal 'hand_pos', found 0"),
     "an unknown condition": ([*CUT, "--cond", "kinds"], "did you mean kind?"),
-    "no trial left": ([*CUT, "--keep", "target=up"], "trials must hold some to train on"),
+    "no trial left": ([*CUT, "--keep", "target=up"], "24 trials without target=up left out"),
     "a column that names no split": ([*CUT, "--split-column", "target"], "target must hold train, val or test"),
     "half a bin": ([*CUT, "--window", "0", "50"], "--window must be a whole number of bins of 20 ms"),
 }
