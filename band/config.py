@@ -16,12 +16,24 @@ from band.errors import ConfigError
 SPLITS = ("auto", "shipped", "stratified", "blocked", "grouped")
 MONITORS = ("valid_recon", "valid_behavior", "valid_loss", "valid_bits_per_spike", "valid_behavior_r2")
 LEVELS = ("scores", "factors", "full")
-RECONSTRUCTIONS = ("poisson", "poisson_stirling")
+RECONSTRUCTIONS = ("poisson", "poisson_stirling", "gaussian", "gamma", "zero_inflated_gamma", "mse")
+IC_PRIORS = ("normal", "student_t", "student_t_lfads_torch")
+CO_PRIORS = ("normal", "autoregressive", "student_t", "student_t_lfads_torch")
+BEHAVIOR_DECODERS = ("trial", "bin", "causal_lag")
+BEHAVIOR_LIKELIHOODS = ("mse", "gaussian", "poisson", "categorical")
+READINS = ("trained", "fixed", "pcr_trained", "pcr_fixed")
 
 
 def _require(ok: bool, key: str, rule: str, got: object) -> None:
     if not ok:
         raise ConfigError(f"{key} must be {rule}, got {got!r}")
+
+
+def _require_option(name: str, known: tuple[str, ...], key: str) -> None:
+    """Check the name of an option: one of the package's, or `module:Class` of a user's own."""
+    module, colon, attribute = name.partition(":")
+    own = bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+    _require(own or name in known, key, f"one of {', '.join(known)}, or module:Class of your own", name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +49,10 @@ class DataConfig:
     test_share: float = 0.2  # share of trials that are reported, where they are cut here
     split_seed: int = 0
     guard_trials: int = 1  # blocked: trials dropped on either side of a cut between blocks
+    missing: str = "auto"  # NaN in counts or behaviour; mask: not observed; auto: refused unless the file declares it
+    heldout_share: float = 0.0  # share of neurons hidden from the encoders and predicted all the same: co-bps
+    heldout_seed: int = 0  # draws them
+    forward_bins: int = 0  # last bins, hidden from the encoders and predicted all the same: fp-bps
     group_key: str = ""  # grouped: dataset with one group label a trial, without its split prefix
 
     def __post_init__(self) -> None:
@@ -49,6 +65,10 @@ class DataConfig:
         _require(shares < 1, "data.valid_share + data.test_share", "below 1", shares)
         _require(self.guard_trials >= 0, "data.guard_trials", "at least 0", self.guard_trials)
         _require(self.bin_ms is None or self.bin_ms > 0, "data.bin_ms", "above 0", self.bin_ms)
+        _require(self.missing in ("auto", "mask"), "data.missing", "auto or mask", self.missing)
+        _require(0 <= self.heldout_share < 1, "data.heldout_share", "in [0, 1)", self.heldout_share)
+        _require(self.heldout_seed >= 0, "data.heldout_seed", "at least 0", self.heldout_seed)
+        _require(self.forward_bins >= 0, "data.forward_bins", "at least 0", self.forward_bins)
         grouped = self.split != "grouped" or bool(self.group_key)
         _require(grouped, "data.group_key", "given where data.split is grouped", self.group_key)
 
@@ -57,6 +77,7 @@ class DataConfig:
 class Arch:
     """Sizes and fixed choices of the model, equal within a population; widths of the data are read from the file."""
 
+    ic_enc_seq_len: int = 0  # first bins, which the initial-condition encoder alone sees; 0: it sees every bin
     ic_enc_dim: int = 64  # initial-condition encoder, units a direction
     ci_enc_dim: int = 64  # controller-input encoder, units a direction
     ci_lag: int = 1  # bins by which the controller input is delayed
@@ -68,26 +89,42 @@ class Arch:
     fac_dim: int = 40  # factors
     cell_clip: float = 5.0  # bound of every recurrent state
     ic_post_var_min: float = 1e-4  # floor of the initial condition's posterior variance
-    ic_prior_var: float = 0.1  # fixed variance of the initial condition's prior
-    co_prior_var: float = 0.1  # fixed variance of the controller output's prior
-    reconstruction: str = (
-        "poisson"  # poisson_stirling: the loss shifted by torch's approximate constant, as lfads-torch prints it
-    )
+    ic_prior: str = "normal"  # of the initial condition; or student_t
+    ic_prior_var: float = 0.1  # its variance, fixed; student_t: its squared scale at the start
+    co_prior: str = "normal"  # of the controller output; or autoregressive, student_t
+    co_prior_var: float = 0.1  # its variance, fixed; student_t: its squared scale at the start
+    co_prior_tau: float = 10.0  # autoregressive: time constant in bins at the start
+    co_prior_nvar: float = 0.1  # autoregressive: variance of the innovation at the start, not of the process
+    prior_df: float = 5.0  # student_t: degrees of freedom of prior and posterior, fixed
+    reconstruction: str = "poisson"  # likelihood of the recorded data; band/model/reconstructions has them
+    gamma_loc: float = 0.0  # zero_inflated_gamma: smallest value that is not zero
+    gamma_scale_init: float = 20.0  # zero_inflated_gamma: scale of shape and rate at the start
+    gamma_scale_prior: float = 20.0  # zero_inflated_gamma: where the penalty pulls the scale
+    gamma_scale_penalty: float = 0.0  # zero_inflated_gamma: weight of that penalty
+    behavior_decoder: str = "trial"  # factors of which bins tell a bin of behaviour: all, its own (bin), causal_lag
+    behavior_lags: int = 5  # causal_lag: bins before, beside its own
+    behavior_likelihood: str = "mse"  # loss of behaviour; or gaussian, poisson, categorical
+    behavior_classes: int = 2  # categorical: classes 0, 1, …
+    readin: str = "trained"  # several sessions: linear map of each session's neurons to readin_dim channels
+    readin_dim: int = 0  # channels that the encoders see; 0: one session, whose neurons they see as they are
 
     def __post_init__(self) -> None:
         for name in ("ic_enc_dim", "ci_enc_dim", "con_dim", "ic_dim", "gen_dim", "fac_dim"):
             _require(getattr(self, name) >= 1, f"arch.{name}", "at least 1", getattr(self, name))
-        for name in ("ci_lag", "co_dim"):
+        sizes = ("ci_lag", "co_dim", "ic_enc_seq_len", "readin_dim", "behavior_lags")
+        for name in (*sizes, "gamma_loc", "gamma_scale_penalty"):
             _require(getattr(self, name) >= 0, f"arch.{name}", "at least 0", getattr(self, name))
-        for name in ("cell_clip", "ic_prior_var", "co_prior_var"):
+        variances = ("cell_clip", "ic_prior_var", "co_prior_var", "co_prior_tau", "co_prior_nvar", "prior_df")
+        for name in (*variances, "gamma_scale_init", "gamma_scale_prior"):
             _require(getattr(self, name) > 0, f"arch.{name}", "above 0", getattr(self, name))
         _require(self.ic_post_var_min >= 0, "arch.ic_post_var_min", "at least 0", self.ic_post_var_min)
-        _require(
-            self.reconstruction in RECONSTRUCTIONS,
-            "arch.reconstruction",
-            f"one of {RECONSTRUCTIONS}",
-            self.reconstruction,
-        )
+        _require_option(self.reconstruction, RECONSTRUCTIONS, "arch.reconstruction")
+        _require_option(self.ic_prior, IC_PRIORS, "arch.ic_prior")
+        _require_option(self.co_prior, CO_PRIORS, "arch.co_prior")
+        _require_option(self.behavior_decoder, BEHAVIOR_DECODERS, "arch.behavior_decoder")
+        _require_option(self.behavior_likelihood, BEHAVIOR_LIKELIHOODS, "arch.behavior_likelihood")
+        _require(self.behavior_classes >= 2, "arch.behavior_classes", "at least 2", self.behavior_classes)
+        _require(self.readin in READINS, "arch.readin", f"one of {', '.join(READINS)}", self.readin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +186,9 @@ class TrainConfig:
     valid_samples: int = 1  # posterior draws that the validation loss averages over
     posterior_samples: int = 50  # draws behind the posterior means of the outputs
     checkpoint_s: float = 60.0  # seconds between checkpoints
+    start_from: str = ""  # folder of a trained run whose parameters are taken where name and shape agree
+    start_sha256: str = ""  # of its model.pt: what is meant, wherever it lies
+    trains: str = "all"  # session: read-in and read-out alone, all else stays as it is
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -159,6 +199,9 @@ class TrainConfig:
         _require(0 < self.smooth <= 1, "train.smooth", "in (0, 1]", self.smooth)
         _require(self.loss_scale > 0, "train.loss_scale", "above 0", self.loss_scale)
         _require(self.kl_co_reduce in ("sum", "mean"), "train.kl_co_reduce", "sum or mean", self.kl_co_reduce)
+        _require(self.trains in ("all", "session"), "train.trains", "all or session", self.trains)
+        is_given = bool(self.start_from) == bool(self.start_sha256)
+        _require(is_given, "train.start_sha256", "given where train.start_from is, and only there", self.start_sha256)
         _require(self.checkpoint_s >= 0, "train.checkpoint_s", "at least 0", self.checkpoint_s)
         _require(self.dtype in ("float32", "float64"), "train.dtype", "float32 or float64", self.dtype)
 

@@ -140,7 +140,10 @@ def _recording(plan: Plan, place: int) -> str:
     if config is None:
         return f"{entry['path']}: in none of these runs"
     sizes, split = sizes_of(config, entry["shapes"]), split_sizes(config["data"], entry["shapes"])
-    parts = [f"{sizes.bins} bins", f"{sizes.neurons} neurons"]
+    sessions = entry["shapes"].get("sessions", {})
+    neurons = "+".join(str(shape[2]) for shape in sessions.values()) or str(sizes.neurons)
+    parts = [f"{len(sessions)} sessions"] if sessions else []
+    parts += [f"{sizes.bins} bins", f"{neurons} neurons"]
     parts += [f"{sizes.behavior} behaviour channels"] if sizes.behavior else ["no behaviour"]
     parts += [f"{sizes.external} external inputs"] if sizes.external else []
     trials = "about {train:.0f} trials train, {valid:.0f} choose, {test:.0f} test".format(**split)

@@ -142,9 +142,9 @@ def _check_values(path: Path, arrays: dict[str, np.ndarray]) -> None:
     for key, values in arrays.items():
         where = lambda row, key=key: f"{key} row {row}"  # noqa: E731
         if key in ("encod_data", "recon_data"):
-            check_support(values, path=path, where=where)
+            check_support(values, path=path, where=where, missing="mask")
         else:
-            check_finite(values, path=path, where=where, may_miss=key != "ext_input")
+            check_finite(values, path=path, where=where, missing="mask")
     if not (arrays["recon_data"] > 0).any():
         raise DataError(f"{path}: recon_data must hold at least one count above 0, found none in any bin")
 

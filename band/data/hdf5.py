@@ -96,7 +96,7 @@ def write_hdf5(
     Args:
         path: the file to write.
         arrays: name to values; text of any length is stored as UTF-8. Values are asked for one name at a time.
-        attributes: of the file.
+        attributes: of the file; `missing` is added where values are NaN.
         replace: whether a file of that name gives way.
         check: called with the file before it gets its name, raises a DataError if it must not.
         on_step: called with each name before it is written, its number from 0, and how many there are.
@@ -127,6 +127,8 @@ def _write_one(file: h5py.File, name: str, values: np.ndarray) -> None:
     if values.dtype.kind == "U":
         file.create_dataset(name, data=values.astype(object), dtype=h5py.string_dtype())
         return
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        file.attrs["missing"] = "mask"  # whoever writes NaN here means what was not observed; see open_sessions
     compression = "gzip" if values.ndim > 1 and values.size else None
     file.create_dataset(name, data=values, compression=compression, shuffle=bool(compression))
 

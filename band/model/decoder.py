@@ -40,6 +40,7 @@ class _Loop:
     factor_mask: Tensor | None  # (M, R, B, F), dropout of the factors on their way to the controller
     gen_mask: Tensor | None  # (M, R, B, G)
     co_off: bool  # inferred inputs set to zero on their way to the generator
+    push: Tensor | None = None  # (M, R, co_dim), added to the inferred inputs of every trial
 
 
 class _ControlledScan(torch.autograd.Function):
@@ -137,6 +138,8 @@ def _sample(co: Tensor, loop: _Loop, t: int, std: Tensor, out: Tensor) -> None:
         out.copy_(mean)
     else:
         torch.addcmul(mean, std, loop.eps[:, t], out=out)
+    if loop.push is not None:
+        out.add_(loop.push[:, t, None])
 
 
 def _unsample(du: Tensor, loop: _Loop, t: int, std: Tensor, d_co: Tensor) -> None:
@@ -159,6 +162,7 @@ def decode(
     num_bins: int,
     noise: Noise,
     co_off: bool = False,
+    push: Tensor | None = None,
 ) -> Decoded:
     """Return states, factors and inferred inputs unrolled from the initial condition.
 
@@ -171,6 +175,7 @@ def decode(
         num_bins: R.
         noise: draws and masks.
         co_off: feed zeros instead of the inferred inputs to the generator.
+        push: (M, R, co_dim), added to the inferred inputs: a perturbation, whose transient response can be seen.
     """
     gen_init = torch.baddbmm(params["ic_to_g0.bias"][:, None], ic, params["ic_to_g0.weight"].transpose(1, 2))
     fac_weight = functional.normalize(params["fac_linear.weight"], dim=2)
@@ -182,7 +187,7 @@ def decode(
     con_x, con_weight, factor_mask = _controller_input(params, controller_input, arch, num_bins, noise)
     f0 = torch.bmm(dropped(gen_init, noise.gen_init), fac_weight.transpose(1, 2))
     c0 = params["con.h0"][:, None].expand(-1, gen_init.shape[1], -1)
-    loop = _Loop(arch.cell_clip, _by_bin(noise.eps_co), factor_mask, _by_bin(noise.generator), co_off)
+    loop = _Loop(arch.cell_clip, _by_bin(noise.eps_co), factor_mask, _by_bin(noise.generator), co_off, push)
     factors, co, gen_states, con_states, controls = _ControlledScan.apply(
         loop, con_x, gen_x, gen_init, c0, f0, con_weight, gen_weight,
         params["co_linear.weight"], params["co_linear.bias"][:, None], fac_weight,

@@ -51,17 +51,17 @@ def encode(params: Params, data: Tensor, *, arch: Arch, noise: Noise) -> tuple[T
 
     Args:
         params: M members.
-        data: (M, B, T, N), what the encoders see.
+        data: (M, B, T, N), what the encoders see; N channels where there are read-ins.
         arch: sizes.
         noise: dropout masks, or none.
 
     Returns:
         mean and log variance (M, B, ic_dim), the variance without its floor; controller input (M, B, T, C), where C is
-        ci_enc_dim, twice that where the controller is not causal; None where there is no controller.
+        ci_enc_dim, twice that where the controller is not causal, 0 in the bins of the initial condition's own segment;
+        None where there is no controller.
     """
     data = dropped(data, noise.encoder).transpose(1, 2).contiguous()
-    inputs = (data, data.flip(1))
-    ends, controller_input = _run_encoders(params, inputs, arch)
+    ends, controller_input = _run_encoders(params, data, arch)
     ic = torch.baddbmm(
         params["ic_linear.bias"][:, None], dropped(ends, noise.ic), params["ic_linear.weight"].transpose(1, 2)
     )
@@ -69,29 +69,34 @@ def encode(params: Params, data: Tensor, *, arch: Arch, noise: Noise) -> tuple[T
     return mean, log_var, controller_input
 
 
-def _run_encoders(params: Params, inputs: tuple[Tensor, Tensor], arch: Arch) -> tuple[Tensor, Tensor | None]:
+def _run_encoders(params: Params, data: Tensor, arch: Arch) -> tuple[Tensor, Tensor | None]:
     """Return the last states of the ic encoder (M, B, 2H) and the lagged controller input (M, B, T, C)."""
+    segment = arch.ic_enc_seq_len
     ic = [("ic_enc", 0), ("ic_enc", 1)]
     ci = [("ci_enc", 0)] if arch.causal_con else [("ci_enc", 0), ("ci_enc", 1)]
     if not has_controller(arch):
-        ic_states, ci_states = _scan(params, ic, inputs, arch), None
-    elif arch.ic_enc_dim == arch.ci_enc_dim:
-        ic_states, ci_states = _scan(params, ic + ci, inputs, arch).tensor_split([2], dim=1)
+        ic_states, ci_states = _scan(params, ic, data[:, : segment or None], arch), None
+    elif segment or arch.ic_enc_dim != arch.ci_enc_dim:
+        ic_states = _scan(params, ic, data[:, : segment or None], arch)
+        ci_states = _scan(params, ci, data[:, segment:], arch)
     else:
-        ic_states, ci_states = _scan(params, ic, inputs, arch), _scan(params, ci, inputs, arch)
+        ic_states, ci_states = _scan(params, ic + ci, data, arch).tensor_split([2], dim=1)
     ends = torch.cat((ic_states[:, 0, -1], ic_states[:, 1, -1]), dim=-1)
-    return ends, None if ci_states is None else _lagged(ci_states, arch.ci_lag)
+    if ci_states is None:
+        return ends, None
+    return ends, functional.pad(_lagged(ci_states, arch.ci_lag), (0, 0, segment, 0))
 
 
-def _scan(params: Params, groups: list[tuple[str, int]], inputs: tuple[Tensor, Tensor], arch: Arch) -> Tensor:
+def _scan(params: Params, groups: list[tuple[str, int]], data: Tensor, arch: Arch) -> Tensor:
     """Return the states (M, G, T, B, H) of the named (encoder, direction) groups in one recurrence."""
+    data = data.contiguous()
 
     def stacked(kind: str) -> Tensor:
         return torch.stack([params[f"{name}.{kind}"][:, direction] for name, direction in groups], dim=1)
 
     weight_hh, h0 = stacked("weight_hh"), stacked("h0")
     seen = tuple(direction for _, direction in groups)
-    x = _DirectedInput.apply(seen, stacked("weight_ih"), stacked("bias"), *inputs)
+    x = _DirectedInput.apply(seen, stacked("weight_ih"), stacked("bias"), data, data.flip(1))
     trials = x.shape[2]
     states = gru_scan(
         x,

@@ -6,6 +6,7 @@ K behaviour channel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,24 +16,36 @@ from torch.nn import functional
 from band.config import Arch
 from band.errors import ShapeError
 from band.model import losses
+from band.model.behavior import behavior_decoder_of
 from band.model.decoder import Decoded, decode
 from band.model.encoder import encode
 from band.model.noise import Noise, dropped
-from band.model.params import Params, Widths
+from band.model.params import Params, Widths, session_room
+from band.model.priors import prior_of
+from band.model.reconstructions import behavior_likelihood_of, reconstruction_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Trials that every member sees in one pass; NaN never stands in here: `observed` masks do."""
+    """Trials that every member sees in one pass; NaN never stands in here: `observed` masks do.
 
-    encod: Tensor  # (M, B, T, N), counts the encoders see
-    recon: Tensor  # (M, B, R, N'), counts to reconstruct, 0 where unobserved
+    Sessions have their own neurons, so their counts come in a tuple; all else has the trials of all sessions, B, one
+    session after the other.
+    """
+
+    encod: tuple[Tensor, ...]  # of each session (M, B, T, N), counts the encoders see
+    recon: tuple[Tensor, ...]  # of each session (M, B, R, N'), counts to reconstruct, 0 where unobserved
     weight: Tensor  # (M, B), 0 for padding
     ext_input: Tensor | None = None  # (M, B, <= R, E)
     behavior: Tensor | None = None  # (M, B, R, K), 0 where unobserved
-    recon_observed: Tensor | None = None  # (M, B, R, N')
+    recon_observed: tuple[Tensor | None, ...] | None = None  # of each session (M, B, R, N'), None: all
     behavior_observed: Tensor | None = None  # (M, B, R, K)
-    recon_constant: Tensor | None = None  # (M, B), see losses.count_constant
+    recon_constant: Tensor | None = None  # (M, B), see Reconstruction.constant
+
+    @property
+    def sizes(self) -> list[int]:
+        """Trials of each session."""
+        return [counts.shape[1] for counts in self.encod]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +55,8 @@ class Latents:
     ic_mean: Tensor  # (M, B, ic_dim)
     ic_log_var: Tensor  # (M, B, ic_dim), without its floor
     decoded: Decoded
-    log_rates: Tensor  # (M, B, R, N')
-    behavior: Tensor | None  # (M, B, R, K)
+    outputs: tuple[Tensor, ...]  # of each session (M, B, R, P N'), see Reconstruction; log rates, for Poisson
+    behavior: Tensor | None  # (M, B, R, P K), see Reconstruction; the behaviour itself, for squared error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,20 +87,21 @@ class Losses:
 
 
 def run_model(
-    params: Params, batch: Batch, *, arch: Arch, widths: Widths, noise: Noise, co_off: bool = False
+    params: Params,
+    batch: Batch,
+    *,
+    arch: Arch,
+    widths: Widths,
+    noise: Noise,
+    co_off: bool = False,
 ) -> Latents:
-    """Return latents, log rates and decoded behaviour.
+    """Return latents, read-outs and decoded behaviour.
 
     Raises:
         ShapeError: the batch does not have the bins and neurons of `widths`.
     """
-    expected = (widths.num_bins, widths.num_neurons)
-    if batch.encod.shape[2:] != expected:
-        raise ShapeError(f"encod (M, B, T, N) {tuple(batch.encod.shape)} does not have (T, N) {expected} of the model")
-    encod = batch.encod
-    if noise.cd_keep is not None:
-        encod = encod * noise.cd_keep
-    ic_mean, ic_log_var, controller_input = encode(params, encod, arch=arch, noise=noise)
+    seen = read_in(params, batch.encod, arch=arch, widths=widths, noise=noise)
+    ic_mean, ic_log_var, controller_input = encode(params, seen, arch=arch, noise=noise)
     ic = ic_mean
     if noise.eps_ic is not None:
         ic = torch.addcmul(ic_mean, (ic_log_var.exp() + arch.ic_post_var_min).sqrt(), noise.eps_ic)
@@ -101,21 +115,47 @@ def run_model(
         noise=noise,
         co_off=co_off,
     )
-    log_rates, behavior = read_out(params, decoded.factors, widths=widths, noise=noise)
-    return Latents(ic_mean=ic_mean, ic_log_var=ic_log_var, decoded=decoded, log_rates=log_rates, behavior=behavior)
+    outputs, behavior = read_out(params, decoded.factors, batch.sizes, arch=arch, widths=widths, noise=noise)
+    return Latents(ic_mean=ic_mean, ic_log_var=ic_log_var, decoded=decoded, outputs=outputs, behavior=behavior)
 
 
-def read_out(params: Params, factors: Tensor, *, widths: Widths, noise: Noise) -> tuple[Tensor, Tensor | None]:
-    """Return log rates (M, B, R, N') and behaviour (M, B, R, K), or None without behaviour, from (M, B, R, F)."""
-    by_bin = factors.transpose(1, 2)
-    flat = by_bin.flatten(1, 2)
-    log_rates = torch.baddbmm(params["readout.bias"][:, None], flat, params["readout.weight"].transpose(1, 2))
-    log_rates = log_rates.unflatten(1, by_bin.shape[1:3]).transpose(1, 2)
+def read_in(params: Params, encod: tuple[Tensor, ...], *, arch: Arch, widths: Widths, noise: Noise) -> Tensor:
+    """Return what the encoders see, (M, B, T, N or readin_dim): sessions one after the other, each by its own map.
+
+    Raises:
+        ShapeError: the counts do not have the bins and neurons of `widths`.
+    """
+    parts = []
+    for session, counts in enumerate(encod):
+        expected = (widths.num_bins, widths.num_neurons[session])
+        if counts.shape[2:] != expected:
+            raise ShapeError(f"encod (M, B, T, N) {tuple(counts.shape)} does not have (T, N) {expected} of the model")
+        seen = counts if noise.cd_keep is None else counts * noise.cd_keep[session]
+        if arch.readin_dim:
+            seen = _linear(params, session_room("readin", session, len(encod)), seen)
+        parts.append(seen)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def read_out(
+    params: Params, factors: Tensor, sizes: Sequence[int], *, arch: Arch, widths: Widths, noise: Noise
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """Return the read-out of each session, and decoded behaviour (M, B, R, P K) or None, from factors (M, B, R, F)."""
+    parts = factors.split(list(sizes), dim=1) if len(sizes) > 1 else (factors,)
+    outputs = tuple(_linear(params, session_room("readout", s, len(sizes)), part) for s, part in enumerate(parts))
     if not widths.behavior_dim:
-        return log_rates, None
-    flat = dropped(factors, noise.behavior).flatten(2)
-    behavior = torch.baddbmm(params["behavior.bias"][:, None], flat, params["behavior.weight"].transpose(1, 2))
-    return log_rates, behavior.unflatten(2, (widths.num_recon_bins, widths.behavior_dim))
+        return outputs, None
+    decoder = behavior_decoder_of(arch)
+    return outputs, decoder.decode(dropped(factors, noise.behavior), params.room("behavior"))
+
+
+def _linear(params: Params, room: str, values: Tensor) -> Tensor:
+    """Return (M, B, T, ·) mapped by the weight and bias of a room; in memory bins stand before trials."""
+    by_bin = values.transpose(1, 2)
+    flat = torch.baddbmm(
+        params[f"{room}.bias"][:, None], by_bin.flatten(1, 2), params[f"{room}.weight"].transpose(1, 2)
+    )
+    return flat.unflatten(1, by_bin.shape[1:3]).transpose(1, 2)
 
 
 def compute_losses(
@@ -130,51 +170,84 @@ def compute_losses(
     noise: Noise,
 ) -> Losses:
     """Return every term of the loss and their weighted sum, (M,) each."""
-    recon = losses.poisson_loss(
-        latents.log_rates, batch.recon, gate=_gradient_gate(noise, batch.recon), observed=batch.recon_observed
-    )
-    if batch.recon_constant is not None:
-        recon = recon + batch.recon_constant
-    behavior = torch.zeros_like(recon)
-    if latents.behavior is not None and batch.behavior is not None:
-        behavior = losses.squared_error(latents.behavior, batch.behavior, observed=batch.behavior_observed)
-    if scales.recon_reduce_mean:
-        recon = recon / latents.log_rates[0, 0].numel()
-        behavior = behavior if latents.behavior is None else behavior / latents.behavior[0, 0].numel()
-    recon, behavior = (losses.weighted_mean(term, batch.weight) for term in (recon, behavior))
-    kl_ic, kl_co = _divergences(params, latents, batch, arch, scales.kl_co_reduce)
+    sizes = batch.sizes
+    recon = _reconstruction(params, latents, batch, arch, scales, noise)
+    behavior = _behavior_loss(params, latents, batch, arch, scales)
+    recon, behavior = (losses.session_mean(term, batch.weight, sizes=sizes) for term in (recon, behavior))
+    kl_ic, kl_co = _divergences(params, latents, batch, arch, scales.kl_co_reduce, noise)
     kl = scales.kl_ic_scale * (kl_ic - scales.kl_ic_target).clamp(min=0)
     kl = kl + scales.kl_co_scale * (kl_co - scales.kl_co_target).clamp(min=0)
     l2 = losses.recurrent_l2(params, scales=scales.l2)
+    for penalty in _penalties(params, arch, len(sizes)):
+        l2 = l2 + penalty
     total = recon + scales.behavior_weight * behavior + kl_ramp * kl + l2_ramp * l2
     return Losses(loss=scales.loss_scale * total, recon=recon, behavior=behavior, kl_ic=kl_ic, kl_co=kl_co, l2=l2)
 
 
-def _gradient_gate(noise: Noise, recon: Tensor) -> Tensor | None:
+def _reconstruction(params: Params, latents: Latents, batch: Batch, arch: Arch, scales: Scales, noise: Noise) -> Tensor:
+    """Return the reconstruction loss (M, B) of each trial of all sessions."""
+    kind, sizes = reconstruction_of(arch), batch.sizes
+    constants = None if batch.recon_constant is None else batch.recon_constant.split(sizes, dim=1)
+    parts = []
+    for session, (outputs, data) in enumerate(zip(latents.outputs, batch.recon, strict=True)):
+        observed = None if batch.recon_observed is None else batch.recon_observed[session]
+        own = params.room(session_room("recon", session, len(sizes)))
+        loss = kind.loss(outputs, data, own, gate=_gradient_gate(noise, data, session), observed=observed)
+        if constants is not None:
+            loss = loss + constants[session]
+        parts.append(loss / _count(data, observed) if scales.recon_reduce_mean else loss)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _count(data: Tensor, observed: Tensor | None) -> Tensor | int:
+    """Return over how many values of each trial a mean is: all of (M, B, R, N'), or those observed, (M, B)."""
+    if observed is None:
+        return data[0, 0].numel()
+    return observed.expand_as(data).sum(dim=(-2, -1)).clamp(min=1)
+
+
+def _penalties(params: Params, arch: Arch, num_sessions: int) -> list[Tensor]:
+    """Return the penalties, (M,) each, on what reconstructions train beside the read-out."""
+    kind = reconstruction_of(arch)
+    found = [kind.penalty(params.room(session_room("recon", session, num_sessions))) for session in range(num_sessions)]
+    return [penalty for penalty in found if penalty is not None]
+
+
+def _behavior_loss(params: Params, latents: Latents, batch: Batch, arch: Arch, scales: Scales) -> Tensor:
+    """Return the behaviour loss (M, B) of each trial, 0 where there is none."""
+    if latents.behavior is None or batch.behavior is None:
+        return torch.zeros_like(batch.weight)
+    observed = batch.behavior_observed
+    loss = behavior_likelihood_of(arch).loss(
+        latents.behavior, batch.behavior, params.room("behavior_likelihood"), observed=observed
+    )
+    return loss / _count(batch.behavior, observed) if scales.recon_reduce_mean else loss
+
+
+def _gradient_gate(noise: Noise, recon: Tensor, session: int) -> Tensor | None:
     """Return 1 where a count passes gradient: where the encoder did not see it, or it may pass all the same."""
     if noise.cd_keep is None:
         return None
-    seen = noise.cd_keep > 0
-    hidden = ~seen if noise.cd_pass is None else ~seen | (noise.cd_pass > 0)
+    seen = noise.cd_keep[session] > 0
+    hidden = ~seen if noise.cd_pass is None else ~seen | (noise.cd_pass[session] > 0)
     gate = hidden.to(recon.dtype)
     bins, neurons = recon.shape[2] - gate.shape[2], recon.shape[3] - gate.shape[3]
     return functional.pad(gate, (0, neurons, 0, bins), value=1.0) if bins or neurons else gate
 
 
-def _divergences(params: Params, latents: Latents, batch: Batch, arch: Arch, reduce: str) -> tuple[Tensor, Tensor]:
+def _divergences(
+    params: Params, latents: Latents, batch: Batch, arch: Arch, reduce: str, noise: Noise
+) -> tuple[Tensor, Tensor]:
     """Return the divergences (M,) of the initial condition and of the inferred inputs, in nats a trial."""
-    kl_ic = losses.normal_kl(
-        latents.ic_mean,
-        latents.ic_log_var,
-        prior_mean=params["ic_prior.mean"],
-        prior_var=arch.ic_prior_var,
-        var_floor=arch.ic_post_var_min,
-    )
+    log_var = latents.ic_log_var
+    if arch.ic_post_var_min:
+        log_var = (log_var.exp() + arch.ic_post_var_min).log()
+    kl_ic = prior_of(arch, "ic").divergence(params.room("ic_prior"), latents.ic_mean, log_var, noise.kl_ic)
     decoded = latents.decoded
     if decoded.co_means is None or decoded.co_log_vars is None:
         return losses.weighted_mean(kl_ic, batch.weight), kl_ic.new_zeros(kl_ic.shape[0])
-    by_bin = losses.normal_kl(
-        decoded.co_means, decoded.co_log_vars, prior_mean=params["co_prior.mean"], prior_var=arch.co_prior_var
+    by_bin = prior_of(arch, "co").divergence(
+        params.room("co_prior"), decoded.co_means, decoded.co_log_vars, noise.kl_co
     )
     kl_co = by_bin.sum(dim=2) if reduce == "sum" else by_bin.mean(dim=2)
     return losses.weighted_mean(kl_ic, batch.weight), losses.weighted_mean(kl_co, batch.weight)

@@ -15,9 +15,9 @@ _LINEAR = {
     "ic_to_g0": "decoder.ic_to_g0",
     "fac_linear": "decoder.rnn.cell.fac_linear",
     "co_linear": "decoder.rnn.cell.co_linear",
-    "readout": "readout.0",
     "behavior": "behavior_readout.layers.2",
 }
+_BY_SESSION = ("readin", "readout", "recon")
 _CELLS = {"con": "decoder.rnn.cell.con_cell", "gen": "decoder.rnn.cell.gen_cell"}
 _ENCODERS = ("ic_enc", "ci_enc")
 
@@ -34,6 +34,8 @@ def their_names(name: str) -> list[str]:
         return ["decoder.con_h0"]
     if room in _CELLS:
         return [f"{_CELLS[room]}.{kind}"]
+    if room in _BY_SESSION:
+        return [f"{room}.0.{kind}"]
     return [f"{_LINEAR.get(room, room)}.{kind}"]
 
 

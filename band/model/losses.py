@@ -7,6 +7,7 @@ A trial of weight 0 is padding: every mean over trials divides by the sum of the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -70,34 +71,25 @@ def count_constant(counts: Tensor, *, stirling: bool = False) -> Tensor:
     return torch.where(counts > 1, terms, 0).sum(dim=(-2, -1))
 
 
-def squared_error(predicted: Tensor, truth: Tensor, *, observed: Tensor | None = None) -> Tensor:
-    """Return the squared error of behaviour summed over bins and channels, (M, B), from (M, B, R, K)."""
-    error = predicted - truth
-    if observed is not None:
-        error = error * observed
-    return error.square().sum(dim=(-2, -1))
-
-
-def normal_kl(mean: Tensor, log_var: Tensor, *, prior_mean: Tensor, prior_var: float, var_floor: float = 0.0) -> Tensor:
-    """Return the divergence of normal posteriors from a normal prior, summed over the last axis, in nats.
-
-    Args:
-        mean: (M, ..., D), posterior means.
-        log_var: (M, ..., D), log variances, before the floor is added.
-        prior_mean: (M, D).
-        prior_var: variance of the prior, the same for every dimension.
-        var_floor: added to the posterior variance.
-    """
-    prior = prior_mean.view(prior_mean.shape[0], *(1,) * (mean.dim() - 2), -1)
-    var = log_var.exp() + var_floor
-    log = log_var if var_floor == 0 else var.log()
-    terms = (var + (mean - prior).square()) / prior_var - log + (math.log(prior_var) - 1)
-    return 0.5 * terms.sum(dim=-1)
-
-
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Return the mean (M,) over trials of (M, B), weighted by (M, B)."""
     return (values * weight).sum(dim=1) / weight.sum(dim=1)
+
+
+def session_mean(values: Tensor, weight: Tensor, *, sizes: Sequence[int]) -> Tensor:
+    """Return the mean (M,) over sessions of each session's mean over its trials, as lfads-torch weighs sessions.
+
+    Args:
+        values: (M, B), the trials of all sessions one after the other.
+        weight: (M, B); a session all of whose trials weigh 0 is left out.
+        sizes: trials of each session.
+    """
+    if len(sizes) == 1:
+        return weighted_mean(values, weight)
+    sums = torch.stack([part.sum(dim=1) for part in (values * weight).split(list(sizes), dim=1)])
+    weights = torch.stack([part.sum(dim=1) for part in weight.split(list(sizes), dim=1)])
+    means = torch.where(weights > 0, sums / weights.clamp(min=1e-30), 0)
+    return means.sum(dim=0) / (weights > 0).sum(dim=0)
 
 
 def ramp(epoch: Tensor, *, start: Tensor, increase: Tensor) -> Tensor:

@@ -112,8 +112,10 @@ BROKEN = {
     "conditions of a wrong rank": ({"train_cond": lambda x: np.stack([x, x], -1)}, r"train_cond must be \(trial,\)"),
     "text for numbers": ({"train_behavior": lambda x: x.astype("S8")}, "train_behavior must hold numbers, found text"),
     "an empty split": ({"valid_encod_data": lambda x: x[:0]}, "valid_encod_data must hold at least one trial"),
+    "NaN counts": ({"valid_recon_data": put((3, 2, 1), np.nan)}, "nan at valid_recon_data trial 3, bin 2, channel 1"),
+    "NaN input": ({"train_encod_data": put((1, 0, 0), np.nan)}, "train_encod_data must hold finite values"),
+    "NaN behaviour": ({"test_behavior": put((5, 7, 1), np.nan)}, "set data.missing=mask where NaN stands for what"),
     "infinity for a missing count": ({"valid_recon_data": put((3, 2, 1), np.inf)}, "inf at valid_recon_data trial 3"),
-    "a trial that is missing as a whole": ({"valid_encod_data": put((3,), np.nan)}, "found NaN alone in valid_encod"),
     "negative counts": ({"train_recon_data": put((3, 2, 1), -1)}, "non-negative whole counts .* found -1.0 at train"),
     "fractional counts": ({"train_recon_data": put((0, 0, 0), 0.5)}, "found 0.5 at train_recon_data trial 0"),
     "infinite counts": ({"test_recon_data": put((0, 0, 0), np.inf)}, "found inf at test_recon_data trial 0"),
@@ -149,11 +151,17 @@ def test_each_likelihood_refuses_what_lies_outside_its_support_and_takes_the_res
 @pytest.mark.parametrize("likelihood", ["poisson", "gaussian"])
 def test_missing_samples_are_kept_as_nan_in_counts_and_behaviour_alone(tmp_path, likelihood):
     at = {"train_recon_data": (0, 1, 2), "valid_encod_data": (3, 4), "test_behavior": (5,)}
-    recording = open_recording(changed(tmp_path, **{k: put(i, np.nan) for k, i in at.items()}), likelihood=likelihood)
+    path = changed(tmp_path, **{k: put(i, np.nan) for k, i in at.items()})
+    recording = open_recording(path, likelihood=likelihood, missing="mask")
+    with h5py.File(path, "r+") as file:
+        file.attrs["missing"] = "mask"
+    assert open_recording(path, likelihood=likelihood).num_trials == recording.num_trials
     missing = {key: int(np.isnan(recording.arrays[key]).sum()) for key in ("recon_data", "encod_data", "behavior")}
     assert missing == {"recon_data": 1, "encod_data": 5, "behavior": 16}
     with pytest.raises(DataError, match="train_cond must hold finite values"):
-        open_recording(changed(tmp_path, train_cond=lambda x: np.where(x > 1, np.nan, x)))
+        open_recording(changed(tmp_path, train_cond=lambda x: np.where(x > 1, np.nan, x)), missing="mask")
+    with pytest.raises(DataError, match="found NaN alone in valid_encod"):
+        open_recording(changed(tmp_path, valid_encod_data=put((3,), np.nan)), missing="mask")
 
 
 def test_a_recording_without_a_spike_is_refused(tmp_path):

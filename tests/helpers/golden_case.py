@@ -11,15 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from band.config import Arch
 from band.model.forward import Batch, Latents, Losses, Scales, compute_losses, run_model
 from band.model.interchange import row_from_lfads_torch, to_lfads_torch
-from band.model.losses import count_constant, ramp
+from band.model.losses import ramp
 from band.model.noise import Noise
 from band.model.params import Params, Widths, parameter_shapes
+from band.model.reconstructions import reconstruction_of
 
-ARCH_FIELDS = ("ic_enc_dim", "ci_enc_dim", "ci_lag", "causal_con", "con_dim", "co_dim", "ic_dim", "gen_dim", "fac_dim")
+PRIORS = {"mvn": "normal", "ar": "autoregressive"}
+RECONSTRUCTIONS = {
+    "Poisson": "poisson_stirling", "Gaussian": "gaussian", "Gamma": "gamma", "ZeroInflatedGamma": "zero_inflated_gamma",
+    "MSE": "mse",
+}  # fmt: skip
+ARCH_FIELDS = (
+    "ic_enc_seq_len", "ic_post_var_min", "cell_clip", "ic_enc_dim", "ci_enc_dim", "ci_lag", "causal_con", "con_dim",
+    "co_dim", "ic_dim", "gen_dim", "fac_dim",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,26 +53,33 @@ class GoldenCase:
         return None if array is None else torch.from_numpy(array).to(dtype)[None]
 
     def arch(self) -> Arch:
-        """Return the sizes; raise NotImplementedError naming what the model cannot do yet."""
+        """Return the sizes and distributions."""
         config, meta = self.meta["config"], self.meta
-        wants = {
-            "reconstruction": meta["reconstruction"] == "Poisson",
-            "priors": meta["ic_prior"] == meta["co_prior"] == "mvn",
-            "sessions": len(meta["neurons"]) == 1,
-            "ic_enc_seq_len": config["ic_enc_seq_len"] == 0,
-            "forward prediction": config["recon_seq_len"] == config["encod_seq_len"],
-        }
-        missing = [name for name, is_there in wants.items() if not is_there]
-        if missing:
-            raise NotImplementedError(f"{self.path.stem}: the model has no {', '.join(missing)} of this kind")
+
+        def variance(name: str) -> float:
+            return math.exp(self.arrays.get(f"param/{name}_prior.logvar", np.array([math.log(0.1)]))[0])
+
         values = {name: config[name] for name in ARCH_FIELDS}
         return Arch(
             **values,
-            cell_clip=config["cell_clip"],
-            ic_post_var_min=config["ic_post_var_min"],
-            ic_prior_var=math.exp(self.arrays["param/ic_prior.logvar"][0]),
-            co_prior_var=math.exp(self.arrays.get("param/co_prior.logvar", np.array([math.log(0.1)]))[0]),
+            ic_prior=PRIORS[meta["ic_prior"]],
+            co_prior=PRIORS[meta["co_prior"]],
+            ic_prior_var=variance("ic"),
+            co_prior_var=variance("co"),
+            reconstruction=RECONSTRUCTIONS[meta["reconstruction"]],
+            readin_dim=config["encod_data_dim"] if "param/readin.0.weight" in self.arrays else 0,
+            readin="fixed",
+            **(
+                {"gamma_loc": 0.02, "gamma_scale_prior": 1.0, "gamma_scale_penalty": 0.1}
+                if "param/recon.0.scale" in self.arrays
+                else {}
+            ),
         )
+
+    @property
+    def sessions(self) -> range:
+        """Sessions of the case."""
+        return range(len(self.meta["neurons"]))
 
     def widths(self) -> Widths:
         """Return the sizes of the data."""
@@ -70,8 +87,8 @@ class GoldenCase:
         return Widths(
             num_bins=config["encod_seq_len"],
             num_recon_bins=config["recon_seq_len"],
-            num_neurons=meta["neurons"][0],
-            num_recon_neurons=meta["recon_neurons"][0],
+            num_neurons=tuple(meta["neurons"]),
+            num_recon_neurons=tuple(meta["recon_neurons"]),
             behavior_dim=meta["behavior_dim"],
             ext_input_dim=config["ext_input_dim"],
         )
@@ -86,25 +103,34 @@ class GoldenCase:
 
     def batch(self, dtype: torch.dtype) -> Batch:
         """Return the input as a population of one."""
-        recon = self.tensor("in/0/recon_data", dtype)
-        encod = self.tensor("in/0/encod_data", dtype)
-        assert recon is not None and encod is not None
+        encod, recon = (self._tensors(key, dtype) for key in ("encod_data", "recon_data"))
+        constants = [reconstruction_of(self.arch()).constant(counts) for counts in recon]
+        behavior = torch.cat(self._tensors("behavior", dtype), dim=1)
+        missing = recon[0].shape[2] - behavior.shape[2]
+        observed = functional.pad(torch.ones_like(behavior), (0, 0, 0, missing)) if missing else None
+        ext_input = self._tensors("ext_input", dtype)
         return Batch(
             encod=encod,
             recon=recon,
-            weight=torch.ones(recon.shape[:2], dtype=dtype),
-            ext_input=self.tensor("in/0/ext_input", dtype),
-            behavior=self.tensor("in/0/behavior", dtype),
-            recon_constant=count_constant(recon, stirling=True),
+            weight=torch.ones(behavior.shape[:2], dtype=dtype),
+            ext_input=torch.cat(ext_input, dim=1) if ext_input else None,
+            behavior=functional.pad(behavior, (0, 0, 0, missing)),
+            behavior_observed=observed,
+            recon_constant=None if constants[0] is None else torch.cat(constants, dim=1),
         )
+
+    def _tensors(self, key: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        found = [self.tensor(f"in/{session}/{key}", dtype) for session in self.sessions]
+        return tuple(value for value in found if value is not None)
 
     def noise(self, dtype: torch.dtype) -> Noise:
         """Return the draws of the training pass, coordinated dropout's scale included."""
         rate = self.meta["cd_rate"]
-        keep = self.tensor("mask/0/cd_keep", dtype) if rate else None
+        keep = [self.tensor(f"mask/{session}/cd_keep", dtype) for session in self.sessions] if rate else None
         return Noise(
             eps_ic=self.tensor("noise/ic", dtype), eps_co=self.tensor("noise/co", dtype),
-            cd_keep=None if keep is None else keep / (1 - rate),
+            kl_co=self.tensor("noise/kl0", dtype),
+            cd_keep=None if keep is None else tuple(mask / (1 - rate) for mask in keep),
         )  # fmt: skip
 
     def scales(self, dtype: torch.dtype) -> Scales:
@@ -119,7 +145,8 @@ class GoldenCase:
             l2={room: one(f"l2_{room}_scale") for room in ("ic_enc", "ci_enc", "gen", "con")},
             loss_scale=config["loss_scale"],
             recon_reduce_mean=config["recon_reduce_mean"],
-            kl_co_reduce="mean",
+            # The published autoregressive prior sums over bins where the normal one averages.
+            kl_co_reduce="sum" if self.meta["co_prior"] == "ar" else "mean",
         )
 
     def ramp(self, kind: str, dtype: torch.dtype) -> Tensor:
@@ -135,6 +162,7 @@ class GoldenCase:
 class Pass:
     """One training pass of a population made of a case and its neighbours, the case standing at `member`."""
 
+    params: Params
     means: Latents
     drawn: Latents
     losses: Losses
@@ -152,9 +180,11 @@ def run_case(case: GoldenCase, dtype: torch.dtype, *, neighbours: int = 0, membe
     for m in others:
         rows[m] += 0.3 * torch.randn(rows.shape[1], generator=generator, dtype=dtype)
 
-    def mixed(value: Tensor | None) -> Tensor | None:
+    def mixed(value: Any) -> Any:
         if value is None:
             return None
+        if isinstance(value, tuple):
+            return tuple(mixed(part) for part in value)
         value = value.expand(size, *value.shape[1:]).clone()
         for m in others:
             value[m] = value[m].flip(0) if value[m].dim() else value[m] * (m + 2)
@@ -173,4 +203,4 @@ def run_case(case: GoldenCase, dtype: torch.dtype, *, neighbours: int = 0, membe
         kl_ramp=mixed(case.ramp("kl", dtype)), l2_ramp=mixed(case.ramp("l2", dtype)),
     )  # fmt: skip
     gradients = Params(params.gradient(terms.loss), params.shapes)
-    return Pass(means, drawn, terms, to_lfads_torch(gradients, member))
+    return Pass(params, means, drawn, terms, to_lfads_torch(gradients, member))

@@ -10,16 +10,11 @@ import pytest
 import torch
 from golden_case import GoldenCase, Pass, run_case
 
-from band.model.forward import Latents
-from band.model.params import has_controller
+from band.model.params import has_controller, session_room
+from band.model.reconstructions import reconstruction_of
 
 FOLDER = Path(os.environ.get("BAND_GOLDEN", Path(__file__).parents[1] / "golden"))
 CASES = sorted(FOLDER.glob("*.npz"))
-# What the model cannot do yet; a case that starts to pass must leave this list.
-EXPECTED_TO_FAIL = {
-    "autoregressive_inputs", "forward_prediction", "gamma", "gaussian", "ic_segment", "mse", "two_sessions",
-    "zero_inflated_gamma",
-}  # fmt: skip
 BOUND = 1e-5
 TERMS = {
     "loss": "loss",
@@ -31,11 +26,13 @@ TERMS = {
 }
 
 
-def fields(latents: Latents, member: int, *, means: bool) -> dict[str, np.ndarray]:
-    """Return a member's latents under the golden names."""
+def fields(case: GoldenCase, result: Pass, member: int, *, session: int, means: bool) -> dict[str, np.ndarray]:
+    """Return a member's latents of one session under the golden names."""
+    latents = result.means if means else result.drawn
+    kind, own = reconstruction_of(case.arch()), result.params.room(session_room("recon", session, len(case.sessions)))
+    outputs = kind.split(latents.outputs[session])
     decoded = latents.decoded
-    found = {
-        "output_params": latents.log_rates.exp() if means else latents.log_rates[..., None],
+    stacked = {
         "output_behavior_params": latents.behavior,
         "factors": decoded.factors,
         "ic_mean": latents.ic_mean,
@@ -47,7 +44,10 @@ def fields(latents: Latents, member: int, *, means: bool) -> dict[str, np.ndarra
         "gen_inputs": decoded.gen_inputs,
         "con_states": decoded.con_states,
     }
-    return {name: value[member].detach().numpy() for name, value in found.items() if value is not None}
+    sizes = case.meta["batch"]
+    found = {name: value.split(sizes, dim=1)[session] for name, value in stacked.items() if value is not None}
+    found["output_params"] = kind.means(outputs, own) if means else outputs.movedim(0, -1)
+    return {name: value[member].detach().numpy() for name, value in found.items()}
 
 
 def assert_close(name: str, got: np.ndarray, want: np.ndarray) -> None:
@@ -60,13 +60,15 @@ def assert_close(name: str, got: np.ndarray, want: np.ndarray) -> None:
 def check(case: GoldenCase, result: Pass, member: int) -> None:
     """Compare every output, loss term and gradient of a case."""
     compared = 0
-    for where, latents in (("mean_out/0/", result.means), ("train_out/0/", result.drawn)):
-        got = fields(latents, member, means=where.startswith("mean"))
-        for key in (k for k in case.arrays if k.startswith(where) and case.arrays[k].size):
-            if key.endswith("con_states") and not has_controller(case.arch()):
-                continue  # the reference carries the controller's start along, unused
-            assert_close(key, got[key.removeprefix(where)], case.arrays[key])
-            compared += 1
+    for session in case.sessions:
+        for kind in ("mean", "train"):
+            got = fields(case, result, member, session=session, means=kind == "mean")
+            where = f"{kind}_out/{session}/"
+            for key in (k for k in case.arrays if k.startswith(where) and case.arrays[k].size):
+                if key.endswith("con_states") and not has_controller(case.arch()):
+                    continue  # the reference carries the controller's start along, unused
+                assert_close(key, got[key.removeprefix(where)], case.arrays[key])
+                compared += 1
     for theirs, ours in TERMS.items():
         want = case.meta["expected"][theirs]
         if np.isfinite(want):
@@ -86,13 +88,9 @@ def check(case: GoldenCase, result: Pass, member: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_golden_case_is_reproduced_alone_and_among_others(path, dtype):
     case = GoldenCase.read(path)
-    if path.stem in EXPECTED_TO_FAIL:
-        with pytest.raises(NotImplementedError, match=path.stem):
-            run_case(case, dtype)
-        pytest.xfail(f"{path.stem} is due later")
     check(case, run_case(case, dtype), 0)
     check(case, run_case(case, dtype, neighbours=3, member=2), 2)
 
 
-def test_the_golden_folder_holds_the_nine_cases_of_this_model():
-    assert len({path.stem for path in CASES} - EXPECTED_TO_FAIL) >= 9
+def test_the_golden_folder_holds_all_seventeen_cases():
+    assert len(CASES) >= 17
