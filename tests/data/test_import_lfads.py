@@ -161,6 +161,14 @@ def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path, capsys):
     assert done["arrays"]["train_encod_data"] == [12, 8, 5]
 
 
+def test_samples_that_are_nan_are_said_and_the_file_declares_them_missing(tmp_path):
+    arrays = small_arrays()
+    arrays["train_behavior"][3] = np.nan
+    ((path, found),) = imported([write(tmp_path / "x.h5", arrays, bin_ms=10.0)], tmp_path / "out")
+    assert found.notes == ("train_behavior: 16 of 192 samples are NaN, and taken as missing",)
+    assert np.isnan(open_recording(path).arrays["behavior"]).sum() == 16
+
+
 BROKEN = {
     "NaN for a condition": ("train_cond", lambda x: np.where(x > 1, np.nan, x), "train_cond must hold finite values"),
     "negative counts": ("train_encod_data", lambda x: -x - 1, "cannot be imported"),

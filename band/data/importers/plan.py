@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from band.data.checks import MAY_MISS
+from band.data.hdf5 import split_of
 from band.data.importers.imported import Imported, is_hdf5, text_attributes, write_imported
 from band.data.importers.lfads import is_lfads, read_lfads, stem_of
 from band.data.importers.loose import Loose, Naming, named, session_of, trials_of
@@ -91,7 +93,11 @@ def read_planned(planned: Planned, wishes: Wishes) -> Imported:
         imported,
         arrays=arrays,
         attributes={**imported.attributes, **wishes.attributes},
-        notes=(*imported.notes, *(f"{name} left out: neither numbers nor text" for name in left_out)),
+        notes=(
+            *imported.notes,
+            *(f"{name} left out: neither numbers nor text" for name in left_out),
+            *_missing(arrays),
+        ),
     )
 
 
@@ -251,6 +257,15 @@ def _imported(
         attributes=dict(attributes or {}),
         options=options,
     )
+
+
+def _missing(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Yield a sentence on each array whose NaN the file will declare to be missing samples."""
+    for name, values in sorted(arrays.items()):
+        key = (split_of(name) or ("", name))[1]
+        count = int(np.isnan(values).sum()) if key in MAY_MISS and values.dtype.kind == "f" else 0
+        if count:
+            yield f"{name}: {count:,} of {values.size:,} samples are NaN, and taken as missing"
 
 
 def _storable(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
