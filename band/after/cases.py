@@ -10,13 +10,13 @@ import torch
 
 from band.after.baselines import Case
 from band.after.infer import Progress
-from band.after.model import Model
 from band.after.published import posterior_of
 from band.config import DataConfig, RunConfig
 from band.data.recording import open_sessions
 from band.errors import DataError
 from band.model.params import has_controller
 from band.train.outputs import SPLITS, modelled_splits, observed_split, rows_by_split
+from band.train.run_model import Model
 from band.train.trials import SessionTrials, Trials
 
 

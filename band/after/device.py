@@ -11,10 +11,8 @@ def use(device: str, *, threads: int) -> None:
     """Take that many cores, and check that the device is there.
 
     Raises:
-        ConfigError: it is not, or there is no core to use.
+        ConfigError: it is not.
     """
-    if threads < 1:
-        raise ConfigError(f"--threads must be at least 1, got {threads}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch sees no GPU here; leave it out to use the CPU")
     torch.set_num_threads(threads)

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from band.after.model import Model, session_names
 from band.errors import DataError
 from band.files import whole_file
 from band.train.outputs import compute_posterior, write_outputs
+from band.train.run_model import Model
 from band.train.trials import SessionTrials, Trials
 
 Progress = Callable[[str, float], None]
@@ -23,7 +23,10 @@ def target_files(into: Path, trials: Trials) -> list[Path]:
     """
     if into.suffix in (".h5", ".hdf5"):
         return [into]
-    return [into / f"outputs{'_' * bool(name)}{name.replace('/', '_')}.h5" for name in session_names(trials)]
+    return [
+        into / f"outputs{'_' * bool(name)}{name.replace('/', '_')}.h5"
+        for name in (s.recording.session for s in trials.sessions)
+    ]
 
 
 def infer(

@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 
 from band.after.infer import writing
-from band.after.model import Model
 from band.after.nlb import Part
 from band.data.hdf5 import open_hdf5
 from band.errors import ConfigError, DataError
 from band.train.outputs import SPLITS, Posterior, observed_split, rows_by_split
+from band.train.run_model import Model
 from band.train.scores import Observed
 from band.train.trials import Trials
 

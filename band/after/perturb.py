@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from band.after.infer import Progress, writing
-from band.after.model import Model
 from band.errors import ConfigError
 from band.model.params import has_controller
 from band.train.outputs import Pass, Posterior, chunks, pooled_index, rows_by_split
+from band.train.run_model import Model
 from band.train.trials import Trials
 
 KEPT = ("output_params", "factors", "output_behavior_params", "gen_inputs")

@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 
 from band.after.infer import Progress
-from band.after.model import Model
 from band.train.outputs import BY_LEVEL, SPLITS, Posterior, compute_posterior, pooled_index, rows_by_split
+from band.train.run_model import Model
 from band.train.trials import SessionTrials, Trials
 
 OUTPUTS = "outputs.h5"

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from band.after.infer import Progress
-from band.after.model import Model, without_channels
-from band.errors import DataError
+from band.errors import ConfigError, DataError
+from band.model.params import Params
 from band.train.export import posteriors
 from band.train.outputs import (
     Posterior,
@@ -21,6 +21,7 @@ from band.train.outputs import (
     observed_split,
     score_member,
 )
+from band.train.run_model import Model
 from band.train.scores import Modelled, Observed, Scores, pool_sessions, score_splits
 from band.train.trials import SessionTrials, Trials
 
@@ -141,3 +142,16 @@ def _where(observed: Observed, modelled: Modelled, mask: np.ndarray) -> tuple[Ob
         groups=chosen(observed.groups),
     )  # fmt: skip
     return part, Modelled(modelled.rates[trials], modelled.factors[trials], chosen(modelled.behavior))
+
+
+def without_channels(params: Params, channels: list[int], *, co_dim: int) -> Params:
+    """Return a copy of a model whose generator does not feel some inferred inputs, as if they were zero.
+
+    Raises:
+        ConfigError: the controller has no such output.
+    """
+    if wrong := [c for c in channels if not 0 <= c < co_dim]:
+        raise ConfigError(f"channel must be in 0 … {co_dim - 1}, the controller's outputs, got {wrong[0]}")
+    copy = params.select([0])
+    copy["gen.weight_ih"][..., channels] = 0.0
+    return copy

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 
 from band.after.infer import Progress, writing
-from band.after.model import Model
 from band.errors import ConfigError
 from band.train.outputs import Pass, chunks, pooled_index, rows_by_split
+from band.train.run_model import Model
 from band.train.trials import SessionTrials, Trials
 
 FIELDS = (

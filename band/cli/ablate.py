@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from band.cli.after import add_data, cell, make_parser, means, open_run, print_table, progress, sizes, sizes_line, tell
+from band.cli.after import add_data, add_run, cell, means, open_run, print_table, progress, sizes, sizes_line, tell
 from band.cli.common import print_json
 
 HELP = "score a trained model with its inferred inputs, all its inputs, or one channel of them switched off"
@@ -13,18 +13,19 @@ EXAMPLES = """examples:
   band-train ablate RUN --channel 0 --channel 2             and without either of these channels alone
   band-train ablate RUN --channel all --json | jq '.scores.test'
 
-Two read-outs of each: intact, fitted on what the whole model gives, and refitted, on what the ablated one gives."""
+Two read-outs of each: intact, fitted on what the whole model gives, and refitted, on what the ablated one gives.
+
+exit codes: 0 done, 1 your input, 2 usage, 130 interrupted"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    made = make_parser("ablate", help=HELP, examples=EXAMPLES)
-    add_data(made)
-    made.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_run(parser)
+    add_data(parser)
+    parser.add_argument(
         "--channel", action="append", default=[], metavar="K", help="of the controller's output, or all; repeatable"
     )
-    made.add_argument("--split", choices=("train", "valid", "test"), default="test", help="shown; default: test")
-    return made
+    parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="shown; default: test")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     model, trials = open_run(args)
     arch = model.config.arch
     if not arch.co_dim and not trials.widths.ext_input_dim:
-        raise ConfigError(f"{args.run}: this model has no inputs that could be switched off")
+        raise ConfigError(f"{args.run_folder}: this model has no inputs that could be switched off")
     channels = _channels(args.channel, co_dim=arch.co_dim)
     if args.dry_run:
         facts = {"written": False, "channels": channels, **sizes(trials)}

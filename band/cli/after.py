@@ -8,36 +8,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from band.cli.common import console, print_json, print_lines, printable
+from band.cli.common import console, print_json, print_lines, printable, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from band.after.model import Model
+    from band.train.run_model import Model
     from band.train.trials import Trials
 
 KINDS = ("bits_per_spike", "co_bps", "fp_bps", "behavior_r2/", "within_condition_r2/", "deviation_r2/")
 PIPE_WIDTH = 400  # columns, where there is no terminal to fit
-EXIT_CODES = "exit codes: 0 done, 1 your input, 2 usage, 130 interrupted"
 RUN_HELP = "folder of a finished run: sweeps/NAME/runs/RUN_ID"
 
 
-def make_parser(
-    command: str, *, help: str, examples: str, takes: str = "RUN", takes_help: str = RUN_HELP
-) -> argparse.ArgumentParser:
-    """Return the parser of `band-train COMMAND RUN …` with what all of them know."""
-    made = argparse.ArgumentParser(
-        prog=f"band-train {command}",
-        description=help,
-        epilog=f"{examples}\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    made.add_argument("run", type=Path, metavar=takes, help=takes_help)
-    made.add_argument("--threads", type=int, default=1, metavar="N", help="cores to use (default: 1)")
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    made.add_argument("--dry-run", action="store_true", help="say what would be done; compute and write nothing")
-    made.add_argument("--json", action="store_true", help="print JSON; progress goes to stderr")
-    return made
+def add_run(parser: argparse.ArgumentParser, *, takes: str = "RUN", help: str = RUN_HELP) -> None:
+    """Add the run, and what all these commands know."""
+    parser.add_argument("run_folder", type=Path, metavar=takes, help=help)
+    parser.add_argument("--threads", type=whole_number, default=1, metavar="N", help="cores to use (default: 1)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done; compute and write nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON; progress goes to stderr")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +49,7 @@ def open_run(args: argparse.Namespace) -> tuple[Model, Trials]:
     Raises:
         BandError: the run is not finished or damaged, its recording is not there or another one.
     """
-    from band.after.model import own_trials
+    from band.train.run_model import own_trials
 
     model = open_alone(args)
     return model, own_trials(model, data=args.data, device=args.device)
@@ -72,10 +62,10 @@ def open_alone(args: argparse.Namespace) -> Model:
         BandError: the run is not finished or damaged, or there is no such device.
     """
     from band.after.device import use
-    from band.after.model import open_model
+    from band.train.run_model import open_model
 
     use(args.device, threads=args.threads)
-    return open_model(args.run, device=args.device)
+    return open_model(args.run_folder, device=args.device)
 
 
 @contextmanager

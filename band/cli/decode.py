@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from band.cli.after import add_data, cell, make_parser, open_run, print_table, progress, tell
-from band.cli.common import print_json
+from band.cli.after import add_data, add_run, cell, open_run, print_table, progress, tell
+from band.cli.common import print_json, whole_number
 
 if TYPE_CHECKING:
     from band.after.baselines import Case, Row, Settings
@@ -21,25 +21,25 @@ ridge: bin by bin, spikes smoothed by a Gaussian; ridge_trial: whole trials to w
 at the best lag (a positive one: neurons before behaviour); rnn: a bidirectional GRU that reads the whole trial;
 own: the model's own decoder. Alpha, smoothing and lag are chosen by leaving out groups of train trials, the RNN stops
 by a part of train held back. direction: share of reaches decoded to their own condition's target among all targets,
-the first two channels of behaviour taken as a velocity. `valid` chose the model's epoch; test chose nothing."""
+the first two channels of behaviour taken as a velocity. `valid` chose the model's epoch; test chose nothing.
+
+exit codes: 0 done, 1 your input, 2 usage, 130 interrupted"""
 SHOWN = {
     "behavior_r2/mean": "R²", "within_condition_r2/mean": "within cond.", "deviation_r2/mean": "deviation",
     "target_direction_accuracy": "direction",
 }  # fmt: skip
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    takes_help = "folder of a finished run, or a recording"
-    made = make_parser("decode", help=HELP, examples=EXAMPLES, takes="RUN|DATA", takes_help=takes_help)
-    add_data(made)
-    made.add_argument("--decoders", default="ridge,ridge_trial,wiener,rnn", metavar="NAME,…", help="default: all four")
-    made.add_argument("--lags", default="-2:5", metavar="FROM:TO", help="of the Wiener filter, bins (default: -2:5)")
-    made.add_argument("--taps", type=int, default=4, metavar="N", help="bins that it reads (default: 4)")
-    made.add_argument("--split", choices=("valid", "test"), default="test", help="reported; default: test")
-    made.add_argument("--seed", type=int, default=0, help="of the RNN (default: 0)")
-    made.add_argument("--bin-ms", type=float, help="DATA: width of a bin; default: the file's attribute")
-    return made
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_run(parser, takes="RUN|DATA", help="folder of a finished run, or a recording")
+    add_data(parser)
+    parser.add_argument("--decoders", default="ridge,ridge_trial,wiener,rnn", metavar="NAME,…", help="default: all")
+    parser.add_argument("--lags", default="-2:5", metavar="FROM:TO", help="of the Wiener filter, bins (default: -2:5)")
+    parser.add_argument("--taps", type=whole_number, default=4, metavar="N", help="bins that it reads (default: 4)")
+    parser.add_argument("--split", choices=("valid", "test"), default="test", help="reported; default: test")
+    parser.add_argument("--seed", type=int, default=0, help="of the RNN (default: 0)")
+    parser.add_argument("--bin-ms", type=float, help="DATA: width of a bin; default: the file's attribute")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,11 +75,11 @@ def _cases(args: argparse.Namespace, on_progress: Any) -> list[Case]:
     from band.after.cases import cases_of_recording, cases_of_run
     from band.config import DataConfig
 
-    if args.run.is_file():
+    if args.run_folder.is_file():
         from band.after.device import use
 
         use(args.device, threads=args.threads)
-        return cases_of_recording(args.run, DataConfig(path=str(args.run), bin_ms=args.bin_ms))
+        return cases_of_recording(args.run_folder, DataConfig(path=str(args.run_folder), bin_ms=args.bin_ms))
     model, trials = open_run(args)
     return cases_of_run(model, trials, on_progress=on_progress)
 
@@ -98,8 +98,6 @@ def _settings(args: argparse.Namespace) -> Settings:
         lags = ()
     if not lags:
         raise ConfigError(f"--lags must be FROM:TO in whole bins, as -2:5, got {args.lags!r}")
-    if args.taps < 1:
-        raise ConfigError(f"--taps must be at least 1, got {args.taps}")
     return Settings(decoders=decoders, lags=lags, taps=args.taps, seed=args.seed)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from band.cli.after import add_into, make_parser, open_alone, progress, sizes, sizes_line, tell
+from band.cli.after import add_into, add_run, open_alone, progress, sizes, sizes_line, tell
+from band.cli.common import whole_number
 
 HELP = "posterior means and spreads of another recording of the same neurons, by a trained model"
 EXAMPLES = """examples:
@@ -15,17 +16,18 @@ EXAMPLES = """examples:
   band-train infer RUN day2.h5 --dry-run --json
 
 The recording has the model's neurons in the model's order, and its bins. Splits are those of the file. Behaviour may
-be missing. The file has the names of lfads-torch, and what the encoders saw beside what became of it."""
+be missing. The file has the names of lfads-torch, and what the encoders saw beside what became of it.
+
+exit codes: 0 done, 1 your input, 2 usage, 130 interrupted"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    made = make_parser("infer", help=HELP, examples=EXAMPLES)
-    made.add_argument("data", type=Path, metavar="DATA", help="the recording, an HDF5 file")
-    add_into(made, required=False, help="HDF5 file to write, or a folder for one a session; default: outputs of DATA")
-    made.add_argument("--level", choices=("factors", "full"), default="factors", help="full: states too")
-    made.add_argument("--samples", type=int, metavar="N", help="posterior draws; default: as the run's own outputs")
-    return made
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_run(parser)
+    parser.add_argument("data", type=Path, metavar="DATA", help="the recording, an HDF5 file")
+    add_into(parser, required=False, help="HDF5 file to write, or a folder for one a session; default: outputs of DATA")
+    parser.add_argument("--level", choices=("factors", "full"), default="factors", help="full: states too")
+    parser.add_argument("--samples", type=whole_number, metavar="N", help="draws; default: as the run's own outputs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,11 +37,8 @@ def run(args: argparse.Namespace) -> int:
         BandError: the run or the recording cannot be used, or they do not fit together.
     """
     from band.after.infer import check_free, infer, target_files
-    from band.after.model import new_trials
-    from band.errors import ConfigError
+    from band.train.run_model import new_trials
 
-    if args.samples is not None and args.samples < 1:
-        raise ConfigError(f"--samples must be at least 1, got {args.samples}")
     into = args.into or args.data.with_name(f"{args.data.stem}.outputs.h5")
     model = open_alone(args)
     trials = new_trials(model, args.data, device=args.device)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from band.cli.after import add_data, add_into, cell, make_parser, open_run, progress, sizes, sizes_line, tell
+from band.cli.after import add_data, add_into, add_run, cell, open_run, progress, sizes, sizes_line, tell
 
 if TYPE_CHECKING:
     from band.after.nlb import Part
@@ -19,20 +19,21 @@ EXAMPLES = """examples:
 
 Held-out neurons are those that the recording has in recon_data beyond encod_data, or of data.heldout_share; later bins
 likewise. co-bps, vel R2, psth R2 and fp-bps are against --targets where that is given (the benchmark's own file), else
-against this recording: PSTHs are then means of its smoothed counts."""
+against this recording: PSTHs are then means of its smoothed counts.
+
+exit codes: 0 done, 1 your input, 2 usage, 130 interrupted"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    made = make_parser("nlb", help=HELP, examples=EXAMPLES)
-    add_data(made)
-    add_into(made, required=False, help="submission file to write")
-    made.add_argument("--name", default="", metavar="DATASET", help="of the benchmark: mc_maze, mc_maze_large …")
-    made.add_argument("--train", default="train,valid", metavar="SPLIT,…", help="its train side (default: train,valid)")
-    made.add_argument("--eval", default="test", metavar="SPLIT,…", help="its eval side (default: test)")
-    made.add_argument("--targets", type=Path, metavar="FILE", help="the benchmark's file of targets")
-    made.add_argument("--psth-sd-ms", type=float, default=70.0, metavar="MS", help="smoothing of PSTHs (default: 70)")
-    return made
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_run(parser)
+    add_data(parser)
+    add_into(parser, required=False, help="submission file to write")
+    parser.add_argument("--name", default="", metavar="DATASET", help="of the benchmark: mc_maze, mc_maze_large …")
+    parser.add_argument("--train", default="train,valid", metavar="SPLIT,…", help="default: train,valid")
+    parser.add_argument("--eval", default="test", metavar="SPLIT,…", help="default: test")
+    parser.add_argument("--targets", type=Path, metavar="FILE", help="the benchmark's file of targets")
+    parser.add_argument("--psth-sd-ms", type=float, default=70.0, metavar="MS", help="smoothing of PSTHs (default: 70)")
 
 
 def run(args: argparse.Namespace) -> int:

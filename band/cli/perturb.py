@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from band.cli.after import add_data, add_into, make_parser, open_run, progress, sizes, sizes_line, tell
+from band.cli.after import add_data, add_into, add_run, open_run, progress, sizes, sizes_line, tell
+from band.cli.common import whole_number
 
 HELP = "push an inferred input at a chosen bin, and write what a trained model does with and without"
 EXAMPLES = """examples:
@@ -13,19 +14,20 @@ EXAMPLES = """examples:
 
 SPLIT_factors, SPLIT_output_params … are without, SPLIT_pushed_factors … with the push, by the same draws of the
 posterior. The size is in units of the inferred input; what that is in standard deviations of it is printed. The
-controller sees the pushed factors and may answer."""
+controller sees the pushed factors and may answer.
+
+exit codes: 0 done, 1 your input, 2 usage, 130 interrupted"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    made = make_parser("perturb", help=HELP, examples=EXAMPLES)
-    add_data(made)
-    add_into(made)
-    made.add_argument("--channel", type=int, required=True, metavar="K", help="of the controller's output")
-    made.add_argument("--at", type=int, required=True, metavar="BIN", help="first bin that is pushed")
-    made.add_argument("--bins", type=int, default=1, metavar="N", help="bins that are pushed (default: 1)")
-    made.add_argument("--size", type=float, required=True, metavar="X", help="of the push")
-    return made
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_run(parser)
+    add_data(parser)
+    add_into(parser)
+    parser.add_argument("--channel", type=int, required=True, metavar="K", help="of the controller's output")
+    parser.add_argument("--at", type=int, required=True, metavar="BIN", help="first bin that is pushed")
+    parser.add_argument("--bins", type=whole_number, default=1, metavar="N", help="bins that are pushed (default: 1)")
+    parser.add_argument("--size", type=float, required=True, metavar="X", help="of the push")
 
 
 def run(args: argparse.Namespace) -> int:

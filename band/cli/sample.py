@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
-from band.cli.after import add_data, add_into, make_parser, open_run, progress, sizes, sizes_line, tell
+from band.cli.after import add_data, add_into, add_run, open_run, progress, sizes, sizes_line, tell
+from band.cli.common import whole_number
 
 HELP = "draw from the posterior of a trained model, and keep every draw"
 EXAMPLES = """examples:
@@ -15,17 +16,18 @@ EXAMPLES = """examples:
 
 SPLIT_FIELD has the axes trial, draw, bin and channel. Draws are written as they are made, a chunk of trials at a time.
 Fields: output_params (rates), factors, output_behavior_params, gen_inputs, gen_states, gen_init, con_states, co_means,
-co_stds."""
+co_stds.
+
+exit codes: 0 done, 1 your input, 2 usage, 130 interrupted"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    made = make_parser("sample", help=HELP, examples=EXAMPLES)
-    add_data(made)
-    add_into(made)
-    made.add_argument("-n", "--samples", type=int, default=50, metavar="N", help="draws (default: 50)")
-    made.add_argument("--fields", default="factors", metavar="NAME,…", help="what is kept (default: factors)")
-    return made
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_run(parser)
+    add_data(parser)
+    add_into(parser)
+    parser.add_argument("-n", "--samples", type=whole_number, default=50, metavar="N", help="draws (default: 50)")
+    parser.add_argument("--fields", default="factors", metavar="NAME,…", help="what is kept (default: factors)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,10 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from band.after.infer import check_free
     from band.after.sample import field_shapes, write_samples
     from band.cli.progress import size
-    from band.errors import ConfigError
 
-    if args.samples < 1:
-        raise ConfigError(f"--samples must be at least 1, got {args.samples}")
     check_free(args.into, replace_file=args.force)
     model, trials = open_run(args)
     fields = [name.strip() for name in args.fields.split(",") if name.strip()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from band.cli.after import add_data, cell, make_parser, means, open_run, print_table, progress, sizes, sizes_line, tell
+from band.cli.after import add_data, add_run, cell, means, open_run, print_table, progress, sizes, sizes_line, tell
 from band.cli.common import print_json
 
 if TYPE_CHECKING:
@@ -19,17 +19,18 @@ EXAMPLES = """examples:
   band-train score RUN --json | jq .scores.test
 
 --by takes a key of the recording with a label a trial, or a bin: train_cond, train_epoch … Read-outs are fitted on
-the whole of train; scores of a label are those of its trials, or bins, alone."""
+the whole of train; scores of a label are those of its trials, or bins, alone.
+
+exit codes: 0 done, 1 your input, 2 usage, 130 interrupted"""
 TOLERANCE = 1e-6  # beyond it a score counts as another
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    made = make_parser("score", help=HELP, examples=EXAMPLES)
-    add_data(made)
-    made.add_argument("--by", action="append", default=[], metavar="KEY", help="break down by this label; repeatable")
-    made.add_argument("--split", choices=("train", "valid", "test"), default="test", help="of --by; default: test")
-    return made
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_run(parser)
+    add_data(parser)
+    parser.add_argument("--by", action="append", default=[], metavar="KEY", help="break down by this label; repeatable")
+    parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="of --by; default: test")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""A finished run as a model again: its parameters, and its own or another recording laid out for it."""
+"""A trained run as it lies in its folder: configuration, parameters, and its own recording or another one."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ from band.config import DataConfig, RunConfig, run_config_from_dict
 from band.data.digest import dataset_digest
 from band.data.recording import Recording
 from band.data.splits import Split, make_split
-from band.errors import ConfigError, DataError, PublishError
+from band.errors import BandError, ConfigError, DataError
+from band.files import sha256_file
 from band.model.behavior import behavior_decoder_of
 from band.model.params import Params, Widths, parameter_shapes
 from band.model.reconstructions import behavior_likelihood_of
-from band.run_dir import read_result
+from band.run_dir import manifest_digests, read_result
 from band.train.trials import Cut, Trials
 
 MODEL = "model.pt"
 MAX_BEHAVIOR = 4096  # channels of behaviour that are tried where an old run does not say how many it has
+WORDS = {
+    "num_neurons": "neurons that the encoders see",
+    "num_recon_neurons": "neurons to reconstruct",
+    "num_bins": "time bins, of which band-data chop cuts windows",
+    "num_recon_bins": "time bins to reconstruct",
+    "ext_input_dim": "channels of external input",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +46,47 @@ class Model:
     widths: Widths | None  # of the recording it was trained on; None where the run was written before that was kept
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """One trained member and the trials it is looked at with."""
+
+    folder: Path
+    result: dict[str, Any]
+    config: RunConfig
+    params: Params
+    trials: Trials
+
+    @staticmethod
+    def open(folder: Path, *, data: Path | None = None) -> TrainedRun:
+        """Return the run in a folder, with its own recording or with `data`.
+
+        Raises:
+            ConfigError: no trained run.
+            DataError: the recording cannot be read, or has other sizes than the model.
+        """
+        model = open_model(folder)
+        trials = own_trials(model, data=data)
+        return TrainedRun(
+            folder=model.folder, result=model.result, config=model.config, params=model.params, trials=trials
+        )
+
+
 def open_model(folder: str | Path, *, device: torch.device | str = "cpu") -> Model:
     """Return the model of a run folder.
 
     Raises:
-        PublishError: the folder is no finished run, or its model is missing or damaged.
+        ConfigError: the folder is no finished run, or its model is missing or damaged.
     """
     folder = Path(folder)
-    result = read_result(folder)
     try:
+        result = read_result(folder)
+        if sha256_file(folder / MODEL) != manifest_digests(result).get(MODEL):
+            raise ConfigError(f"{folder / MODEL} is not what the run's manifest says: it was altered or is damaged")
         content = torch.load(folder / MODEL, map_location="cpu", weights_only=True)
-        values: dict[str, Tensor] = content["params"]
-        widths = json.loads(content["meta"]).get("widths")
-    except FileNotFoundError:
-        raise PublishError(f"{folder / MODEL} is missing: without it nothing can be computed from this run") from None
-    except Exception as error:  # whatever torch makes of a damaged file
-        reason = str(error).partition("\n")[0]
-        raise PublishError(f"{folder / MODEL} cannot be read, it is damaged or no model: {reason}") from None
+    except (BandError, OSError) as error:
+        raise ConfigError(f"{folder} must be the folder of a trained run: {error}") from None
+    values: dict[str, Tensor] = content["params"]
+    widths = json.loads(content["meta"]).get("widths")
     flat = torch.cat([value.flatten() for value in values.values()])[None].to(device)
     return Model(
         folder=folder,
@@ -120,7 +152,10 @@ def fitting_trials(model: Model, path: Path, *, device: torch.device | str, cut:
         raise DataError(f"{path}: does not fit the model of {model.folder}: {error}") from None
     widths = dataclasses.replace(trials.widths, behavior_dim=_behavior_dim(model, trials.widths))
     if problem := _misfit(model, trials, widths):
-        raise DataError(f"{path}: {problem}, as the model of {model.folder} does")
+        raise DataError(
+            f"{path}: does not fit the model of {model.folder}: {problem}; band-train adapt trains the maps of a new "
+            "session"
+        )
     return dataclasses.replace(trials, widths=widths)
 
 
@@ -144,15 +179,6 @@ def _misfit(model: Model, trials: Trials, widths: Widths) -> str:
     return ""
 
 
-WORDS = {
-    "num_neurons": "neurons that the encoders see",
-    "num_recon_neurons": "neurons to reconstruct",
-    "num_bins": "time bins (band-data chop cuts windows)",
-    "num_recon_bins": "time bins to reconstruct",
-    "ext_input_dim": "channels of external input",
-}
-
-
 def _said(value: int | tuple[int, ...]) -> str:
     return str(value) if isinstance(value, int) else " + ".join(map(str, value))
 
@@ -167,21 +193,3 @@ def _behavior_dim(model: Model, widths: Widths) -> int:
     tried = range(1, MAX_BEHAVIOR) if own else ()
     fitting = (k for k in tried if dict(decoder.shapes(widths.num_recon_bins, num_params * k)) == own)
     return next(fitting, widths.behavior_dim if own else 0)
-
-
-def without_channels(params: Params, channels: list[int], *, co_dim: int) -> Params:
-    """Return a copy of a model whose generator does not feel some inferred inputs, as if they were zero.
-
-    Raises:
-        ConfigError: the controller has no such output.
-    """
-    if wrong := [c for c in channels if not 0 <= c < co_dim]:
-        raise ConfigError(f"channel must be in 0 … {co_dim - 1}, the controller's outputs, got {wrong[0]}")
-    copy = params.select([0])
-    copy["gen.weight_ih"][..., channels] = 0.0
-    return copy
-
-
-def session_names(trials: Trials) -> list[str]:
-    """Return the name of each session; of one alone it is empty."""
-    return [session.recording.session for session in trials.sessions]
