@@ -5,6 +5,7 @@ Axes: n trial, T bin, N neuron, K channel. Times are seconds on the recording's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,12 +60,14 @@ class Cut:
     hold_out: bool = True  # whether held-out neurons are kept from the encoder
 
     def __post_init__(self) -> None:
-        if not self.bin_ms > 0:
+        if not (math.isfinite(self.bin_ms) and self.bin_ms > 0):
             raise ConfigError(f"--bin-ms must be above 0, got {self.bin_ms}")
+        if not math.isfinite(self.lag_ms):
+            raise ConfigError(f"--lag-ms must be a number of ms, got {self.lag_ms}")
         if self.window_ms is not None:
             begin, end = self.window_ms
             bins = (end - begin) / self.bin_ms
-            if not (bins >= 1 and abs(bins - round(bins)) < 1e-6):
+            if not (math.isfinite(bins) and bins >= 1 and abs(bins - round(bins)) < 1e-6):
                 raise ConfigError(
                     f"--window must be a whole number of bins of {self.bin_ms:g} ms, got {begin:g} to {end:g} ms"
                 )
