@@ -16,6 +16,7 @@ STARTS = [
     ("train", "--help"),
     ("data", "--help"),
     *(("data", command, "--help") for command in ("import", "join", "chop", "merge")),
+    *(("train", command, "--help") for command in ("infer", "sample", "score", "ablate", "perturb", "decode", "nlb")),
     ("sweep", "--help"),
     ("sweep", "--version"),
     ("sweep", "doctor", "--help"),

@@ -175,3 +175,27 @@ def test_a_dry_run_computes_nothing(finished: Path, command: str, capsys: pytest
     assert main([command, str(finished), "--dry-run", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["written"] is False and "scores" not in said
+
+
+def test_every_command_takes_a_run_of_several_sessions(
+    of_two_sessions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, draws, push = str(of_two_sessions), tmp_path / "draws.h5", tmp_path / "push.h5"
+    assert main(["score", run, "--by", "cond", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    each = [said["by"]["cond"]["2"][f"session/{name}/bits_per_spike"] for name in ("day1", "day2")]
+    assert said["changed"] == [] and said["by"]["cond"]["2"]["bits_per_spike"] == pytest.approx(np.mean(each))
+    assert main(["ablate", run, "--channel", "0", "--json"]) == 0
+    assert "session/day2/channel0_off/bits_per_spike" in json.loads(capsys.readouterr().out)["scores"]["test"]
+    assert main(["sample", run, "--into", str(draws), "-n", "2"]) == 0
+    assert main(["perturb", run, "--channel", "0", "--at", "3", "--size", "1", "--into", str(push)]) == 0
+    with h5py.File(draws) as one, h5py.File(push) as two, h5py.File(of_two_sessions / "outputs.h5") as published:
+        for name in ("day1", "day2"):
+            wanted = published[f"{name}/test_factors"][()]
+            np.testing.assert_allclose(one[f"{name}/test_factors"][()].mean(axis=1), wanted, atol=1e-5)
+            np.testing.assert_allclose(two[f"{name}/test_factors"], wanted, atol=1e-5)
+    capsys.readouterr()
+    assert main(["decode", run, "--decoders", "ridge", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {(row["session"], row["input"]) for row in rows} >= {("day1", "spikes"), ("day2", "controls")}
+    assert main(["nlb", run]) == 1 and "the benchmark takes one" in capsys.readouterr().err
