@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from band.after.directions import target_direction_accuracy
-from band.after.features import filled, smooth, stretch
+from band.after.features import filled, smooth, stretch, varying
 from band.train.decoding import Decoder, fit_decoder
 from band.train.scores import Observed, Scores, behavior_scores, nan_mean
 
@@ -31,8 +31,9 @@ class Settings:
 
     decoders: Sequence[str] = DECODERS
     smoothing_ms: Sequence[float] = (0.0, 20.0, 40.0, 80.0)  # standard deviations; of spikes alone
-    lags: Sequence[int] = tuple(range(-2, 6))  # bins by which the Wiener filter's newest bin precedes behaviour
-    taps: int = 4  # bins that the Wiener filter reads
+    lags_ms: Sequence[float] = tuple(range(-50, 151, 25))  # by which the Wiener filter's newest bin precedes behaviour
+    taps: int = 6  # means over so many stretches are what the Wiener filter reads
+    tap_ms: float = 25.0  # length of a stretch, at least a bin
     seed: int = 0
 
 
@@ -153,16 +154,18 @@ def _ridge(job: _Job) -> Found:
 
 
 def _wiener(job: _Job) -> Found:
-    taps = job.settings.taps
+    taps, width = job.settings.taps, max(1, round(job.settings.tap_ms / job.bin_ms))
 
     def at(lag: int) -> Features:
-        return {name: stretch(values, lag=lag, taps=taps) for name, values in job.features.items()}
+        return {name: stretch(values, lag=lag, taps=taps, width=width) for name, values in job.features.items()}
 
-    return _best_ridge(job, (({"lag": float(lag)}, at(lag)) for lag in job.settings.lags))
+    lags = dict.fromkeys(round(lag / job.bin_ms) for lag in job.settings.lags_ms)
+    return _best_ridge(job, (({"lag_ms": lag * job.bin_ms}, at(lag)) for lag in lags))
 
 
 def _ridge_trial(job: _Job) -> Found:
     seen = job.smoothed(TRIAL_SMOOTHING_MS) if job.read == "spikes" else job.features
+    seen = {name: varying(values, like=seen["train"]) for name, values in seen.items()}
     decoder = fit_decoder(seen["train"], job.behavior, groups=job.train.groups, is_over_trial=True)
     return decoder.decode(seen[job.split]), {"alpha": _alpha(decoder)}
 

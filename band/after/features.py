@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+SMALLEST_SHARE = 0.1
+
 
 def smooth(values: Array, *, sd_bins: float) -> Array:
     """Return (n, T, F) smoothed along the bins of each trial by a Gaussian of that standard deviation.
@@ -25,14 +27,28 @@ def smooth(values: Array, *, sd_bins: float) -> Array:
     return np.asarray(np.einsum("ts,nsf->ntf", kernel / kernel.sum(axis=1, keepdims=True), np.asarray(values, float)))
 
 
-def stretch(values: Array, *, lag: int, taps: int) -> Array:
-    """Return (n, T, taps * F): for bin t what stood in the bins t - lag - taps + 1 … t - lag, the newest first.
+def stretch(values: Array, *, lag: int, taps: int, width: int = 1) -> Array:
+    """Return (n, T, taps * F): for bin t the means over `width` bins each of what stood before, the newest first.
 
-    Where these lie outside of the trial its first or last bin stands in, so that every lag has the same rows.
+    The newest of them ends in bin t - lag. Where they lie outside of the trial its first or last `width` bins stand
+    in, so that every lag has the same rows.
     """
     num_bins = values.shape[1]
-    wanted = np.arange(num_bins)[:, None] - lag - np.arange(taps)
-    return np.asarray(values[:, wanted.clip(0, num_bins - 1)].reshape(len(values), num_bins, -1), float)
+    width = min(width, num_bins)
+    sums = np.cumsum(np.pad(np.asarray(values, float), ((0, 0), (1, 0), (0, 0))), axis=1)
+    means = (sums[:, width:] - sums[:, :-width]) / width  # the first ends in bin width - 1
+    ends = np.arange(num_bins)[:, None] - lag - width * np.arange(taps)
+    return np.asarray(means[:, ends.clip(width - 1, num_bins - 1) - width + 1].reshape(len(values), num_bins, -1))
+
+
+def varying(values: Array, *, like: Array) -> Array:
+    """Return (n, T, F) with zeros for what hardly varies over the trials of `like` (m, T, F): a feature in a bin.
+
+    Hardly: by less than `SMALLEST_SHARE` of the feature's standard deviation over trials and bins. Such a column is
+    rounding and rare events; divided by its own deviation, one event of a test trial would be worth hundreds.
+    """
+    keep = like.std(axis=0) > SMALLEST_SHARE * like.std(axis=(0, 1))
+    return np.asarray(values * keep)
 
 
 def filled(values: Array, *, means: Array) -> Array:

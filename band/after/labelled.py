@@ -47,7 +47,8 @@ def to_xarray(run: Run) -> xr.Dataset:
     if width is not None and "factors" in run.arrays:
         coords["time_ms"] = ("bin", numpy.arange(data["factors"][1].shape[1]) * width)
     attrs = {"run_id": run.id, **({"session": run.session} if run.session else {})}
-    return xarray.Dataset(data, coords=coords, attrs=attrs)
+    labelled: xr.Dataset = xarray.Dataset(data, coords=coords, attrs=attrs)
+    return labelled
 
 
 def _shared(axes: tuple[str, ...], shape: tuple[int, ...], run: Run) -> tuple[str, ...]:

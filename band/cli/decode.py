@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from band.cli.after import add_data, add_run, cell, open_run, print_table, progress, tell
@@ -15,15 +16,16 @@ HELP = "decode behaviour by ridge, Wiener filter and a small RNN, from spikes, f
 EXAMPLES = """examples:
   band-train decode sweeps/maze/runs/RUN              a table: what the model adds over decoding directly
   band-train decode datasets/maze.h5                  a recording alone: decoders on its spikes
-  band-train decode RUN --decoders ridge,wiener --lags 0:8 --json
+  band-train decode RUN --decoders ridge,wiener --lags=-100:200:50 --json
 
-ridge: bin by bin, spikes smoothed by a Gaussian; ridge_trial: whole trials to whole trials; wiener: some bins before,
+ridge: bin by bin, spikes smoothed by a Gaussian; ridge_trial: whole trials to whole trials; wiener: 150 ms before,
 at the best lag (a positive one: neurons before behaviour); rnn: a bidirectional GRU that reads the whole trial;
 own: the model's own decoder. Alpha, smoothing and lag are chosen by leaving out groups of train trials, the RNN stops
 by a part of train held back. direction: share of reaches decoded to their own condition's target among all targets,
 the first two channels of behaviour taken as a velocity. `valid` chose the model's epoch; test chose nothing.
 
 exit codes: 0 done, 1 your input, 2 usage, 130 interrupted"""
+MAX_LAGS = 1000
 SHOWN = {
     "behavior_r2/mean": "R²", "within_condition_r2/mean": "within cond.", "deviation_r2/mean": "deviation",
     "target_direction_accuracy": "direction",
@@ -35,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser, takes="RUN|DATA", help="folder of a finished run, or a recording")
     add_data(parser)
     parser.add_argument("--decoders", default="ridge,ridge_trial,wiener,rnn", metavar="NAME,…", help="default: all")
-    parser.add_argument("--lags", default="-2:5", metavar="FROM:TO", help="of the Wiener filter, bins (default: -2:5)")
-    parser.add_argument("--taps", type=whole_number, default=4, metavar="N", help="bins that it reads (default: 4)")
+    parser.add_argument("--lags", metavar="FROM:TO:STEP", help="of the Wiener filter, in ms (default: -50:150:25)")
+    parser.add_argument("--taps", type=whole_number, metavar="N", help="stretches of 25 ms it reads (default: 6)")
     parser.add_argument("--split", choices=("valid", "test"), default="test", help="reported; default: test")
     parser.add_argument("--seed", type=int, default=0, help="of the RNN (default: 0)")
     parser.add_argument("--bin-ms", type=float, help="DATA: width of a bin; default: the file's attribute")
@@ -91,14 +93,23 @@ def _settings(args: argparse.Namespace) -> Settings:
     decoders = tuple(name.strip() for name in args.decoders.split(","))
     if unknown := [name for name in decoders if name not in DECODERS]:
         raise ConfigError(f"--decoders must be of {', '.join(DECODERS)}, got {unknown[0]!r}")
-    first, _, last = args.lags.partition(":")
+    settings = Settings(decoders=decoders, seed=args.seed)
+    if args.lags is not None:
+        settings = replace(settings, lags_ms=_lags(args.lags))
+    return settings if args.taps is None else replace(settings, taps=args.taps)
+
+
+def _lags(text: str) -> tuple[float, ...]:
+    from band.errors import ConfigError
+
     try:
-        lags = tuple(range(int(first), int(last or first) + 1))
-    except ValueError:
+        first, last, step = (float(part) for part in text.split(":"))
+        lags = tuple(first + k * step for k in range(int((last - first) / step + 1e-9) + 1))
+    except (ValueError, ZeroDivisionError):
         lags = ()
-    if not lags:
-        raise ConfigError(f"--lags must be FROM:TO in whole bins, as -2:5, got {args.lags!r}")
-    return Settings(decoders=decoders, lags=lags, taps=args.taps, seed=args.seed)
+    if not 1 <= len(lags) <= MAX_LAGS:
+        raise ConfigError(f"--lags must be FROM:TO:STEP in ms, as --lags=-50:150:25, got {text!r}")
+    return lags
 
 
 def _as_json(row: Row, *, session: str) -> dict[str, Any]:

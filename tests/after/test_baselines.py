@@ -37,8 +37,10 @@ def test_the_lag_that_made_the_behaviour_is_found() -> None:
     behavior = np.zeros((40, 30, 2))
     behavior[:, 3:] = inputs[:, :-3] @ rng.normal(size=(5, 2))
     behavior += rng.normal(size=behavior.shape) / 10
-    (row,) = decode_case(make_case(inputs, behavior), Settings(decoders=("wiener",), taps=1))
-    assert row.chosen["lag"] == 3 and row.scores["behavior_r2/mean"] > 0.8
+    (row,) = decode_case(
+        make_case(inputs, behavior), Settings(decoders=("wiener",), taps=1, tap_ms=10, lags_ms=range(-20, 60, 10))
+    )
+    assert row.chosen["lag_ms"] == 30 and row.scores["behavior_r2/mean"] > 0.8
 
 
 def test_a_wiener_filter_is_ridge_on_the_bins_before() -> None:
@@ -47,7 +49,7 @@ def test_a_wiener_filter_is_ridge_on_the_bins_before() -> None:
     inputs, taps = rng.poisson(1.0, (18, 12, 3)).astype(float), 2
     behavior = rng.normal(size=(18, 12, 1)) + inputs[..., :1]
     case = make_case(inputs, behavior)
-    (row,) = decode_case(case, Settings(decoders=("wiener",), taps=taps, lags=(1,)))
+    (row,) = decode_case(case, Settings(decoders=("wiener",), taps=taps, tap_ms=10, lags_ms=(10,)))
 
     def rows(x: np.ndarray) -> np.ndarray:
         return np.array(
@@ -119,7 +121,20 @@ def test_smoothing_keeps_a_constant_and_a_stretch_repeats_the_ends() -> None:
     assert np.allclose(smooth(np.ones((1, 6, 1)), sd_bins=2.0), 1.0)
     assert np.array_equal(smooth(ramp, sd_bins=0), ramp)
     assert stretch(ramp, lag=1, taps=2)[0].tolist() == [[0, 0], [0, 0], [1, 0], [2, 1], [3, 2], [4, 3]]
+    assert stretch(ramp, lag=0, taps=2, width=2)[0].tolist()[3:] == [[2.5, 0.5], [3.5, 1.5], [4.5, 2.5]]
+    assert stretch(ramp, lag=0, taps=1, width=2)[0].ravel().tolist() == [0.5, 0.5, 1.5, 2.5, 3.5, 4.5]
     assert stretch(ramp, lag=-1, taps=1)[0].ravel().tolist() == [1, 2, 3, 4, 5, 5]
+
+
+def test_a_spike_where_train_has_hardly_any_does_not_blow_a_whole_trial_read_out_up() -> None:
+    """The tail of a smoothed spike is almost nothing; divided by its own deviation it would outweigh everything."""
+    rng = np.random.default_rng(5)
+    inputs = rng.poisson(1.0, (60, 40, 4)).astype(float)
+    behavior = smooth(inputs[..., :1], sd_bins=4) + rng.normal(0, 0.02, (60, 40, 1))
+    inputs[:, :, 3] = 0
+    inputs[0, 0, 3] = inputs[50:, 35, 3] = 5
+    (row,) = decode_case(make_case(inputs, behavior), Settings(decoders=("ridge_trial",)))
+    assert row.scores["behavior_r2/mean"] > 0
 
 
 def test_directions_are_told_by_where_the_decoded_reach_ends() -> None:

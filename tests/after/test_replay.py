@@ -157,7 +157,7 @@ def test_the_file_of_a_push_holds_both_sides_and_the_push(
         (["score", "nowhere"], "nowhere must be the folder of a trained run"),
         (["decode", "nowhere"], "nowhere must be the folder of a trained run"),
         (["decode", "RUN", "--decoders", "magic"], "--decoders must be of"),
-        (["decode", "RUN", "--lags", "a:b"], "--lags must be FROM:TO"),
+        (["decode", "RUN", "--lags", "a:b"], "--lags must be FROM:TO:STEP"),
     ],
 )
 def test_a_mistake_is_named_and_nothing_is_written(
