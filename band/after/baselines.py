@@ -78,6 +78,7 @@ def decode_case(
         bin_ms = case.bin_ms or UNKNOWN_BIN_MS
         job = _Job(features=features, train=observed["train"], split=split, read=read, bin_ms=bin_ms, settings=settings)
         decoded, chosen = _FITS[decoder](job)
+        chosen = {name: value for name, value in chosen.items() if np.isfinite(value)}
         yield Row(read=read, decoder=decoder, chosen=chosen, scores=_scores(decoded, observed, split))
     if case.own is not None:
         own = _scores(case.own[split][:, :bins], observed, split)
@@ -134,7 +135,8 @@ def _best_ridge(job: _Job, tried: Iterable[tuple[dict[str, float], Features]]) -
     best: tuple[float, dict[str, float], Decoder, Features] | None = None
     for chosen, seen in tried:
         decoder = fit_decoder(seen["train"], job.behavior, groups=job.train.groups)
-        left_out = float(np.mean(1 - decoder.ridge.left_out / total))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            left_out = float(nan_mean(1 - decoder.ridge.left_out / total, axis=(0,)))
         if best is None or left_out > best[0]:
             best = left_out, chosen, decoder, seen
     assert best is not None

@@ -170,3 +170,16 @@ def test_the_table_has_spikes_factors_controls_and_the_models_own_decoder(
     assert main(["decode", str(recording), *arguments]) == 0
     alone = {(r["input"], r["decoder"]): r["scores"] for r in json.loads(capsys.readouterr().out)["rows"]}
     assert alone == {key: rows[key] for key in rows if key[0] == "spikes"}
+
+
+def test_behaviour_may_be_missing_in_most_trials_and_in_a_whole_channel() -> None:
+    rng = np.random.default_rng(6)
+    inputs = rng.normal(size=(60, 8, 3))
+    behavior = np.concatenate([inputs[..., :1] + rng.normal(0, 0.1, (60, 8, 1)), np.full((60, 8, 1), np.nan)], axis=2)
+    behavior[:30] = np.nan
+    rows = list(
+        decode_case(make_case(inputs, behavior), Settings(decoders=("ridge", "wiener"), smoothing_ms=(0.0,), tap_ms=10))
+    )
+    for row in rows:
+        assert row.scores["behavior_r2/0"] > 0.8 and row.scores["behavior_r2/1"] is None
+        assert all(np.isfinite(value) for value in row.chosen.values())
