@@ -16,6 +16,7 @@ from band.model.forward import Batch, Latents, Scales, compute_losses, run_model
 from band.model.noise import Noise
 from band.model.params import Params
 from band.model.reconstructions import behavior_likelihood_of, reconstruction_of
+from band.train.augment import Augmenter
 from band.train.noise import NoiseSource
 from band.train.trials import Trials
 
@@ -25,6 +26,7 @@ def evaluate(
     trials: Trials,
     noise: NoiseSource,
     *,
+    augmenter: Augmenter,
     arch: Arch,
     scales: Scales,
     ramps: tuple[Tensor, Tensor],
@@ -38,6 +40,7 @@ def evaluate(
         params: M members.
         trials: the recording.
         noise: source of the draws, of the same M members.
+        augmenter: what happens to the trials at inference, of the same M members.
         arch: sizes.
         scales: weights of the loss terms, of the same M members.
         ramps: KL and L2 ramps, (M,) each.
@@ -46,7 +49,7 @@ def evaluate(
         num_samples: posterior draws.
     """
     index, weight = trials.whole("valid", members)
-    batch = trials.batch(index, weight)
+    batch = augmenter.inference(trials.batch(index, weight), *purpose)
     totals: list[dict[str, float]] = [{} for _ in members]
     for sample in range(num_samples):
         drawn = noise.posterior(batch.weight.shape[1], *purpose, sample)

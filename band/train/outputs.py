@@ -21,6 +21,7 @@ from band.model.forward import Batch, read_in, read_out
 from band.model.noise import Noise
 from band.model.params import Params, Widths, has_controller, session_room
 from band.model.reconstructions import behavior_likelihood_of, reconstruction_of
+from band.train.augment import Augmenter
 from band.train.noise import NoiseSource, Rates
 from band.train.scores import Modelled, Observed, pool_sessions, score_splits
 from band.train.trials import SessionTrials, Trials
@@ -100,7 +101,7 @@ class _Pass:
     def chunk(self, session: int, chunk: np.ndarray, *, purpose: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Return means and spreads over draws for some trials of one session: encoded once, decoded often."""
         config, arch, widths = self.config, self.config.arch, self.trials.widths
-        batch = self._batch(session, chunk)
+        batch = Augmenter([config]).inference(self._batch(session, chunk), "posterior", *purpose)
         seen = read_in(self.params, batch.encod, arch=arch, widths=widths, noise=Noise())
         mean, log_var, controller_input = encode(self.params, seen, arch=arch, noise=Noise())
         std = (log_var.exp() + arch.ic_post_var_min).sqrt()
