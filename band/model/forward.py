@@ -218,9 +218,10 @@ def _behavior_loss(params: Params, latents: Latents, batch: Batch, arch: Arch, s
     if latents.behavior is None or batch.behavior is None:
         return torch.zeros_like(batch.weight)
     observed = batch.behavior_observed
-    loss = behavior_likelihood_of(arch).loss(
-        latents.behavior, batch.behavior, params.room("behavior_likelihood"), observed=observed
-    )
+    kind = behavior_likelihood_of(arch)
+    loss = kind.loss(latents.behavior, batch.behavior, params.room("behavior_likelihood"), observed=observed)
+    constant = kind.constant(batch.behavior)
+    loss = loss if constant is None else loss + constant
     return loss / _count(batch.behavior, observed) if scales.recon_reduce_mean else loss
 
 
