@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy")
+HEAVY = ("torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy", "pynwb", "hdmf", "pandas")
 LIMIT_S = 0.25  # of processor time: the clock on the wall also counts what else this machine is doing
 SWEEP_COMMANDS = ("generate", "submit", "status", "logs", "why", "cancel", "retry", "collect", "report")
 STARTS = [
     ("sync", "--help"),
     ("train", "--help"),
     ("data", "--help"),
+    *(("data", command, "--help") for command in ("import", "chop", "merge")),
     ("sweep", "--help"),
     ("sweep", "--version"),
     ("sweep", "doctor", "--help"),
