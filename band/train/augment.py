@@ -6,7 +6,7 @@ was drawn before do not matter, and a resumed run needs no state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -55,7 +55,7 @@ class Augmenter:
         """Return what a pass of validation or for outputs sees."""
         return self._augmented(batch, self._inference, ("augment", *purpose))
 
-    def _augmented(self, batch: Batch, stack: Sequence[Augmentation], purpose: tuple[object, ...]) -> Batch:
+    def _augmented(self, batch: Batch, stack: Mapping[int, Augmentation], purpose: tuple[object, ...]) -> Batch:
         if not stack:
             return batch
         sessions = [self._session(batch, session, stack, purpose) for session in range(len(batch.encod))]
@@ -69,11 +69,11 @@ class Augmenter:
         return replace(changed, recon_constant=self._constant(changed))
 
     def _session(
-        self, batch: Batch, session: int, stack: Sequence[Augmentation], purpose: tuple[object, ...]
+        self, batch: Batch, session: int, stack: Mapping[int, Augmentation], purpose: tuple[object, ...]
     ) -> Counts:
         observed = None if batch.recon_observed is None else batch.recon_observed[session]
         counts = Counts(encod=batch.encod[session], recon=batch.recon[session], observed=observed)
-        for place, augmentation in enumerate(stack):
+        for place, augmentation in stack.items():
             draws = Draws(
                 seeds=self._seeds, purpose=(*purpose, type(augmentation).__qualname__, place, session),
                 dtype=counts.encod.dtype, device=counts.encod.device,

@@ -97,7 +97,8 @@ def bits_per_spike(latents: Latents, batch: Batch, *, arch: Arch) -> Tensor:
         return torch.full_like(batch.weight[:, 0], math.nan)
     weights = batch.weight.split(batch.sizes, dim=1)
     found = []
-    for session, (log_rates, counts) in enumerate(zip(latents.outputs, batch.recon, strict=True)):
+    for session, (outputs, counts) in enumerate(zip(latents.outputs, batch.recon, strict=True)):
+        log_rates = outputs[..., : counts.shape[3]]
         observed = None if batch.recon_observed is None else batch.recon_observed[session]
         found.append(_session_bits_per_spike(log_rates, counts, _seen(counts, weights[session], observed)))
     return torch.stack(found).mean(dim=0)

@@ -23,7 +23,7 @@ class Reconstruction(ABC):
     num_params = 1  # P
     support = "gaussian"  # of the data: a key of band.data.checks.SUPPORTS
     harmless = 1.0  # a value inside the support, which stands in for data that are not there
-    is_counts = False  # bits per spike exist for counts alone
+    is_counts = False  # bits per spike exist for counts alone; the first number is the log of the expected count
     is_quantity = True  # R² exists for quantities alone, not for classes
 
     def __init__(self, arch: Arch) -> None:

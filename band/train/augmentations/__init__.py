@@ -14,8 +14,10 @@ BUILT_IN = {
 }
 
 
-def augmentations_of(configs: Sequence[RunConfig], key: str) -> list[Augmentation]:
-    """Return the augmentations that members of these configurations have, in order, those without effect left out.
+def augmentations_of(configs: Sequence[RunConfig], key: str) -> dict[int, Augmentation]:
+    """Return {place: augmentation} of members of these configurations, in order, those without effect left out.
+
+    The place is that among all that are named, so that it does not depend on which have an effect in a neighbour.
 
     Args:
         configs: of the members, equal in all but hyperparameters, folds and seeds.
@@ -27,4 +29,4 @@ def augmentations_of(configs: Sequence[RunConfig], key: str) -> list[Augmentatio
     names = option_names(getattr(configs[0].train, key))
     kinds = [named_option(name, BUILT_IN, key=f"train.{key}", base=Augmentation) for name in names]
     found: list[Augmentation] = [kind(configs) for kind in kinds]
-    return [augmentation for augmentation in found if augmentation.is_active()]
+    return {place: augmentation for place, augmentation in enumerate(found) if augmentation.is_active()}
