@@ -15,7 +15,7 @@ STARTS = [
     ("sync", "--help"),
     ("train", "--help"),
     ("data", "--help"),
-    *(("data", command, "--help") for command in ("import", "chop", "merge")),
+    *(("data", command, "--help") for command in ("import", "join", "chop", "merge")),
     ("sweep", "--help"),
     ("sweep", "--version"),
     ("sweep", "doctor", "--help"),
