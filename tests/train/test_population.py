@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tiny import config, make_loop, train, write_recording
 
+from band.errors import DataError
 from band.model.params import derived_generator
 from band.train.population import COLUMNS, Population
 from band.train.trials import spread, steps_per_epoch
@@ -50,6 +52,24 @@ def test_a_member_among_others_ends_like_it_does_alone(recording, dtype, bound):
             assert distance(other_row, row) <= bound, run
         steps = member.history[-1][COLUMNS.index("step")]
         assert steps == 201 or run in ("fast", "fold")
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ({"behavior_likelihood": "categorical"}, "train_behavior trial 0 must hold whole numbers from 0 to below"),
+        (
+            {"behavior_likelihood": "poisson"},
+            "must hold non-negative whole counts where arch.behavior_likelihood=poisson",
+        ),
+        ({"reconstruction": "zero_inflated_gamma", "gamma_loc": 1.0}, "must hold 0 or values above arch.gamma_loc"),
+    ],
+    ids=str,
+)
+def test_data_that_cannot_be_what_the_configuration_says_are_refused(recording, arch, message):
+    run = config(behavior_weight=1.0)
+    with pytest.raises(DataError, match=re.escape(message)):
+        make_loop(recording, {"a": replace(run, arch=replace(run.arch, **arch))})
 
 
 OPTIONS = {
