@@ -28,7 +28,7 @@ M, B, T, R, N, N2 = 3, 4, 9, 11, 5, 7
 def counts(*, observed: bool = False) -> Counts:
     """Return counts with held-out neurons and forecast bins, the members of which see the same trials."""
     generator = torch.Generator().manual_seed(1)
-    recon = torch.poisson(torch.full((1, B, R, N2), 0.8, dtype=F64), generator=generator).expand(M, -1, -1, -1).clone()
+    recon = torch.poisson(torch.full((1, B, R, N2), 1.2, dtype=F64), generator=generator).expand(M, -1, -1, -1).clone()
     seen = (torch.rand((M, B, R, N2), generator=generator) > 0.3).to(F64) if observed else None
     recon = recon if seen is None else recon * seen
     return Counts(encod=recon[:, :, :T, :N].clone(), recon=recon, observed=seen)
@@ -51,8 +51,9 @@ def test_every_spike_moves_like_the_loop_over_spikes_says(observed):
     want[:, :, :T] = 0
     for m, b, t, n in np.ndindex(M, B, T, N2):
         for spike in range(int(before.recon[m, b, t, n])):
-            u = float(source.uniform(str(spike), B, T, N2)[m, b, t, n])
-            target = t + math.floor(u * (2 * widths[m] + 1)) - widths[m]
+            number = int(source.bits(str(spike // 4), B, T, N2)[m, b, t, n]) % 2**64
+            drawn = number // 2 ** (16 * (spike % 4)) % 2**16 / 2**16
+            target = t + math.floor(drawn * (2 * widths[m] + 1)) - widths[m]
             target = -1 - target if target < 0 else 2 * T - 1 - target if target >= T else target
             if observed and not before.observed[m, b, target, n]:
                 target = t

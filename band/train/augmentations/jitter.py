@@ -36,32 +36,39 @@ class Jitter(Augmentation):
         """Return the counts with their spikes moved; a bin's k-th spike moves alike wherever it stands."""
         _, trials, bins, _ = counts.encod.shape
         shape = (trials, bins, counts.recon.shape[3])
-        width = self.each("jitter_width", like=counts.encod)
+        width = self.each("jitter_width", like=counts.encod).flatten().long()
         observed = None if counts.observed is None else counts.observed[:, :, :bins]
+        known: dict[int, Tensor] = {}
 
-        def offsets(spike: int, neurons: int) -> Tensor:
-            """Return by how much spike number `spike` of each bin moves, (M, B, T, n)."""
-            part = draws.uniform(str(spike), *shape)[..., :neurons]
-            return torch.minimum(((2 * width + 1) * part - width).floor(), width).long()
+        def offsets(spike: int, places: Tensor, values: Tensor) -> Tensor:
+            """Return by how many bins spike number `spike` moves at these places: uniform to 1 in 65536."""
+            number, field = divmod(spike, 4)
+            if number not in known:
+                known[number] = draws.bits(str(number), *shape)
+            drawn = known[number][..., : values.shape[3]].flatten()[places] >> 16 * field & 0xFFFF
+            most = width[places // values[0].numel()]
+            return (drawn * (2 * most + 1) >> 16) - most
 
-        def move(values: Tensor) -> Tensor:
-            return _moved(values, offsets, observed)
-
-        return counts.moved(move)
+        return counts.moved(lambda values: _moved(values, offsets, observed))
 
 
-def _moved(values: Tensor, offsets: Callable[[int, int], Tensor], observed: Tensor | None) -> Tensor:
-    """Return counts (M, B, T, n) with the k-th spike of every bin moved by `offsets(k, n)`."""
+def _moved(values: Tensor, offsets: Callable[[int, Tensor, Tensor], Tensor], observed: Tensor | None) -> Tensor:
+    """Return counts (M, B, T, n) with the k-th spike of every bin moved by `offsets(k, places, values)`.
+
+    A place is an index into the flattened counts.
+    """
     bins, neurons = values.shape[2:]
-    moved, spike = values.clamp(max=0), 0
-    while bool((values > spike).any()):
-        member, trial, bin_, neuron = here = (values > spike).nonzero(as_tuple=True)
-        target = (bin_ + offsets(spike, neurons)[here]) % (2 * bins)
-        target = torch.minimum(target, 2 * bins - 1 - target)
-        if observed is not None:
-            target = torch.where(observed[member, trial, target, neuron] > 0, target, bin_)
+    flat, spike = values.flatten(), 0
+    seen = None if observed is None else observed[..., :neurons].flatten() > 0
+    moved, places = flat.clamp(max=0), (flat > 0).nonzero().flatten()
+    while len(places):
+        bin_ = places // neurons % bins
+        target = (bin_ + offsets(spike, places, values)) % (2 * bins)
+        target = places + (torch.minimum(target, 2 * bins - 1 - target) - bin_) * neurons
+        if seen is not None:
+            target = torch.where(seen[target], target, places)
         # The last of what is no whole number moves as the part that it is, so that the sum stays.
-        amount = (values[here] - spike).clamp(max=1)
-        moved.index_put_((member, trial, target, neuron), amount, accumulate=True)
-        spike += 1
-    return moved
+        rest = flat[places] - spike
+        moved.index_add_(0, target, rest.clamp(max=1))
+        spike, places = spike + 1, places[rest > 1]
+    return moved.unflatten(0, values.shape)
