@@ -25,6 +25,7 @@ from band.sweep.space import space
 from band.sweep.status import Survey, take_survey
 
 HOLD_WAIT_S = 30.0
+UNKNOWN = "no run is lost or sent twice: band-sweep reconcile finds out what Slurm has"
 
 
 def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
@@ -42,24 +43,20 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
     with hold(sweep, wait_s=HOLD_WAIT_S) as claim:
         for line in close(sweep, claim=claim):
             print(line, file=sys.stderr)
-        survey = _look(sweep)
-        again = [state for state in ("failed", "cancelled") if getattr(args, f"retry_{state}")]
-        if again and retry(sweep, survey, runs=survey.in_state(*again)):
-            survey = _look(sweep)
+        survey = _look_again(args, sweep=sweep)
         made = _plan(args, sweep=sweep, survey=survey, request=request)
         if not args.json:
             print(plan_text(made, survey=survey, sweep=sweep))
         if not made.plan.runs:
-            if args.json:
-                print_json({**as_json(made), "submission": "", "sent": [], "waiting": []})
             code, words = _nothing(survey, name=sweep.name)
             print(words, file=sys.stderr if args.json else sys.stdout)
+            if args.json:
+                print_json({**as_json(made), "submission": "", "sent": [], "waiting": []})
             return code
         try:
             intent, fed = send(made, sweep=sweep, survey=survey, claim=claim)
         except SlurmError as error:
-            hint = "no run is lost or sent twice: band-sweep reconcile finds out what Slurm has"
-            return fail(f"{error}\n{hint}" if error.kind == "timeout" else str(error), code=error.exit_code)
+            return fail(f"{error}\n{UNKNOWN}" if error.kind == "timeout" else str(error), code=error.exit_code)
     if args.json:
         sent = [{"array": array.number, "job_id": array.job_id, "tasks": list(array.tasks)} for array in fed.arrays]
         print_json({**as_json(made), "submission": intent.number, "sent": sent, "waiting": fed.planned})
@@ -70,6 +67,13 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
 
 def _look(sweep: SweepDir) -> Survey:
     return take_survey(sweep, read_manifest(sweep.path), scheduler=scheduler_for(sweep))
+
+
+def _look_again(args: argparse.Namespace, *, sweep: SweepDir) -> Survey:
+    """Return the sweep's state, after what was asked for is to be tried again."""
+    survey = _look(sweep)
+    again = [state for state in ("failed", "cancelled") if getattr(args, f"retry_{state}")]
+    return _look(sweep) if again and retry(sweep, survey, runs=survey.in_state(*again)) else survey
 
 
 def _plan(args: argparse.Namespace, *, sweep: SweepDir, survey: Survey, request: Request) -> SlurmPlan:
