@@ -49,6 +49,10 @@ class DataConfig:
     test_share: float = 0.2  # share of trials that are reported, where they are cut here
     split_seed: int = 0
     guard_trials: int = 1  # blocked: trials dropped on either side of a cut between blocks
+    missing: str = "auto"  # NaN in counts or behaviour; mask: not observed; auto: refused unless the file declares it
+    heldout_share: float = 0.0  # share of neurons hidden from the encoders and predicted all the same: co-bps
+    heldout_seed: int = 0  # draws them
+    forward_bins: int = 0  # last bins, hidden from the encoders and predicted all the same: fp-bps
     group_key: str = ""  # grouped: dataset with one group label a trial, without its split prefix
 
     def __post_init__(self) -> None:
@@ -61,6 +65,10 @@ class DataConfig:
         _require(shares < 1, "data.valid_share + data.test_share", "below 1", shares)
         _require(self.guard_trials >= 0, "data.guard_trials", "at least 0", self.guard_trials)
         _require(self.bin_ms is None or self.bin_ms > 0, "data.bin_ms", "above 0", self.bin_ms)
+        _require(self.missing in ("auto", "mask"), "data.missing", "auto or mask", self.missing)
+        _require(0 <= self.heldout_share < 1, "data.heldout_share", "in [0, 1)", self.heldout_share)
+        _require(self.heldout_seed >= 0, "data.heldout_seed", "at least 0", self.heldout_seed)
+        _require(self.forward_bins >= 0, "data.forward_bins", "at least 0", self.forward_bins)
         grouped = self.split != "grouped" or bool(self.group_key)
         _require(grouped, "data.group_key", "given where data.split is grouped", self.group_key)
 
@@ -178,6 +186,9 @@ class TrainConfig:
     valid_samples: int = 1  # posterior draws that the validation loss averages over
     posterior_samples: int = 50  # draws behind the posterior means of the outputs
     checkpoint_s: float = 60.0  # seconds between checkpoints
+    start_from: str = ""  # folder of a trained run whose parameters are taken where name and shape agree
+    start_sha256: str = ""  # of its model.pt: what is meant, wherever it lies
+    trains: str = "all"  # session: read-in and read-out alone, all else stays as it is
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -188,6 +199,9 @@ class TrainConfig:
         _require(0 < self.smooth <= 1, "train.smooth", "in (0, 1]", self.smooth)
         _require(self.loss_scale > 0, "train.loss_scale", "above 0", self.loss_scale)
         _require(self.kl_co_reduce in ("sum", "mean"), "train.kl_co_reduce", "sum or mean", self.kl_co_reduce)
+        _require(self.trains in ("all", "session"), "train.trains", "all or session", self.trains)
+        is_given = bool(self.start_from) == bool(self.start_sha256)
+        _require(is_given, "train.start_sha256", "given where train.start_from is, and only there", self.start_sha256)
         _require(self.checkpoint_s >= 0, "train.checkpoint_s", "at least 0", self.checkpoint_s)
         _require(self.dtype in ("float32", "float64"), "train.dtype", "float32 or float64", self.dtype)
 

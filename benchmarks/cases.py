@@ -32,8 +32,8 @@ class Case:
         return Widths(
             num_bins=self.bins,
             num_recon_bins=self.bins,
-            num_neurons=self.neurons,
-            num_recon_neurons=self.neurons,
+            num_neurons=(self.neurons,),
+            num_recon_neurons=(self.neurons,),
             behavior_dim=BEHAVIOR_DIM,
         )
 
@@ -75,14 +75,14 @@ def make_problem(case: Case, seeds: Sequence[int]) -> Problem:
         case=case,
         params=initial_params(case.arch, widths, seeds, dtype=torch.float32),
         batch=Batch(
-            encod=counts,
-            recon=counts,
+            encod=(counts,),
+            recon=(counts,),
             weight=torch.ones(members, case.batch_size),
             behavior=behavior,
             recon_constant=count_constant(counts),
         ),
         noise=NoiseSource(
-            seeds, rates, arch=case.arch, widths=widths, batch_size=case.batch_size, dtype=torch.float32,
+            seeds, rates, arch=case.arch, widths=widths, batch_sizes=(case.batch_size,), dtype=torch.float32,
             device=torch.device("cpu"),
         ),
         scales=Scales(

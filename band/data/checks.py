@@ -71,7 +71,17 @@ def check_layout(layout: Layout, *, path: Path) -> None:
     _check_across_splits(layout, path)
 
 
-def check_support(values: np.ndarray, *, path: Path, where: Callable[[int], str], likelihood: str = "poisson") -> None:
+MASK = "set data.missing=mask where NaN stands for what was not observed"
+
+
+def check_support(
+    values: np.ndarray,
+    *,
+    path: Path,
+    where: Callable[[int], str],
+    likelihood: str = "poisson",
+    missing: str = "auto",
+) -> None:
     """Check that `values` (trial, bin, neuron) lie in the support of `likelihood`.
 
     Args:
@@ -79,22 +89,28 @@ def check_support(values: np.ndarray, *, path: Path, where: Callable[[int], str]
         path: the file, for the message.
         where: gives "train_recon_data trial 3" for a pooled trial.
         likelihood: a key of SUPPORTS.
+        missing: "mask" lets NaN pass.
 
     Raises:
         DataError: a value lies outside.
     """
     support = SUPPORTS[likelihood]
-    _check_each(values, support.holds, f"{support.rule} ({likelihood})", support.remedy, path, where)
+    holds = _or_missing(support.holds, missing)
+    _check_each(values, holds, f"{support.rule} ({likelihood})", f"{support.remedy}; {MASK}", path, where)
 
 
-def check_finite(values: np.ndarray, *, path: Path, where: Callable[[int], str]) -> None:
-    """Check that every value of a numeric array is finite.
+def check_finite(values: np.ndarray, *, path: Path, where: Callable[[int], str], missing: str = "auto") -> None:
+    """Check that every value of a numeric array is finite; `missing`="mask" lets NaN pass.
 
     Raises:
         DataError: NaN or infinity was found.
     """
-    remedy = "interpolate the missing samples, or leave these trials out"
-    _check_each(values, np.isfinite, "finite values", remedy, path, where)
+    remedy = f"interpolate the missing samples, or leave these trials out; {MASK}"
+    _check_each(values, _or_missing(np.isfinite, missing), "finite values", remedy, path, where)
+
+
+def _or_missing(holds: Callable[[np.ndarray], np.ndarray], missing: str) -> Callable[[np.ndarray], np.ndarray]:
+    return holds if missing != "mask" else lambda values: holds(values) | np.isnan(values)
 
 
 def in_blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -46,20 +46,38 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 def dataset_shapes(path: str | os.PathLike[str]) -> dict[str, dict[str, list[int]]]:
     """Return {split: {key: shape}} of the arrays whose names start with train_, valid_ or test_.
 
+    Of several sessions trials are added up and the widest array counts; "sessions" then holds the shape of each one's
+    train_encod_data.
+
     Raises:
         DataError: the file is absent, damaged, or no HDF5 file that `band` can read.
     """
     return dict(_cached(Path(path), "shapes", _read_shapes))
 
 
-def check_content(path: str | os.PathLike[str]) -> None:
+def check_content(path: str | os.PathLike[str], *, likelihood: str = "poisson", missing: str = "auto") -> None:
     """Look once through all values of a recording, as training will.
+
+    Args:
+        path: the recording.
+        likelihood: a key of `band.data.checks.SUPPORTS`.
+        missing: as `data.missing` of a run.
 
     Raises:
         DataError: the file breaks a rule of `band.data.checks`: names the file, the key, the rule and what was found.
     """
-    if _cached(Path(path), "content", _check_content) != CONTENT_RULES:
-        _remember(os.path.realpath(path), _stamp(Path(path)), "content", _check_content(Path(path)))
+    rule = f"{CONTENT_RULES}:{likelihood}:{missing}"
+
+    def check(path: Path) -> str:
+        _check_content(path, likelihood=likelihood, missing=missing)
+        return rule
+
+    known = _cached(Path(path), "content", check).split()
+    if rule not in known:
+        stamp = _stamp(Path(path))
+        check(Path(path))
+        kept = [other for other in known if other.startswith(f"{CONTENT_RULES}:")]
+        _remember(os.path.realpath(path), stamp, "content", " ".join([*kept, rule]))
 
 
 def cache_path() -> Path:
@@ -117,11 +135,10 @@ def _remember(key: str, stamp: list[int], kind: str, value: Any) -> None:
         return
 
 
-def _check_content(path: Path) -> str:
-    from band.data.recording import open_recording
+def _check_content(path: Path, *, likelihood: str, missing: str) -> None:
+    from band.data.recording import open_sessions
 
-    open_recording(path)
-    return CONTENT_RULES
+    open_sessions(path, likelihood=likelihood, missing=missing)
 
 
 def _hash_file(path: Path) -> str:
@@ -170,9 +187,25 @@ def _add_dataset(digest: Any, name: str, dataset: h5py.Dataset) -> None:
 def _read_shapes(path: Path) -> dict[str, dict[str, list[int]]]:
     from band.data.hdf5 import datasets, open_hdf5, split_of
 
-    shapes: dict[str, dict[str, list[int]]] = {}
+    sessions: dict[str, dict[str, dict[str, list[int]]]] = {}
     with open_hdf5(path) as file:
         for name, dataset in datasets(file, path).items():
-            if named := split_of(name):
-                shapes.setdefault(named[0], {})[named[1]] = list(dataset.shape)
-    return shapes
+            session, _, base = name.rpartition("/")
+            if named := split_of(base):
+                sessions.setdefault(session, {}).setdefault(named[0], {})[named[1]] = list(dataset.shape)
+    if "" in sessions or not sessions:
+        return sessions.get("", {})
+    return _summed(sessions)
+
+
+def _summed(sessions: dict[str, dict[str, dict[str, list[int]]]]) -> dict[str, dict[str, list[int]]]:
+    """Return the shapes of several sessions as if they were one."""
+    shapes: dict[str, dict[str, list[int]]] = {}
+    for splits in sessions.values():
+        for split, keys in splits.items():
+            for key, shape in keys.items():
+                before = shapes.setdefault(split, {}).get(key)
+                axes = [max(pair) for pair in zip(before[1:], shape[1:], strict=False)] if before else shape[1:]
+                shapes[split][key] = [(before[0] if before else 0) + shape[0], *axes] if shape else shape
+    encoded = {name: splits["train"]["encod_data"] for name, splits in sessions.items() if "train" in splits}
+    return {**shapes, "sessions": encoded}

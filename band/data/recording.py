@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from band.data.checks import RANKS, Layout, Spec, check_finite, check_layout, check_support
+from band.data.checks import RANKS, Layout, Spec, check_finite, check_layout, check_support, in_blocks
 from band.data.hdf5 import SPLIT_NAMES, blocks, datasets, open_hdf5, reading, split_of
 from band.data.overlap import check_no_shared_trials
 from band.errors import DataError
 
+MAY_MISS = ("encod_data", "recon_data", "behavior")  # where NaN may stand for what was not observed
 RESIDENT_BYTES = 4 * 2**30  # arrays beyond this in sum are mapped from scratch instead of held in memory
 
 
@@ -34,6 +35,8 @@ class Recording:
         origin_index: (n,), its place within that split.
         has_inds: whether "inds" is the file's own; else it is the trial's place in the pool.
         left_out: names in the file that are no array a trial in every split, and were left alone.
+        session: name of the group of the file that holds this session; empty where the file holds one alone.
+        neurons: (N',), the file's column of each reconstructed neuron where they were put in another order, else None.
     """
 
     path: Path
@@ -43,6 +46,8 @@ class Recording:
     origin_index: np.ndarray
     has_inds: bool = False
     left_out: tuple[str, ...] = ()
+    session: str = ""
+    neurons: np.ndarray | None = None
 
     @property
     def num_trials(self) -> int:
@@ -59,15 +64,40 @@ def open_recording(
     *,
     bin_ms: float | None = None,
     likelihood: str | None = "poisson",
+    missing: str = "auto",
     resident_bytes: int = RESIDENT_BYTES,
 ) -> Recording:
-    """Return the checked trials of an HDF5 file in the layout of lfads-torch.
+    """Return the checked trials of an HDF5 file that holds one recording session; see `open_sessions`.
+
+    Raises:
+        DataError: as of `open_sessions`, or the file holds several sessions.
+    """
+    sessions = open_sessions(path, bin_ms=bin_ms, likelihood=likelihood, missing=missing, resident_bytes=resident_bytes)
+    if len(sessions) > 1:
+        names = ", ".join(recording.session for recording in sessions)
+        raise DataError(f"{path}: must hold one recording session, found {len(sessions)} ({names})")
+    return sessions[0]
+
+
+def open_sessions(
+    path: str | os.PathLike[str],
+    *,
+    bin_ms: float | None = None,
+    likelihood: str | None = "poisson",
+    missing: str = "auto",
+    resident_bytes: int = RESIDENT_BYTES,
+) -> tuple[Recording, ...]:
+    """Return the checked trials of every recording session of an HDF5 file in the layout of lfads-torch.
+
+    A file of several sessions has that layout in a group each, such as `day1/train_encod_data`; they come by name.
 
     Args:
         path: the file; opened for reading only.
         bin_ms: width of a time bin; None takes the file's attribute `bin_ms`, where it has one.
         likelihood: whose support the reconstructed data must lie in, a key of `checks.SUPPORTS`; None: values
             are not looked at, as an inspection of a file that may be bad needs it.
+        missing: whether NaN in counts and behaviour stands for what was not observed ("mask"), or is refused; "auto"
+            refuses it unless the file's attribute `missing` is "mask".
         resident_bytes: above this size in sum, arrays are memory-mapped from an unnamed file on scratch
             ($BAND_SCRATCH), which vanishes with the process however it ends.
 
@@ -76,33 +106,62 @@ def open_recording(
     """
     path = Path(path)
     with open_hdf5(path) as file:
-        found = datasets(file, path)
-        layout, left_out = _layout(found)
-        check_layout(layout, path=path)
-        keys = list(layout["train"])
-        on_disk = _pooled_bytes(layout) > resident_bytes
-        arrays = {key: _pool(found, key, layout, path, on_disk=on_disk) for key in keys}
         width = bin_ms if bin_ms is not None else _bin_ms(file, path)
+        with reading(path, "its attributes"):
+            missing = "mask" if str(file.attrs.get("missing", "")) == "mask" else missing
+        sessions = _by_session(datasets(file, path))
+        each = resident_bytes // len(sessions)
+        recordings = tuple(
+            _read_session(path / name if name else path, name, found, width, resident_bytes=each)
+            for name, found in sessions.items()
+        )
+    if likelihood is not None:
+        for recording in recordings:
+            check_values(recording, likelihood=likelihood, missing=missing)
+    return recordings
+
+
+def _by_session(found: dict[str, h5py.Dataset]) -> dict[str, dict[str, h5py.Dataset]]:
+    """Return the arrays of each session under their names in its group; of one without a name, all of the file."""
+    groups = sorted({name.rpartition("/")[0] for name in found if name.endswith("/train_encod_data")})
+    if not groups or "train_encod_data" in found:
+        return {"": found}
+    return {
+        group: {name[len(group) + 1 :]: array for name, array in found.items() if name.startswith(f"{group}/")}
+        for group in groups
+    }
+
+
+def _read_session(
+    path: Path, session: str, found: dict[str, h5py.Dataset], width: float | None, *, resident_bytes: int
+) -> Recording:
+    layout, left_out = _layout(found)
+    check_layout(layout, path=path)
+    on_disk = _pooled_bytes(layout) > resident_bytes
+    arrays = {key: _pool(found, key, layout, path, on_disk=on_disk) for key in layout["train"]}
     counts = {split: specs["encod_data"].shape[0] for split, specs in layout.items()}
-    recording = Recording(
+    has_inds = "inds" in arrays
+    if not has_inds:
+        arrays["inds"] = _frozen(np.arange(sum(counts.values())))
+    return Recording(
         path=path,
         bin_ms=width,
         arrays=arrays,
         origin_split=np.repeat(list(counts), list(counts.values())),
         origin_index=np.concatenate([np.arange(count) for count in counts.values()]),
-        has_inds="inds" in arrays,
+        has_inds=has_inds,
         left_out=left_out,
+        session=session,
     )
-    if not recording.has_inds:
-        inds = _frozen(np.arange(recording.num_trials))
-        recording = replace(recording, arrays={**arrays, "inds": inds})
-    if likelihood is not None:
-        check_values(recording, likelihood=likelihood)
-    return recording
 
 
-def check_values(recording: Recording, *, likelihood: str = "poisson") -> None:
+def check_values(recording: Recording, *, likelihood: str = "poisson", missing: str = "auto") -> None:
     """Check the values of a recording: finite, in the likelihood's support, no trial in two shipped splits.
+
+    Args:
+        recording: the recording.
+        likelihood: a key of `checks.SUPPORTS`.
+        missing: "mask" lets NaN stand in counts and behaviour, for what was not observed.
 
     Raises:
         DataError: a rule is broken.
@@ -110,10 +169,11 @@ def check_values(recording: Recording, *, likelihood: str = "poisson") -> None:
     for key, values in recording.arrays.items():
         where = lambda trial, key=key: recording.where(key, trial)  # noqa: E731
         if key == "recon_data":
-            check_support(values, path=recording.path, where=where, likelihood=likelihood)
+            check_support(values, path=recording.path, where=where, likelihood=likelihood, missing=missing)
         elif key in RANKS and values.dtype.kind == "f":
-            check_finite(values, path=recording.path, where=where)
-    if not recording.arrays["recon_data"].any():
+            may_miss = missing if key in MAY_MISS else "auto"
+            check_finite(values, path=recording.path, where=where, missing=may_miss)
+    if not any(np.nan_to_num(block).any() for _, block in in_blocks(recording.arrays["recon_data"])):
         raise DataError(f"{recording.path}: recon_data must hold at least one count above 0, found none in any trial")
     shipped = {split: np.flatnonzero(recording.origin_split == split) for split in SPLIT_NAMES}
     check_no_shared_trials(

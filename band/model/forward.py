@@ -152,7 +152,9 @@ def read_out(
 def _linear(params: Params, room: str, values: Tensor) -> Tensor:
     """Return (M, B, T, ·) mapped by the weight and bias of a room; in memory bins stand before trials."""
     by_bin = values.transpose(1, 2)
-    flat = torch.baddbmm(params[f"{room}.bias"][:, None], by_bin.flatten(1, 2), params[f"{room}.weight"].transpose(1, 2))
+    flat = torch.baddbmm(
+        params[f"{room}.bias"][:, None], by_bin.flatten(1, 2), params[f"{room}.weight"].transpose(1, 2)
+    )
     return flat.unflatten(1, by_bin.shape[1:3]).transpose(1, 2)
 
 
@@ -182,9 +184,7 @@ def compute_losses(
     return Losses(loss=scales.loss_scale * total, recon=recon, behavior=behavior, kl_ic=kl_ic, kl_co=kl_co, l2=l2)
 
 
-def _reconstruction(
-    params: Params, latents: Latents, batch: Batch, arch: Arch, scales: Scales, noise: Noise
-) -> Tensor:
+def _reconstruction(params: Params, latents: Latents, batch: Batch, arch: Arch, scales: Scales, noise: Noise) -> Tensor:
     """Return the reconstruction loss (M, B) of each trial of all sessions."""
     kind, sizes = reconstruction_of(arch), batch.sizes
     constants = None if batch.recon_constant is None else batch.recon_constant.split(sizes, dim=1)

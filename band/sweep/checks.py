@@ -11,6 +11,15 @@ from band.errors import ConfigError, DataError
 Shapes = Mapping[str, Mapping[str, Sequence[int]]]
 Config = Mapping[str, Any]
 SPLITS = ("train", "valid", "test")
+# Of each reconstruction the support that its data must lie in, a key of band.data.checks.SUPPORTS.
+SUPPORT_OF = {
+    "poisson": "poisson",
+    "poisson_stirling": "poisson",
+    "gaussian": "gaussian",
+    "gamma": "gamma",
+    "zero_inflated_gamma": "zero_inflated_gamma",
+    "mse": "mse",
+}
 SLACK = 2  # trials by which a real split may exceed the expected one
 
 
@@ -32,6 +41,8 @@ def check_fit(config: Config, shapes: Shapes, *, path: str) -> None:
         shapes: {split: {key: shape}} as `data.digest.dataset_shapes` gives them, checked by `check_recording`.
         path: the recording, for messages.
     """
+    _check_sessions(config, shapes, path)
+    _check_bins(config, shapes, path)
     _check_behavior(config, shapes, path)
     _check_lag(config, shapes, path)
     _check_labels(config, shapes, path)
@@ -78,6 +89,28 @@ def _trials(shapes: Shapes, split: str) -> int:
     return (shapes.get(split, {}).get("encod_data") or [0])[0]
 
 
+def _check_sessions(config: Config, shapes: Shapes, path: str) -> None:
+    sessions = shapes.get("sessions", {})
+    if len(sessions) > 1 and not config["arch"]["readin_dim"]:
+        raise ConfigError(
+            f"arch.readin_dim must be above 0 where a recording has several sessions, got 0: {path} has "
+            f"{len(sessions)} ({', '.join(sessions)}), whose neurons are mapped to that many channels"
+        )
+
+
+def _check_bins(config: Config, shapes: Shapes, path: str) -> None:
+    bins = shapes["train"]["encod_data"][1] - config["data"]["forward_bins"]
+    if bins < 1:
+        raise ConfigError(
+            f"data.forward_bins must be below the time bins of {path}, got {config['data']['forward_bins']}"
+        )
+    if config["arch"]["ic_enc_seq_len"] >= bins:
+        raise ConfigError(
+            f"arch.ic_enc_seq_len must be below the {bins} encoded time bins of {path}, "
+            f"got {config['arch']['ic_enc_seq_len']}"
+        )
+
+
 def _check_behavior(config: Config, shapes: Shapes, path: str) -> None:
     weight = config["hyper"]["behavior_weight"]
     missing = [split for split in ("train", "valid") if _trials(shapes, split) and "behavior" not in shapes[split]]
@@ -90,7 +123,8 @@ def _check_behavior(config: Config, shapes: Shapes, path: str) -> None:
 
 
 def _check_lag(config: Config, shapes: Shapes, path: str) -> None:
-    lag, bins = config["arch"]["ci_lag"], shapes["train"]["encod_data"][1]
+    lag = config["arch"]["ci_lag"]
+    bins = shapes["train"]["encod_data"][1] - config["data"]["forward_bins"] - config["arch"]["ic_enc_seq_len"]
     if config["arch"]["co_dim"] and lag >= bins:
         raise ConfigError(f"arch.ci_lag must be below the {bins} time bins of {path}, got {lag}")
 

@@ -96,7 +96,7 @@ def sizes_of(config: Mapping[str, Any], shapes: Shapes) -> Sizes:
         test=test,
         bins=encod[1],
         recon_bins=recon[1],
-        neurons=encod[2],
+        neurons=config["arch"].get("readin_dim") or encod[2],
         recon_neurons=recon[2],
         behavior=behavior[2] if len(behavior) == 3 else 0,
         external=external[2] if len(external) == 3 else 0,
@@ -118,13 +118,21 @@ def _layers(arch: Mapping[str, Any], sizes: Sizes) -> dict[str, tuple[int, int]]
         "generator": (_gru(arch["co_dim"] + sizes.external, arch["gen_dim"]), recon_bins),
         "factors": (arch["gen_dim"] * arch["fac_dim"], recon_bins),
         "readout": (arch["fac_dim"] * sizes.recon_neurons, recon_bins),
-        "behavior_decoder": (recon_bins * arch["fac_dim"] * recon_bins * sizes.behavior, 1),
+        "behavior_decoder": _behavior_decoder(arch, sizes),
     }
     if has_controller:
         layers["ci_encoder"] = (2 * _gru(sizes.neurons, arch["ci_enc_dim"]), bins)
         layers["controller"] = (_gru(2 * arch["ci_enc_dim"] + arch["fac_dim"], arch["con_dim"]), recon_bins)
         layers["controller_output"] = (arch["con_dim"] * 2 * arch["co_dim"], recon_bins)
     return layers
+
+
+def _behavior_decoder(arch: Mapping[str, Any], sizes: Sizes) -> tuple[int, int]:
+    kind = arch.get("behavior_decoder", "trial")
+    per_bin = arch["fac_dim"] * sizes.behavior
+    if kind in ("bin", "causal_lag"):
+        return per_bin * (arch["behavior_lags"] + 1 if kind == "causal_lag" else 1), sizes.recon_bins
+    return sizes.recon_bins * sizes.recon_bins * per_bin, 1
 
 
 def num_parameters(config: Mapping[str, Any], shapes: Shapes) -> int:

@@ -17,6 +17,7 @@ _NEVER = object()  # equal to no value
 UNHASHED = {
     "data.path": "only what a recording holds counts, not where it lies",
     "output.level": "it decides what is kept of a run, not what the run learns",
+    "train.start_from": "only what the run to start from holds counts, not where it lies",
     "train.checkpoint_s": "it decides how often a run is saved, not what it learns",
 }
 
@@ -32,6 +33,10 @@ LEGACY: dict[str, Any] = {
     "data.split_seed": 0,
     "data.guard_trials": 1,
     "data.group_key": "",
+    "data.missing": "auto",
+    "data.heldout_share": 0.0,
+    "data.heldout_seed": 0,
+    "data.forward_bins": 0,
     "arch.ic_enc_seq_len": 0,
     "arch.ic_enc_dim": 64,
     "arch.ci_enc_dim": 64,
@@ -100,6 +105,8 @@ LEGACY: dict[str, Any] = {
     "train.valid_samples": 1,
     "train.posterior_samples": 50,
     "train.dtype": "float32",
+    "train.start_sha256": "",
+    "train.trains": "all",
     "seed": 0,
 }
 
@@ -147,6 +154,7 @@ WITHOUT_EFFECT = (
     Condition(("data.valid_share", "data.test_share"), "data.num_folds cuts the trials", _has_folds),
     Condition(("data.valid_share", "data.test_share", "data.split_seed"), "data.split is shipped", _is("shipped")),
     Condition(("data.split_seed",), "data.split is blocked", _is("blocked")),
+    Condition(("data.heldout_seed",), "data.heldout_share is 0", lambda c: not c["data"]["heldout_share"]),
     Condition(("data.group_key",), "data.split is not grouped", _is("shipped", "stratified", "blocked")),
     Condition(("data.guard_trials",), "data.split is not blocked", _is("shipped", "stratified", "grouped")),
 )

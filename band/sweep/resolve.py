@@ -15,7 +15,7 @@ from band.config import SECTIONS, RunConfig, section_from_dict
 from band.data.digest import check_content, dataset_digest, dataset_shapes, file_digest
 from band.errors import ConfigError, DataError
 from band.sweep.axes import Axes, Axis, Point
-from band.sweep.checks import check_fit, check_recording, not_reached
+from band.sweep.checks import SUPPORT_OF, check_fit, check_recording, not_reached
 from band.sweep.document import field_value
 from band.sweep.fields import FIELDS
 from band.sweep.identity import UNHASHED, run_id, without_effect
@@ -89,7 +89,6 @@ def _read(path: str) -> dict[str, Any]:
         "shapes": dataset_shapes(path),
     }
     check_recording(entry["shapes"], path=path)
-    check_content(path)
     return entry
 
 
@@ -206,8 +205,21 @@ class Resolver:
         if fit not in self._fits:
             entry = self.datasets.entries[index]
             check_fit(config, entry["shapes"], path=entry["path"])
+            self._check_content(config, entry, point)
             self._fits.add(fit)
         return index, config, without_effect(config)
+
+    @staticmethod
+    def _check_content(config: Mapping[str, Any], entry: Mapping[str, Any], point: Point) -> None:
+        """Look through the recording's values as this run will; one of a likelihood of its own looks when it starts."""
+        likelihood = SUPPORT_OF.get(config["arch"]["reconstruction"])
+        if likelihood is None:
+            return
+        try:
+            check_content(entry["path"], likelihood=likelihood, missing=config["data"]["missing"])
+        except DataError as error:
+            where = point["data.path"].source if "data.path" in point else entry["path"]
+            raise DataError(f"{where}: data.path: {error}") from None
 
     def _section(self, name: str, point: Point) -> tuple[Any, dict[str, Any]]:
         """Return one section as a checked dataclass and as plain values, built once for each set of values."""

@@ -144,7 +144,7 @@ def _member(saved: Mapping[str, Any], history: torch.Tensor, configs: Mapping[st
     before = run_config_from_dict(saved["config"])
     for section in ("data", "arch", "hyper", "train"):
         old, new = (dataclasses.asdict(getattr(c, section)) for c in (before, config))
-        changed = {key for key in new if new[key] != old[key]} - {"path", "checkpoint_s"}
+        changed = {key for key in new if new[key] != old[key]} - {"path", "checkpoint_s", "start_from"}
         if changed:
             raise BandError(
                 f"run {run_id}: {section}.{min(changed)} differs from the one its checkpoint was trained with"

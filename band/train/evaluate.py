@@ -15,6 +15,7 @@ from band.config import Arch
 from band.model.forward import Batch, Latents, Scales, compute_losses, run_model
 from band.model.noise import Noise
 from band.model.params import Params
+from band.model.reconstructions import behavior_likelihood_of, reconstruction_of
 from band.train.noise import NoiseSource
 from band.train.trials import Trials
 
@@ -48,11 +49,18 @@ def evaluate(
     batch = trials.batch(index, weight)
     totals: list[dict[str, float]] = [{} for _ in members]
     for sample in range(num_samples):
-        drawn = noise.posterior(index.shape[1], *purpose, sample)
+        drawn = noise.posterior(batch.weight.shape[1], *purpose, sample)
         with torch.no_grad():
             latents = run_model(params, batch, arch=arch, widths=trials.widths, noise=drawn)
             terms = compute_losses(
-                params, latents, batch, arch=arch, scales=scales, kl_ramp=ramps[0], l2_ramp=ramps[1], noise=Noise()
+                params,
+                latents,
+                batch,
+                arch=arch,
+                scales=scales,
+                kl_ramp=ramps[0],
+                l2_ramp=ramps[1],
+                noise=Noise(kl_ic=drawn.kl_ic, kl_co=drawn.kl_co),
             )
             values = {
                 "valid_recon": terms.recon,
@@ -60,8 +68,8 @@ def evaluate(
                 "valid_kl_ic": terms.kl_ic,
                 "valid_kl_co": terms.kl_co,
                 "valid_loss": terms.loss,
-                "valid_bits_per_spike": bits_per_spike(latents.log_rates, batch),
-                "valid_behavior_r2": behavior_r2(latents, batch),
+                "valid_bits_per_spike": bits_per_spike(latents, batch, arch=arch),
+                "valid_behavior_r2": behavior_r2(params, latents, batch, arch=arch),
             }
         for name, tensor in values.items():
             for total, value in zip(totals, tensor.tolist(), strict=True):
@@ -69,19 +77,37 @@ def evaluate(
     return totals
 
 
-def bits_per_spike(log_rates: Tensor, batch: Batch) -> Tensor:
+def bits_per_spike(latents: Latents, batch: Batch, *, arch: Arch) -> Tensor:
     """Return the information (M,) per spike gained over each neuron's mean rate on these trials, pooled.
 
     Args:
-        log_rates: (M, B, R, N').
+        latents: log rates of each session.
         batch: its counts, trial weights and, where some are unobserved, their mask.
+        arch: its reconstruction; of values that are no counts NaN comes back.
+
+    Returns:
+        (M,), of several sessions the mean.
 
     Source: Pei et al. 2021, Neural Latents Benchmark.
     """
-    seen = batch.weight[..., None, None].expand(*batch.recon.shape[:3], 1)
-    if batch.recon_observed is not None:
-        seen = seen * batch.recon_observed
-    counts = batch.recon * seen
+    if not reconstruction_of(arch).is_counts:
+        return torch.full_like(batch.weight[:, 0], math.nan)
+    weights = batch.weight.split(batch.sizes, dim=1)
+    found = []
+    for session, (log_rates, counts) in enumerate(zip(latents.outputs, batch.recon, strict=True)):
+        observed = None if batch.recon_observed is None else batch.recon_observed[session]
+        found.append(_session_bits_per_spike(log_rates, counts, _seen(counts, weights[session], observed)))
+    return torch.stack(found).mean(dim=0)
+
+
+def _seen(values: Tensor, weight: Tensor, observed: Tensor | None) -> Tensor:
+    """Return weights (M, B, R, 1 or channels) of values (M, B, R, ·): 0 for padding and for what was not observed."""
+    seen = weight[..., None, None].expand(*values.shape[:3], 1)
+    return seen if observed is None else seen * observed
+
+
+def _session_bits_per_spike(log_rates: Tensor, counts: Tensor, seen: Tensor) -> Tensor:
+    counts = counts * seen
     mean = counts.sum(dim=(1, 2), keepdim=True) / seen.sum(dim=(1, 2), keepdim=True)
     model = (counts * log_rates - log_rates.exp() * seen).sum(dim=(1, 2, 3))
     # xlogy: a neuron silent in every trial adds 0, not NaN; the null's expected counts sum to its spikes.
@@ -89,14 +115,14 @@ def bits_per_spike(log_rates: Tensor, batch: Batch) -> Tensor:
     return (model - null) / counts.sum(dim=(1, 2, 3)) / math.log(2)
 
 
-def behavior_r2(latents: Latents, batch: Batch) -> Tensor:
-    """Return R² (M,) of the model's own decoder, mean over channels; NaN where there is no behaviour."""
-    if latents.behavior is None or batch.behavior is None:
+def behavior_r2(params: Params, latents: Latents, batch: Batch, *, arch: Arch) -> Tensor:
+    """Return R² (M,) of the model's own decoder, mean over channels; NaN where there is no behaviour to measure."""
+    likelihood = behavior_likelihood_of(arch)
+    if latents.behavior is None or batch.behavior is None or not likelihood.is_quantity:
         return torch.full_like(batch.weight[:, 0], math.nan)
-    seen = batch.weight[..., None, None].expand(*batch.behavior.shape[:3], 1)
-    if batch.behavior_observed is not None:
-        seen = seen * batch.behavior_observed
+    decoded = likelihood.means(likelihood.split(latents.behavior), params.room("behavior_likelihood"))
+    seen = _seen(batch.behavior, batch.weight, batch.behavior_observed)
     mean = (batch.behavior * seen).sum(dim=(1, 2), keepdim=True) / seen.sum(dim=(1, 2), keepdim=True)
-    residual = ((latents.behavior - batch.behavior).square() * seen).sum(dim=(1, 2))
+    residual = ((decoded - batch.behavior).square() * seen).sum(dim=(1, 2))
     total = ((batch.behavior - mean).square() * seen).sum(dim=(1, 2))
     return (1 - residual / total).mean(dim=1)

@@ -70,10 +70,11 @@ def export_member(
     write_atomic(folder / "metrics.csv", metrics_lines(member.history, header=True).encode())
     if not has_diverged:
         posterior, ablated = _posteriors(population, position, trials, place, on_progress)
-        scores = score_member(posterior, ablated, trials, place)
+        scores = score_member(posterior, ablated, trials, place, config=member.config)
         if member.config.output.level != "scores":
             write_outputs(folder / "outputs.h5", posterior, trials, place, level=member.config.output.level)
-    split = trials.splits[place]
+    splits = [session.splits[place] for session in trials.sessions]
+    sizes = {name: sum(len(getattr(split, name)) for split in splits) for name in SPLITS}
     outcome = "diverged" if has_diverged else "ok"
     result = {
         "schema": SCHEMA,
@@ -82,7 +83,7 @@ def export_member(
         "dataset": {"path": dataset["path"], "digest": dataset["digest"]},
         "training": _training(member, population, trials, outcome),
         "scores": scores,
-        "split": {**{name: len(getattr(split, name)) for name in SPLITS}, "how": split.how},
+        "split": {**sizes, "how": "; ".join(dict.fromkeys(split.how for split in splits))},
         "provenance": provenance,
     }
     seal(folder, result=result)
@@ -116,12 +117,12 @@ def _write_model(path: Path, population: Population, position: int) -> None:
 
 def _posteriors(
     population: Population, position: int, trials: Trials, place: int, on_progress: Callable[[str, float], None]
-) -> tuple[Posterior, dict[str, Posterior]]:
+) -> tuple[list[Posterior], dict[str, list[Posterior]]]:
     """Return the posterior of a member, and the same with inputs switched off, by name of the ablation."""
     config = population.members[position].config
     params = population.final_params(position)
 
-    def compute(what: str, *, co_off: bool, ext_off: bool) -> Posterior:
+    def compute(what: str, *, co_off: bool, ext_off: bool) -> list[Posterior]:
         return compute_posterior(
             params, trials, place, config=config, co_off=co_off, ext_off=ext_off,
             on_progress=lambda share: on_progress(what, share),
@@ -130,6 +131,6 @@ def _posteriors(
     ablated = {}
     if has_controller(config.arch):
         ablated["noci"] = compute("without controller", co_off=True, ext_off=False)
-    if trials.ext_input is not None:
+    if trials.widths.ext_input_dim:
         ablated["all_inputs_off"] = compute("without inputs", co_off=True, ext_off=True)
     return compute("posterior", co_off=False, ext_off=False), ablated

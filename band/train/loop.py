@@ -16,13 +16,14 @@ from torch import Tensor
 from band.config import Hyper, TrainConfig
 from band.model.forward import Latents, Losses, Scales, compute_losses, run_model
 from band.model.losses import ramp
-from band.model.params import Params, Widths
+from band.model.params import Params, Widths, session_room
 from band.train.evaluate import evaluate
 from band.train.noise import NoiseSource, Rates
 from band.train.optimiser import AdamWSettings, adamw_step_, clip_gradient_
 from band.train.population import COLUMNS, TRAIN_TERMS, Population
 from band.train.schedule import monitored
-from band.train.trials import Trials, epoch_batches
+from band.train.start import trained_columns
+from band.train.trials import Trials
 
 L2_ROOMS = ("ic_enc", "ci_enc", "gen", "con")
 
@@ -53,6 +54,8 @@ class Loop:
         self._arch, self._train = config.arch, config.train
         self._device = population.params.flat.device
         self._dtype = population.params.flat.dtype
+        trained = trained_columns(config, population.params.shapes)
+        self._trained = None if trained is None else trained.to(self._device, self._dtype)
         self._prepare()
 
     def step(self) -> list[int]:
@@ -66,6 +69,8 @@ class Loop:
             kl_ramp=self._kl_ramp, l2_ramp=self._l2_ramp, noise=noise,
         )  # fmt: skip
         gradient = population.params.gradient(terms.loss)
+        if self._trained is not None:
+            gradient *= self._trained
         norm = clip_gradient_(gradient, bound=fixed.settings.grad_clip)
         population.step += 1
         diverged = self._find_diverged(latents, terms, gradient, norm)
@@ -73,6 +78,7 @@ class Loop:
         adamw_step_(
             population.params.flat, gradient, population.moments,
             step=population.step, lr=self._lr, decay_ramp=self._l2_ramp, settings=fixed.settings,
+            trained=self._trained,
         )  # fmt: skip
         self._add(terms, norm)
         return self._completed(diverged)
@@ -141,21 +147,16 @@ class Loop:
         noise = NoiseSource(
             [member.config.seed for member in population.members],
             Rates(*(per_member(name).cpu().double() for name in names)),
-            arch=self._arch, widths=self._trials.widths, batch_size=train.batch_size,
+            arch=self._arch, widths=self._trials.widths, batch_sizes=self._trials.batch_sizes,
             dtype=self._dtype, device=self._device,
         )  # fmt: skip
         names = ("adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "grad_clip")
         settings = AdamWSettings(*(per_member(name) for name in names))
         return _Fixed(noise, scales, settings, [self._places[member.run_id] for member in population.members])
 
-    def _shuffled(self, position: int) -> tuple[Tensor, Tensor]:
+    def _shuffled(self, position: int) -> list[tuple[Tensor, Tensor]]:
         member = self.population.members[position]
-        trials = self._trials.splits[self._places[member.run_id]].train
-        index, weight = epoch_batches(
-            trials, seed=member.config.seed, epoch=member.epoch,
-            batch_size=self._train.batch_size, drop_last=self._train.drop_last,
-        )  # fmt: skip
-        return index.to(self._device), weight.to(self._device, self._dtype)
+        return self._trials.epoch(self._places[member.run_id], member.config, epoch=member.epoch)
 
     def _set_epoch_tensors(self) -> None:
         """Set what changes only when an epoch ends: step sizes and ramps, (M,) each."""
@@ -174,13 +175,17 @@ class Loop:
         self._lr = tensor([m.schedule.lr for m in members])
         self._kl_ramp, self._l2_ramp = ramps("kl"), ramps("l2")
 
-    def _next_batch(self) -> tuple[Tensor, Tensor]:
-        """Return index and weight (M, B) of the next minibatch of every member."""
+    def _next_batch(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return index and weight (M, B) of the next minibatch of every member, by session."""
         picks = [
-            (index[member.batch], weight[member.batch])
-            for member, (index, weight) in zip(self.population.members, self._epoch_batches, strict=True)
+            [(index[member.batch], weight[member.batch]) for index, weight in sessions]
+            for member, sessions in zip(self.population.members, self._epoch_batches, strict=True)
         ]
-        return torch.stack([index for index, _ in picks]), torch.stack([weight for _, weight in picks])
+        by_session = list(zip(*picks, strict=True))
+        return (
+            [torch.stack([index for index, _ in session]) for session in by_session],
+            [torch.stack([weight for _, weight in session]) for session in by_session],
+        )
 
     def _add(self, terms: Losses, norm: Tensor) -> None:
         values = [getattr(terms, name) for name in TRAIN_TERMS[:-1]]
@@ -204,7 +209,7 @@ class Loop:
             if member.has_ended:
                 continue
             member.batch += 1
-            if member.batch == len(self._epoch_batches[p][0]):
+            if member.batch == len(self._epoch_batches[p][0][0]):
                 completed.append(p)
         return sorted(completed)
 
@@ -247,7 +252,7 @@ def _first_non_finite(position: int, population: Population, latents: Latents, t
         "ic_mean": latents.ic_mean,
         "ic_log_var": latents.ic_log_var,
         **decoded,
-        "log_rates": latents.log_rates,
+        **{session_room("outputs", s, len(latents.outputs)): value for s, value in enumerate(latents.outputs)},
         "behavior": latents.behavior,
         **{f"loss term {f.name}": getattr(terms, f.name) for f in dataclasses.fields(terms)},
     }
@@ -306,7 +311,8 @@ def effective_beta(hyper: Hyper, train: TrainConfig, widths: Widths) -> dict[str
         beta_ic and beta_co at the end of the ramp; cd_gradient_share, the share of counts whose gradient reaches the
         parameters: the reconstruction is not rescaled for it, so against it the divergences weigh 1 / share as much.
     """
-    unit = widths.num_recon_bins * widths.num_recon_neurons if train.recon_reduce_mean else 1
+    neurons = sum(widths.num_recon_neurons) / widths.num_sessions
+    unit = widths.num_recon_bins * neurons if train.recon_reduce_mean else 1
     bins = widths.num_recon_bins if train.kl_co_reduce == "mean" else 1
     share = hyper.cd_rate + (1 - hyper.cd_rate) * hyper.cd_pass_rate if hyper.cd_rate > 0 else 1.0
     return {

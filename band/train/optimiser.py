@@ -39,6 +39,7 @@ def adamw_step_(
     lr: Tensor,
     decay_ramp: Tensor,
     settings: AdamWSettings,
+    trained: Tensor | None = None,
 ) -> None:
     """Update parameters (M, P) and both moments in place, with decoupled weight decay.
 
@@ -50,6 +51,7 @@ def adamw_step_(
         lr: (M,), step size.
         decay_ramp: (M,), factor of the weight decay.
         settings: what stays as it is.
+        trained: (P,), 0 where a parameter keeps its value, its gradient being 0; None: all are trained.
 
     Source: Loshchilov and Hutter 2019, as in torch.optim.AdamW.
     """
@@ -57,6 +59,7 @@ def adamw_step_(
     beta1, beta2 = settings.beta1[:, None], settings.beta2[:, None]
     first.lerp_(gradient, 1 - beta1)
     second.mul_(beta2).add_(gradient.square_().mul_(1 - beta2))
-    flat.mul_(1 - (lr * decay_ramp * settings.weight_decay)[:, None])
+    decay = (lr * decay_ramp * settings.weight_decay)[:, None]
+    flat.mul_(1 - (decay if trained is None else decay * trained))
     root = torch.sqrt(second, out=gradient).mul_((1 - beta2**step) ** -0.5).add_(settings.epsilon[:, None])
     flat.sub_(torch.div(first, root, out=root).mul_((lr[:, None]) / (1 - beta1**step)))

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from band.config import RunConfig
-from band.data.splits import Split
-from band.model.decoder import decode
+from band.model.decoder import Decoded, decode
 from band.model.encoder import encode
-from band.model.forward import Batch, read_out
+from band.model.forward import Batch, read_in, read_out
 from band.model.noise import Noise
-from band.model.params import Params, has_controller
+from band.model.params import Params, Widths, has_controller, session_room
+from band.model.reconstructions import behavior_likelihood_of, reconstruction_of
 from band.train.noise import NoiseSource, Rates
-from band.train.scores import Modelled, Observed, score_splits
-from band.train.trials import Trials
+from band.train.scores import Modelled, Observed, pool_sessions, score_splits
+from band.train.trials import SessionTrials, Trials
 
 CHUNK = 256  # trials decoded at once
 SPLITS = ("train", "valid", "test")
@@ -41,9 +41,10 @@ INPUTS = ("encod_data", "recon_data", "behavior", "ext_input", "cond", "truth")
 
 @dataclass(frozen=True)
 class Posterior:
-    """Arrays of one member over the trials of all its splits, under lfads-torch's names, first axis the trial.
+    """Arrays of one member over the trials of all its splits of one session, under lfads-torch's names.
 
-    `output_params` are expected counts a bin. NAME_spread is the standard deviation over posterior draws.
+    The first axis is the trial. `output_params` are expected values a bin (counts, for Poisson). NAME_spread is the
+    standard deviation over posterior draws.
     """
 
     arrays: dict[str, np.ndarray]
@@ -59,8 +60,8 @@ def compute_posterior(
     co_off: bool = False,
     ext_off: bool = False,
     on_progress: Callable[[float], None] = lambda share: None,
-) -> Posterior:
-    """Return posterior means and spreads over `config.train.posterior_samples` draws.
+) -> list[Posterior]:
+    """Return, for each session, posterior means and spreads over `config.train.posterior_samples` draws.
 
     Args:
         params: the one member.
@@ -71,63 +72,97 @@ def compute_posterior(
         ext_off: feed zeros instead of external inputs as well.
         on_progress: called with the share done.
     """
-    split = trials.splits[place]
-    index = np.concatenate([getattr(split, name) for name in SPLITS])
-    parts = []
-    for start in range(0, len(index), CHUNK):
-        chunk = torch.from_numpy(index[start : start + CHUNK])[None].to(trials.encod.device)
-        batch = trials.batch(chunk, torch.ones_like(chunk, dtype=trials.encod.dtype))
-        parts.append(_chunk_posterior(params, batch, trials, config, start, co_off=co_off, ext_off=ext_off))
-        on_progress(min(1.0, (start + CHUNK) / len(index)))
-    return Posterior({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, index)
+    pass_ = _Pass(params, trials, config, co_off=co_off, ext_off=ext_off)
+    indices = [np.concatenate([session.split(name, place) for name in SPLITS]) for session in trials.sessions]
+    total, done, found = sum(map(len, indices)), 0, []
+    for session, index in enumerate(indices):
+        parts = []
+        for start in range(0, len(index), CHUNK):
+            chunk = index[start : start + CHUNK]
+            parts.append(pass_.chunk(session, chunk, purpose=(start,) if len(indices) == 1 else (session, start)))
+            done += len(chunk)
+            on_progress(done / total)
+        found.append(Posterior({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, index))
+    return found
 
 
-def _noise_source(config: RunConfig, trials: Trials) -> NoiseSource:
-    none = torch.zeros(1)
-    return NoiseSource(
-        [config.seed], Rates(none, none, none, none), arch=config.arch, widths=trials.widths,
-        batch_size=1, dtype=trials.encod.dtype, device=trials.encod.device,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Pass:
+    """One member and what is switched off in it."""
 
+    params: Params
+    trials: Trials
+    config: RunConfig
+    co_off: bool
+    ext_off: bool
 
-@torch.no_grad()
-def _chunk_posterior(
-    params: Params, batch: Batch, trials: Trials, config: RunConfig, start: int, *, co_off: bool, ext_off: bool
-) -> dict[str, np.ndarray]:
-    """Return means and spreads over draws for the trials of one chunk."""
-    arch, widths = config.arch, trials.widths
-    mean, log_var, controller_input = encode(params, batch.encod, arch=arch, noise=Noise())
-    std = (log_var.exp() + arch.ic_post_var_min).sqrt()
-    ext_input = None if batch.ext_input is None else batch.ext_input * (not ext_off)
-    source = _noise_source(config, trials)
-    totals: dict[str, Tensor] = {}
-    count = config.train.posterior_samples
-    for sample in range(count):
-        noise = source.posterior(mean.shape[1], "posterior", start, sample)
-        assert noise.eps_ic is not None
-        decoded = decode(
-            params, torch.addcmul(mean, std, noise.eps_ic), controller_input, ext_input,
-            arch=arch, num_bins=widths.num_recon_bins, noise=noise, co_off=co_off,
-        )  # fmt: skip
-        log_rates, behavior = read_out(params, decoded.factors, widths=widths, noise=Noise())
-        drawn: dict[str, Tensor | None] = {
-            "output_params": log_rates.exp(),
+    @torch.no_grad()
+    def chunk(self, session: int, chunk: np.ndarray, *, purpose: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Return means and spreads over draws for some trials of one session: encoded once, decoded often."""
+        config, arch, widths = self.config, self.config.arch, self.trials.widths
+        batch = self._batch(session, chunk)
+        seen = read_in(self.params, batch.encod, arch=arch, widths=widths, noise=Noise())
+        mean, log_var, controller_input = encode(self.params, seen, arch=arch, noise=Noise())
+        std = (log_var.exp() + arch.ic_post_var_min).sqrt()
+        ext_input = None if batch.ext_input is None else batch.ext_input * (not self.ext_off)
+        source = _noise_source(config, self.trials)
+        totals: dict[str, Tensor] = {}
+        count = config.train.posterior_samples
+        for sample in range(count):
+            noise = source.posterior(mean.shape[1], "posterior", *purpose, sample)
+            assert noise.eps_ic is not None
+            decoded = decode(
+                self.params, torch.addcmul(mean, std, noise.eps_ic), controller_input, ext_input,
+                arch=arch, num_bins=widths.num_recon_bins, noise=noise, co_off=self.co_off,
+            )  # fmt: skip
+            _accumulate(totals, self._drawn(decoded, session, batch.sizes, has_ext=ext_input is not None))
+        found = {name: value / count for name, value in totals.items()}
+        for name in SPREADS:
+            if name in found:
+                found[f"{name}_spread"] = (found[f"{name}_spread"] - found[name].square()).clamp(min=0).sqrt()
+        found |= {"ic_mean": mean.double(), "ic_std": std.double()}
+        return {name: value[0].float().cpu().numpy() for name, value in found.items()}
+
+    def _batch(self, session: int, chunk: np.ndarray) -> Batch:
+        """Return the trials of one session, none of the others."""
+        none = np.zeros(0, dtype=np.int64)
+        index = [
+            torch.from_numpy(chunk if s == session else none)[None].to(self.trials.device)
+            for s in range(len(self.trials.sessions))
+        ]
+        return self.trials.batch(index, [torch.ones_like(trials, dtype=self.trials.dtype) for trials in index])
+
+    def _drawn(self, decoded: Decoded, session: int, sizes: list[int], *, has_ext: bool) -> dict[str, Tensor | None]:
+        """Return what one draw of the posterior gives, under lfads-torch's names."""
+        config, arch = self.config, self.config.arch
+        outputs, behavior = read_out(
+            self.params, decoded.factors, sizes, arch=arch, widths=self.trials.widths, noise=Noise()
+        )
+        kind, likelihood = reconstruction_of(arch), behavior_likelihood_of(arch)
+        own = self.params.room(session_room("recon", session, len(sizes)))
+        if behavior is not None and config.hyper.behavior_weight > 0:
+            behavior = likelihood.means(likelihood.split(behavior), self.params.room("behavior_likelihood"))
+        else:
+            behavior = None
+        return {
+            "output_params": kind.means(kind.split(outputs[session]), own),
             "factors": decoded.factors,
-            "output_behavior_params": behavior if config.hyper.behavior_weight > 0 else None,
-            "gen_inputs": decoded.gen_inputs if has_controller(arch) or ext_input is not None else None,
+            "output_behavior_params": behavior,
+            "gen_inputs": decoded.gen_inputs if has_controller(arch) or has_ext else None,
             "gen_states": decoded.gen_states,
             "gen_init": decoded.gen_init,
             "con_states": decoded.con_states,
             "co_means": decoded.co_means,
             "co_stds": None if decoded.co_log_vars is None else (0.5 * decoded.co_log_vars).exp(),
         }
-        _accumulate(totals, drawn)
-    found = {name: value / count for name, value in totals.items()}
-    for name in SPREADS:
-        if name in found:
-            found[f"{name}_spread"] = (found[f"{name}_spread"] - found[name].square()).clamp(min=0).sqrt()
-    found |= {"ic_mean": mean.double(), "ic_std": std.double()}
-    return {name: value[0].float().cpu().numpy() for name, value in found.items()}
+
+
+def _noise_source(config: RunConfig, trials: Trials) -> NoiseSource:
+    none = torch.zeros(1)
+    return NoiseSource(
+        [config.seed], Rates(none, none, none, none), arch=config.arch, widths=trials.widths,
+        batch_sizes=(1,), dtype=trials.dtype, device=trials.device,
+    )  # fmt: skip
 
 
 def _accumulate(totals: dict[str, Tensor], drawn: dict[str, Tensor | None]) -> None:
@@ -142,75 +177,110 @@ def _accumulate(totals: dict[str, Tensor], drawn: dict[str, Tensor | None]) -> N
             totals[key] = totals[key] + wide.square() if key in totals else wide.square()
 
 
-def _rows(posterior: Posterior, split: Split) -> dict[str, slice]:
-    """Return where each split's trials stand in the posterior."""
-    ends = np.cumsum([0, *(len(getattr(split, name)) for name in SPLITS)])
+def _rows(session: SessionTrials, place: int) -> dict[str, slice]:
+    """Return where each split's trials stand in the posterior of a session."""
+    ends = np.cumsum([0, *(len(session.split(name, place)) for name in SPLITS)])
     return {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(SPLITS)}
 
 
 def score_member(
-    posterior: Posterior, ablated: dict[str, Posterior], trials: Trials, place: int
+    posterior: list[Posterior],
+    ablated: dict[str, list[Posterior]],
+    trials: Trials,
+    place: int,
+    *,
+    config: RunConfig,
 ) -> dict[str, dict[str, float | None]]:
-    """Return the scores of one member on every split, see `band.train.scores`."""
-    arrays, split = trials.recording.arrays, trials.splits[place]
-    widths = trials.widths
+    """Return the scores of one member on every split, see `band.train.scores`.
 
-    def part(key: str, chosen: np.ndarray) -> np.ndarray | None:
+    Of several sessions each score is the mean over them; each session's own stands under `session/NAME/`.
+    """
+    each = []
+    for s, session in enumerate(trials.sessions):
+        observed = {name: _observed(session, name, place, trials.widths, s, config) for name in SPLITS}
+        each.append(
+            score_splits(
+                observed,
+                _modelled(posterior[s], session, place, config),
+                ablated={name: _modelled(source[s], session, place, config) for name, source in ablated.items()},
+            )
+        )
+    if len(each) == 1:
+        return each[0]
+    names = [session.recording.session for session in trials.sessions]
+    return {split: pool_sessions(dict(zip(names, (e[split] for e in each), strict=True))) for split in SPLITS}
+
+
+def _observed(
+    session: SessionTrials, split: str, place: int, widths: Widths, number: int, config: RunConfig
+) -> Observed:
+    arrays, chosen, groups = session.recording.arrays, session.split(split, place), session.splits[place].groups
+
+    def part(key: str) -> np.ndarray | None:
         return np.asarray(arrays[key])[chosen] if key in arrays else None
 
-    observed = {}
-    for name in SPLITS:
-        chosen = getattr(split, name)
-        observed[name] = Observed(
-            spikes=np.asarray(arrays["recon_data"])[chosen],
-            num_heldin=widths.num_neurons,
-            encod_bins=widths.num_bins,
-            behavior=part("behavior", chosen),
-            cond=part("cond", chosen),
-            groups=None if split.groups is None else split.groups[chosen],
-        )
-
-    def modelled(source: Posterior) -> dict[str, Modelled]:
-        rows = _rows(source, split)
-        own = source.arrays.get("output_behavior_params")
-        return {
-            name: Modelled(
-                rates=source.arrays["output_params"][rows[name]],
-                factors=source.arrays["factors"][rows[name]],
-                behavior=None if own is None else own[rows[name]],
-            )
-            for name in SPLITS
-        }
-
-    return score_splits(
-        observed, modelled(posterior), ablated={name: modelled(source) for name, source in ablated.items()}
+    return Observed(
+        spikes=np.asarray(arrays["recon_data"])[chosen],
+        num_heldin=widths.num_neurons[number],
+        encod_bins=widths.num_bins,
+        behavior=part("behavior"),
+        cond=part("cond"),
+        groups=None if groups is None else groups[chosen],
+        is_counts=reconstruction_of(config.arch).is_counts,
+        has_classes=not behavior_likelihood_of(config.arch).is_quantity,
     )
 
 
-def write_outputs(path: Path, posterior: Posterior, trials: Trials, place: int, *, level: str) -> None:
+def _modelled(source: Posterior, session: SessionTrials, place: int, config: RunConfig) -> dict[str, Modelled]:
+    rows = _rows(session, place)
+    own = source.arrays.get("output_behavior_params")
+    behavior = session.recording.arrays.get("behavior")
+    if own is not None and behavior is not None:
+        own = own[:, : behavior.shape[1]]
+    return {
+        name: Modelled(
+            rates=source.arrays["output_params"][rows[name]],
+            factors=source.arrays["factors"][rows[name]],
+            behavior=None if own is None else own[rows[name]],
+        )
+        for name in SPLITS
+    }
+
+
+def write_outputs(path: Path, posterior: list[Posterior], trials: Trials, place: int, *, level: str) -> None:
     """Write `outputs.h5`: posterior arrays, the input they belong to and the trials' indices, by split.
+
+    Several sessions stand in a group each, under the name they have in the recording.
 
     Args:
         path: new file.
-        posterior: the member.
+        posterior: the member, by session.
         trials: the recording.
         place: position of the member's splits in it.
         level: "factors" or "full".
     """
     wanted = BY_LEVEL["factors"] + (BY_LEVEL["full"] if level == "full" else ())
-    split = trials.splits[place]
-    arrays = trials.recording.arrays
-    same = trials.recon is trials.encod
     with h5py.File(path, "w") as file:
-        if trials.recording.bin_ms is not None:
-            file.attrs["bin_ms"] = trials.recording.bin_ms
-        for name, rows in _rows(posterior, split).items():
-            chosen = posterior.index[rows]
-            file[f"{name}_inds"] = np.asarray(arrays["inds"])[chosen]
-            for key in wanted:
-                if key in posterior.arrays:
-                    file[f"{name}_{key}"] = posterior.arrays[key][rows]
-            for key in INPUTS:
-                if key in arrays and not (key == "encod_data" and same):
-                    # Counts and conditions repeat themselves: deflate makes them a tenth.
-                    file.create_dataset(f"{name}_{key}", data=np.asarray(arrays[key])[chosen], compression="gzip")
+        if trials.sessions[0].recording.bin_ms is not None:
+            file.attrs["bin_ms"] = trials.sessions[0].recording.bin_ms
+        for source, session in zip(posterior, trials.sessions, strict=True):
+            group = file.create_group(session.recording.session) if session.recording.session else file
+            _write_session(group, source, session, place, wanted)
+
+
+def _write_session(
+    group: h5py.Group, source: Posterior, session: SessionTrials, place: int, wanted: tuple[str, ...]
+) -> None:
+    arrays = session.recording.arrays
+    if session.recording.neurons is not None:
+        group["neurons"] = session.recording.neurons
+    for name, rows in _rows(session, place).items():
+        chosen = source.index[rows]
+        group[f"{name}_inds"] = np.asarray(arrays["inds"])[chosen]
+        for key in wanted:
+            if key in source.arrays:
+                group[f"{name}_{key}"] = source.arrays[key][rows]
+        for key in INPUTS:
+            if key in arrays and not (key == "encod_data" and session.recon is session.encod):
+                # Counts and conditions repeat themselves: deflate makes them a tenth.
+                group.create_dataset(f"{name}_{key}", data=np.asarray(arrays[key])[chosen], compression="gzip")

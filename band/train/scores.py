@@ -39,6 +39,8 @@ class Observed:
     behavior: Array | None = None  # (n, Tb, K); NaN: missing
     cond: Array | None = None  # (n,) condition
     groups: Array | None = None  # (n,) trials that cross-validation keeps together; None: each its own
+    is_counts: bool = True  # else `spikes` are values of another kind, which have no bits per spike
+    has_classes: bool = False  # behaviour is classes, which have an accuracy and no R²
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,16 @@ def score_splits(
     for split, recording in observed.items():
         scores[split].update(_baseline_scores(recording, train=observed["train"], prefix=_fitted(split)))
     return {split: {name: _finite(value) for name, value in found.items()} for split, found in scores.items()}
+
+
+def pool_sessions(by_session: Mapping[str, Scores]) -> Scores:
+    """Return the mean of each score over the sessions that have it, and each session's own under `session/NAME/`."""
+    pooled: Scores = {}
+    for name in dict.fromkeys(name for scores in by_session.values() for name in scores):
+        values = [v for scores in by_session.values() if (v := scores.get(name)) is not None]
+        pooled[name] = sum(values) / len(values) if values else None
+    own = {f"session/{session}/{name}": v for session, scores in by_session.items() for name, v in scores.items()}
+    return pooled | own
 
 
 def _fitted(split: str) -> str:
@@ -144,6 +156,8 @@ def spike_scores(recording: Observed, rates: Array) -> Scores:
     """
     heldin, bins = recording.num_heldin, recording.encod_bins
     spikes = recording.spikes
+    if not recording.is_counts:
+        return {"recon_r2": float(np.mean(r2(spikes[:, :bins, :heldin], rates[:, :bins, :heldin])))}
     scores: Scores = {"bits_per_spike": bits_per_spike(rates[:, :bins, :heldin], spikes[:, :bins, :heldin])}
     if spikes.shape[2] > heldin:
         scores["co_bps"] = bits_per_spike(rates[:, :bins, heldin:], spikes[:, :bins, heldin:])
@@ -181,7 +195,7 @@ def bits_per_spike(rates: Array, spikes: Array) -> float:
 
 def _fit_decoders(recording: Observed, model: Modelled) -> dict[str, Decoder]:
     """Return the two ridge decoders fitted on one split; none where no behaviour was recorded."""
-    if recording.behavior is None:
+    if recording.behavior is None or recording.has_classes:
         return {}
     fit = partial(fit_decoder, model.factors, recording.behavior, groups=recording.groups)
     return {"ridge_lag0": fit(), "ridge_trial": fit(is_over_trial=True)}
@@ -190,6 +204,8 @@ def _fit_decoders(recording: Observed, model: Modelled) -> dict[str, Decoder]:
 def _behavior_scores(recording: Observed, decoded: Array, *, read_out: str, prefix: str) -> Scores:
     """Return R² of every kind for one read-out, per channel and mean over channels."""
     assert recording.behavior is not None
+    if recording.has_classes:
+        return _by_channel(f"{prefix}behavior_accuracy/{read_out}", accuracy(recording.behavior, decoded))
     kinds = {"behavior_r2": r2(recording.behavior, decoded)}
     if recording.cond is not None:
         kinds["within_condition_r2"] = within_condition_r2(recording.behavior, decoded, cond=recording.cond)
@@ -202,6 +218,11 @@ def _behavior_scores(recording: Observed, decoded: Array, *, read_out: str, pref
 
 def _by_channel(name: str, channels: Array) -> Scores:
     return {f"{name}/mean": float(np.mean(channels)), **{f"{name}/{k}": float(v) for k, v in enumerate(channels)}}
+
+
+def accuracy(behavior: Array, decoded: Array) -> Array:
+    """Return (K,) the share of classes (n, Tb, K) that were decoded, NaN left out."""
+    return np.asarray(nan_mean(np.where(np.isnan(behavior), np.nan, behavior == decoded), axis=(0, 1)))
 
 
 def _explained(residual: Array, total: Array) -> Array:
@@ -253,6 +274,8 @@ def condition_means(behavior: Array, *, cond: Array) -> Array:
 def _baseline_scores(recording: Observed, *, train: Observed, prefix: str) -> Scores:
     """Return what within-condition scores are read against: share of variance, trials, the mean course of train."""
     if recording.behavior is None or recording.cond is None or train.cond is None or train.behavior is None:
+        return {}
+    if recording.has_classes:
         return {}
     behavior = np.asarray(recording.behavior, float)
     within = behavior - condition_means(behavior, cond=recording.cond)

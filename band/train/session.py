@@ -21,6 +21,7 @@ from band.train.export import export_member, metrics_lines
 from band.train.loop import Loop, effective_beta, train_population
 from band.train.population import COLUMNS, Population
 from band.train.provenance import provenance
+from band.train.start import start_population
 from band.train.trials import Trials
 
 EPOCH_EVENTS_S = 2.0
@@ -128,9 +129,8 @@ class _Session:
             if wanted := {run: self._configs[run] for run in pending if run in held}:
                 return restore_population(content, wanted, self._trials.widths, device=self._device)
         self._packing = list(pending)
-        return Population.start(
-            [(run, self._configs[run]) for run in pending], self._trials.widths, device=self._device
-        )
+        runs = [(run, self._configs[run]) for run in pending]
+        return start_population(runs, self._trials, self._places, device=self._device)
 
     def _announce(self, population: Population) -> None:
         beta = {

@@ -27,8 +27,8 @@ RECONSTRUCTIONS = {
     "MSE": "mse",
 }  # fmt: skip
 ARCH_FIELDS = (
-    "ic_enc_seq_len", "ic_post_var_min", "cell_clip", "ic_enc_dim", "ci_enc_dim", "ci_lag", "causal_con", "con_dim", "co_dim", "ic_dim",
-    "gen_dim", "fac_dim",
+    "ic_enc_seq_len", "ic_post_var_min", "cell_clip", "ic_enc_dim", "ci_enc_dim", "ci_lag", "causal_con", "con_dim",
+    "co_dim", "ic_dim", "gen_dim", "fac_dim",
 )  # fmt: skip
 
 
@@ -69,7 +69,11 @@ class GoldenCase:
             reconstruction=RECONSTRUCTIONS[meta["reconstruction"]],
             readin_dim=config["encod_data_dim"] if "param/readin.0.weight" in self.arrays else 0,
             readin="fixed",
-            **({"gamma_loc": 0.02, "gamma_scale_prior": 1.0, "gamma_scale_penalty": 0.1} if "param/recon.0.scale" in self.arrays else {}),
+            **(
+                {"gamma_loc": 0.02, "gamma_scale_prior": 1.0, "gamma_scale_penalty": 0.1}
+                if "param/recon.0.scale" in self.arrays
+                else {}
+            ),
         )
 
     @property

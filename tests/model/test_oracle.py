@@ -27,7 +27,7 @@ ARCHS = {
 def draw_everything(arch: Arch, ext_dim: int, generator: torch.Generator) -> tuple[Params, Batch, Noise]:
     """Return random parameters, data and every mask there is."""
     widths = Widths(
-        num_bins=T, num_recon_bins=T, num_neurons=N, num_recon_neurons=N, behavior_dim=K, ext_input_dim=ext_dim
+        num_bins=T, num_recon_bins=T, num_neurons=(N,), num_recon_neurons=(N,), behavior_dim=K, ext_input_dim=ext_dim
     )
     params = initial_params(arch, widths, range(M), dtype=F64)
     rows = params.flat + 0.2 * torch.randn(params.flat.shape, generator=generator, dtype=F64)
@@ -44,14 +44,15 @@ def draw_everything(arch: Arch, ext_dim: int, generator: torch.Generator) -> tup
     weight = torch.ones(M, B, dtype=F64)
     weight[1, -2:] = 0
     batch = Batch(
-        encod=recon, recon=recon, weight=weight, behavior=normal(M, B, T, K), recon_constant=count_constant(recon),
+        encod=(recon,), recon=(recon,), weight=weight, behavior=normal(M, B, T, K),
+        recon_constant=count_constant(recon),
         ext_input=normal(M, B, T, ext_dim) if ext_dim else None,
     )  # fmt: skip
     control = arch.ci_enc_dim * (1 if arch.causal_con else 2) + arch.fac_dim
     con = has_controller(arch)
     noise = Noise(
         eps_ic=normal(M, B, arch.ic_dim), eps_co=normal(M, B, T, arch.co_dim) if con else None,
-        cd_keep=mask(M, B, T, N), cd_pass=mask(M, B, T, N, rate=0.8, scaled=False), encoder=mask(M, B, T, N),
+        cd_keep=(mask(M, B, T, N),), cd_pass=(mask(M, B, T, N, rate=0.8, scaled=False),), encoder=mask(M, B, T, N),
         ic=mask(M, B, 2 * arch.ic_enc_dim), ext_input=mask(M, B, T, ext_dim) if ext_dim else None,
         controller=mask(M, B, T, control) if con else None, gen_init=mask(M, B, arch.gen_dim) if con else None,
         generator=mask(M, B, T, arch.gen_dim), behavior=mask(M, B, T, arch.fac_dim),
@@ -87,7 +88,7 @@ def test_every_member_equals_the_naive_model_in_values_and_gradients(name, ext_d
         loss_scale=2.0, recon_reduce_mean=reductions[0], kl_co_reduce=reductions[1],
     )  # fmt: skip
     widths = Widths(
-        num_bins=T, num_recon_bins=T, num_neurons=N, num_recon_neurons=N, behavior_dim=K, ext_input_dim=ext_dim
+        num_bins=T, num_recon_bins=T, num_neurons=(N,), num_recon_neurons=(N,), behavior_dim=K, ext_input_dim=ext_dim
     )
     latents = run_model(params, batch, arch=arch, widths=widths, noise=noise)
     terms = compute_losses(
@@ -97,14 +98,14 @@ def test_every_member_equals_the_naive_model_in_values_and_gradients(name, ext_d
     gradient = params.gradient(terms.loss)
     for m in range(M):
         leaf = {k: v[m].detach().clone().requires_grad_() for k, v in params.items()}
-        own = {k: v[m] for k, v in vars(noise).items() if v is not None}
+        own = {k: (v[0] if isinstance(v, tuple) else v)[m] for k, v in vars(noise).items() if v is not None}
         found = oracle.run(
-            leaf, batch.encod[m], own, lag=arch.ci_lag, causal=arch.causal_con, clip=arch.cell_clip,
+            leaf, batch.encod[0][m], own, lag=arch.ci_lag, causal=arch.causal_con, clip=arch.cell_clip,
             var_min=arch.ic_post_var_min, ext=None if batch.ext_input is None else batch.ext_input[m],
         )  # fmt: skip
-        value = oracle.loss(leaf, found, batch.recon[m], batch.behavior[m], batch.weight[m], own, weights[m])
+        value = oracle.loss(leaf, found, batch.recon[0][m], batch.behavior[m], batch.weight[m], own, weights[m])
         value.backward()
-        got = {"log_rates": latents.log_rates, "behavior": latents.behavior, **vars(latents.decoded)}
+        got = {"log_rates": latents.outputs[0], "behavior": latents.behavior, **vars(latents.decoded)}
         for key in ("log_rates", "behavior", "factors", "gen_states", "co_means", "co_log_vars", "con_states"):
             if key in found:
                 torch.testing.assert_close(got[key][m], found[key], rtol=1e-10, atol=1e-10)
@@ -117,12 +118,12 @@ def test_every_member_equals_the_naive_model_in_values_and_gradients(name, ext_d
 def test_inferred_inputs_switched_off_equal_the_naive_model_fed_with_zeros():
     arch = ARCHS["causal"]
     params, batch, _ = draw_everything(arch, 0, torch.Generator().manual_seed(4))
-    widths = Widths(num_bins=T, num_recon_bins=T, num_neurons=N, num_recon_neurons=N, behavior_dim=K)
+    widths = Widths(num_bins=T, num_recon_bins=T, num_neurons=(N,), num_recon_neurons=(N,), behavior_dim=K)
     latents = run_model(params, batch, arch=arch, widths=widths, noise=Noise(), co_off=True)
     intact = run_model(params, batch, arch=arch, widths=widths, noise=Noise())
     leaf = {k: v[0].detach() for k, v in params.items()}
     found = oracle.run(
-        leaf, batch.encod[0], {}, lag=arch.ci_lag, causal=True, clip=arch.cell_clip, var_min=0.0, co_off=True
+        leaf, batch.encod[0][0], {}, lag=arch.ci_lag, causal=True, clip=arch.cell_clip, var_min=0.0, co_off=True
     )
     torch.testing.assert_close(latents.decoded.factors[0], found["factors"], rtol=1e-10, atol=1e-10)
     assert not torch.allclose(latents.decoded.factors, intact.decoded.factors, atol=1e-3)

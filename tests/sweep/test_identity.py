@@ -83,7 +83,9 @@ def test_every_field_that_is_not_idle_or_left_out_changes_the_id(key: str) -> No
     config = to_dict(
         RunConfig(
             data=DataConfig(
-                split="grouped" if key in ("data.group_key", "data.split_seed") else "blocked", group_key="g"
+                split="grouped" if key in ("data.group_key", "data.split_seed") else "blocked",
+                group_key="g",
+                heldout_share=0.2,
             ),
             hyper=Hyper(behavior_weight=1.0, l2_gen_scale=1.0),
             output=OutputConfig(),
@@ -102,6 +104,7 @@ def test_a_field_without_effect_does_not_change_the_id(condition: Any) -> None:
         "every L2 scale and weight_decay are 0": RunConfig(),
         "hyper.lr_decay is 1": RunConfig(hyper=Hyper(lr_decay=1)),
         "data.num_folds cuts the trials": RunConfig(data=DataConfig(num_folds=5)),
+        "data.heldout_share is 0": RunConfig(),
         "data.split is shipped": RunConfig(data=DataConfig(split="shipped")),
         "data.split is blocked": RunConfig(data=DataConfig(split="blocked")),
         "data.split is not grouped": RunConfig(data=DataConfig(split="stratified")),

@@ -9,7 +9,9 @@ from tiny import ARCH, CPU
 from band.model.params import Widths
 from band.train.noise import NoiseSource, Rates
 
-WIDTHS = Widths(num_bins=30, num_recon_bins=30, num_neurons=40, num_recon_neurons=40, behavior_dim=2, ext_input_dim=3)
+WIDTHS = Widths(
+    num_bins=30, num_recon_bins=30, num_neurons=(40,), num_recon_neurons=(40,), behavior_dim=2, ext_input_dim=3
+)
 
 
 def source(seeds, *, dropout, cd=None, cd_pass=None, batch_size=32):
@@ -20,14 +22,16 @@ def source(seeds, *, dropout, cd=None, cd_pass=None, batch_size=32):
         zero if cd is None else torch.tensor(cd, dtype=torch.float64),
         zero if cd_pass is None else torch.tensor(cd_pass, dtype=torch.float64),
     )  # fmt: skip
-    return NoiseSource(seeds, rates, arch=ARCH, widths=WIDTHS, batch_size=batch_size, dtype=torch.float32, device=CPU)
+    return NoiseSource(
+        seeds, rates, arch=ARCH, widths=WIDTHS, batch_sizes=(batch_size,), dtype=torch.float32, device=CPU
+    )
 
 
 def test_members_of_equal_seed_see_equal_noise_whatever_their_neighbours():
     alone = source([5], dropout=[0.2], cd=[0.3]).training(7)
     among = source([1, 5, 9, 5], dropout=[0.5, 0.2, 0.0, 0.2], cd=[0.1, 0.3, 0.5, 0.3]).training(7)
     for name in ("eps_ic", "eps_co", "cd_keep", "encoder", "ic", "controller", "gen_init", "generator", "ext_input"):
-        one, many = getattr(alone, name), getattr(among, name)
+        one, many = ((v[0] if isinstance(v, tuple) else v) for v in (getattr(alone, name), getattr(among, name)))
         assert torch.equal(one[0], many[1]) and torch.equal(one[0], many[3]), name
         assert not torch.equal(many[0], many[1]), name
     assert alone.behavior is None
@@ -57,7 +61,7 @@ def test_a_member_of_rate_zero_keeps_everything_beside_one_that_does_not():
 
 
 def test_the_pass_mask_lets_its_share_of_seen_counts_pass_unscaled():
-    mask = source([0], dropout=[0.0], cd=[0.3], cd_pass=[0.25], batch_size=300).training(0).cd_pass
+    mask = source([0], dropout=[0.0], cd=[0.3], cd_pass=[0.25], batch_size=300).training(0).cd_pass[0]
     assert set(mask.unique().tolist()) == {0.0, 1.0}
     assert float(mask.mean()) == pytest.approx(0.25, abs=0.005)
 

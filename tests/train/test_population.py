@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny import config, make_loop, train, write_recording
 
+from band.model.params import derived_generator
 from band.train.population import COLUMNS, Population
-from band.train.trials import epoch_batches, steps_per_epoch
+from band.train.trials import spread, steps_per_epoch
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_an_lfads_band_pair_differs_in_the_behaviour_weight_alone(recording):
     loop = make_loop(recording, {"lfads": config(seed=1), "band": config(seed=1, behavior_weight=1.0)})
     flat = loop.population.params.flat
     assert torch.equal(flat[0], flat[1])
-    index, _ = loop._next_batch()
+    (index,), _ = loop._next_batch()
     assert torch.equal(index[0], index[1])
     loop.step()
     assert not torch.equal(*loop.population.params.flat)
@@ -103,6 +104,11 @@ def test_selecting_members_carries_their_whole_state(recording):
     assert isinstance(some, Population)
 
 
+def epoch_batches(trials, *, seed, epoch, batch_size, drop_last):
+    steps = steps_per_epoch(len(trials), batch_size=batch_size, drop_last=drop_last)
+    return spread(trials, derived_generator(seed, "shuffle", epoch), steps=steps, batch_size=batch_size)
+
+
 def test_every_epoch_is_a_fresh_shuffle_of_the_members_own_trials():
     trials = np.arange(100, 130)
     first, weight = epoch_batches(trials, seed=1, epoch=0, batch_size=8, drop_last=True)
@@ -137,7 +143,7 @@ def test_a_padded_batch_trains_like_an_unpadded_one(tmp_path):
     loop = make_loop(data, padded)
     index, weight = loop._next_batch()
     batch = loop._trials.batch(index, weight)
-    size = int(weight.sum())
+    size = int(weight[0].sum())
     assert size < 32
 
     from band.model.forward import compute_losses, run_model
@@ -152,5 +158,5 @@ def test_a_padded_batch_trains_like_an_unpadded_one(tmp_path):
         )  # fmt: skip
         return params.gradient(terms.loss)
 
-    few = loop._trials.batch(index[:, :size], weight[:, :size])
+    few = loop._trials.batch([index[0][:, :size]], [weight[0][:, :size]])
     torch.testing.assert_close(gradient(batch), gradient(few), rtol=1e-10, atol=1e-10)

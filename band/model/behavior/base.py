@@ -22,9 +22,9 @@ class BehaviorDecoder(ABC):
 
     @abstractmethod
     def shapes(self, num_bins: int, channels: int) -> dict[str, tuple[int, ...]]:
-        """Return what is trained, for R bins and C channels: {name: shape}; weights start at 1 / fan-in, their last axis.
+        """Return what is trained, for R bins and C channels: {name: shape}.
 
-        A name that starts with `weight` starts at random, every other one at 0.
+        A name that begins with `weight` starts at random with variance 1 / its last axis, every other one at 0.
         """
 
     @abstractmethod

@@ -24,6 +24,7 @@ class Reconstruction(ABC):
     support = "gaussian"  # of the data: a key of band.data.checks.SUPPORTS
     harmless = 1.0  # a value inside the support, which stands in for data that are not there
     is_counts = False  # bits per spike exist for counts alone
+    is_quantity = True  # R² exists for quantities alone, not for classes
 
     def __init__(self, arch: Arch) -> None:
         """Take what the configuration says."""

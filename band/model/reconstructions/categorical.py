@@ -16,6 +16,7 @@ class Categorical(Reconstruction):
 
     support = "poisson"
     harmless = 0.0
+    is_quantity = False
 
     def __init__(self, arch: Arch) -> None:
         """Take the number of classes."""
