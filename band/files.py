@@ -10,8 +10,8 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +39,35 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         _discard(temporary)
         raise
+    fsync_folder(path.parent)
+
+
+@contextmanager
+def whole_file(path: Path, *, replace: bool) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, for a library that writes files itself; at the end it becomes `path`.
+
+    Args:
+        path: the name that the file gets once it is whole and on the disk.
+        replace: whether a file of that name gives way.
+
+    Raises:
+        FileExistsError: `path` is there and must not be replaced.
+        OSError: the disk is full, read-only …; `path` is as it was and no temporary file is left.
+    """
+    temporary = _temporary_name(path)
+    try:
+        yield temporary
+        file = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)
+    finally:
+        _discard(temporary)
     fsync_folder(path.parent)
 
 

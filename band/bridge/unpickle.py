@@ -244,7 +244,12 @@ class _Machine:
         if called.text in self._rebuild:
             return self._rebuild[called.text](arguments)
         if called.text in _RECONSTRUCTORS:
-            return self._make(arguments[0], arguments[1:])
+            made = self._make(arguments[0], arguments[1:])
+            if isinstance(made, Placeholder) and isinstance(
+                arguments[-1], dict
+            ):  # a kind of dictionary, before pickle 2
+                made.entries.update(arguments[-1])
+            return made
         if not is_class(called):
             raise ForeignError(f"it asks to call the function {shown(called)}: pickled code is not run")
         return self._make(called, arguments)

@@ -64,6 +64,23 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2 if sys.stdout.isatty() else None, allow_nan=False))
 
 
+def print_lines(rows: list[tuple[str, str]]) -> None:
+    """Print labelled lines: bold labels and wrapped text in a terminal, plain lines in a pipe."""
+    width = max(len(label) for label, _ in rows)
+    if not sys.stdout.isatty():
+        for label, text in rows:
+            print(printable(f"{label:<{width}}  {text}"))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for label, text in rows:
+        style = "bold red" if label == "problem" else "bold cyan"
+        table.add_row(Text(label, style=style), Text(printable(text)))
+    console().print(table)
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a rich console for stdout or stderr: colours in a terminal alone, and never with NO_COLOR set."""
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""`band-data`: look at a recording, check it, or simulate one whose truth is known."""
+"""`band-data`: look at a recording, check it, import it, chop it into windows, or simulate one whose truth is known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from band.cli.common import console, main_guard, print_json, printable
+from band.cli import data_chop, data_import
+from band.cli.common import main_guard, print_json, print_lines, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,9 @@ examples:
   band-data simulate reach reach.h5              reaches with mid-flight corrections, what BAND is for
   band-data simulate reach control.h5 --no-corrections
   band-data simulate lorenz lorenz.h5 --seed 1   the Lorenz benchmark, with known rates
+  band-data import maze.nwb --out maze.h5 --bin-ms 10 --align move_onset_time --window -250 450
+  band-data chop session.h5 --out chops.h5 --window 600ms --overlap 0.5
+  band-data merge outputs.h5 --chopped chops.h5 --out merged.h5
 """
 
 MARKS = {
@@ -44,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="band-data", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="inspect | check | simulate")
+    commands = parser.add_subparsers(required=True, metavar="inspect | check | simulate | import | chop | merge")
     inspect = commands.add_parser("inspect", help="show on one screen what a recording holds")
     inspect.add_argument("file", type=Path, metavar="FILE")
     inspect.add_argument("--bin-ms", type=float, help="width of a time bin in ms; default: the file's attribute bin_ms")
@@ -56,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--group-key", default="", help="array with a group label a trial, for grouped")
     check.set_defaults(run=_check)
     _add_simulate(commands.add_parser("simulate", help="write a recording whose truth is known"))
+    data_import.add(commands)
+    data_chop.add(commands)
     for command in (inspect, check):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -84,7 +90,7 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found)
     else:
-        _print_lines(lines(found))
+        print_lines(lines(found))
     return 0
 
 
@@ -132,7 +138,7 @@ def _simulate(args: argparse.Namespace) -> int:
         trials = ", ".join(f"{split} {len(arrays[f'{split}_cond'])}" for split in ("train", "valid", "test"))
         num_bins, num_neurons = arrays["train_recon_data"].shape[1:]
         size = f"{trials} trials of {num_bins} bins ({attributes['bin_ms']:g} ms), {num_neurons} neurons"
-        _print_lines([("written", str(args.out)), ("holds", size), *text])
+        print_lines([("written", str(args.out)), ("holds", size), *text])
     return 0
 
 
@@ -175,23 +181,6 @@ def _reach(args: argparse.Namespace) -> Simulated:
     marks = ceilings(task)
     attributes = _attributes("reaches", task.bin_ms, asdict(task))
     return arrays, attributes, [(name, round(value, 4)) for name, value in asdict(marks).items()]
-
-
-def _print_lines(rows: list[tuple[str, str]]) -> None:
-    """Print labelled lines: bold labels and wrapped text in a terminal, plain lines in a pipe."""
-    width = max(len(label) for label, _ in rows)
-    if not sys.stdout.isatty():
-        for label, text in rows:
-            print(printable(f"{label:<{width}}  {text}"))
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
-    for label, text in rows:
-        style = "bold red" if label == "problem" else "bold cyan"
-        table.add_row(Text(label, style=style), Text(printable(text)))
-    console().print(table)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from band.errors import DataError
 
 RANKS = {"encod_data": 3, "recon_data": 3, "behavior": 3, "ext_input": 3, "truth": 3, "cond": 1, "inds": 1}
 REQUIRED = ("encod_data", "recon_data")
+MAY_MISS = ("encod_data", "recon_data", "behavior", "truth")  # keys in which NaN marks a sample that is missing
 
 Layout = dict[str, dict[str, "Spec"]]  # split -> key -> what the file declares
 
@@ -44,8 +45,8 @@ SUPPORTS = {
     "zero_inflated_gamma": Support(
         "values of at least 0", lambda x: (x >= 0) & np.isfinite(x), "with negative values choose gaussian"
     ),
-    "gaussian": Support("finite values", np.isfinite, "leave the trials with missing samples out"),
-    "mse": Support("finite values", np.isfinite, "leave the trials with missing samples out"),
+    "gaussian": Support("finite values", np.isfinite, "mark missing samples with NaN"),
+    "mse": Support("finite values", np.isfinite, "mark missing samples with NaN"),
 }
 
 
@@ -103,7 +104,7 @@ def check_finite(values: np.ndarray, *, path: Path, where: Callable[[int], str],
     """Check that every value of a numeric array is finite; `missing`="mask" lets NaN pass.
 
     Raises:
-        DataError: NaN or infinity was found.
+        DataError: infinity was found, or NaN where none may be.
     """
     remedy = f"interpolate the missing samples, or leave these trials out; {MASK}"
     _check_each(values, _or_missing(np.isfinite, missing), "finite values", remedy, path, where)
@@ -111,6 +112,22 @@ def check_finite(values: np.ndarray, *, path: Path, where: Callable[[int], str],
 
 def _or_missing(holds: Callable[[np.ndarray], np.ndarray], missing: str) -> Callable[[np.ndarray], np.ndarray]:
     return holds if missing != "mask" else lambda values: holds(values) | np.isnan(values)
+
+
+def check_observed(values: np.ndarray, *, path: Path, where: Callable[[int], str]) -> None:
+    """Check that every trial of the encoded counts has one that is not missing.
+
+    Raises:
+        DataError: a trial is missing as a whole.
+    """
+    for start, block in in_blocks(values):
+        empty = np.isnan(block).reshape(len(block), -1).all(axis=1)
+        if empty.any():
+            place = where(start + int(np.argmax(empty)))
+            raise DataError(
+                f"{path}: {place.split()[0]} must hold a count that is not missing in each trial, found NaN alone in "
+                f"{place} ({int(empty.sum())} such trials or more); leave such trials out"
+            )
 
 
 def in_blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MAX_ENTRIES = 4096
 _TYPES = {"dataset": str, "file": str, "shapes": dict, "content": str}
-CONTENT_RULES = "1"  # of band.data.recording; a new number has every file looked at again
+CONTENT_RULES = "2"  # of band.data.recording; a new number has every file looked at again
 SETTLED_NS = 2 * 10**9  # a file younger than this may change again within its clock's resolution
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import h5py
 import numpy as np
 
 from band.errors import DataError
-from band.files import write_atomic
+from band.files import whole_file
 
 SPLIT_NAMES = ("train", "valid", "test")
 BLOCK_BYTES = 64 * 2**20  # data is read in blocks of about this size
@@ -83,23 +82,62 @@ def blocks(dataset: h5py.Dataset) -> Iterator[slice]:
         yield slice(start, min(start + step, dataset.shape[0]))
 
 
-def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], *, attributes: Mapping[str, str | float]) -> None:
+def write_hdf5(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    attributes: Mapping[str, str | float],
+    replace: bool = True,
+    check: Callable[[Path], object] | None = None,
+    on_step: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> None:
     """Write arrays under their names into a new file, whole or not at all, compressed where that pays.
 
+    Args:
+        path: the file to write.
+        arrays: name to values; text of any length is stored as UTF-8. Values are asked for one name at a time.
+        attributes: of the file; `missing` is added where values are NaN.
+        replace: whether a file of that name gives way.
+        check: called with the file before it gets its name, raises a DataError if it must not.
+        on_step: called with each name before it is written, its number from 0, and how many there are.
+
     Raises:
-        DataError: the folder cannot be written to, or has no room.
+        DataError: the folder cannot be written to or has no room, `path` is there and must not be replaced, or `check`
+            found something.
     """
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        file.attrs.update(attributes)
-        for name, values in sorted(arrays.items()):
-            compression = "gzip" if values.ndim > 1 else None
-            file.create_dataset(name, data=values, compression=compression, shuffle=bool(compression))
+    assert all("/" not in name for name in arrays), "names of groups are for the caller to replace"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, buffer.getvalue())
+        with whole_file(path, replace=replace) as temporary:
+            with h5py.File(temporary, "w") as file:
+                file.attrs.update(attributes)
+                for number, name in enumerate(sorted(arrays)):
+                    on_step(name, number, len(arrays))
+                    _write_one(file, name, arrays[name])
+            if check is not None:
+                _check_as(check, temporary, path)
+    except FileExistsError as error:
+        raise DataError(f"{path}: is there already; give another name, or --force to replace it") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
+        reason = error.strerror or _first_line(error)
+        raise DataError(f"{path}: cannot be written: {reason}; choose another place") from error
+
+
+def _write_one(file: h5py.File, name: str, values: np.ndarray) -> None:
+    if values.dtype.kind == "U":
+        file.create_dataset(name, data=values.astype(object), dtype=h5py.string_dtype())
+        return
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        file.attrs["missing"] = "mask"  # whoever writes NaN here means what was not observed; see open_sessions
+    compression = "gzip" if values.ndim > 1 and values.size else None
+    file.create_dataset(name, data=values, compression=compression, shuffle=bool(compression))
+
+
+def _check_as(check: Callable[[Path], object], temporary: Path, path: Path) -> None:
+    try:
+        check(temporary)
+    except DataError as error:
+        raise DataError(str(error).replace(str(temporary), str(path))) from None
 
 
 def split_of(name: str) -> tuple[str, str] | None:

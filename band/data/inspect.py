@@ -179,7 +179,7 @@ def _default_split(recording: Recording) -> str:
 
 def _problems(recording: Recording) -> list[str]:
     try:
-        check_values(recording)
+        check_values(recording, missing="mask")
     except DataError as error:
         return [str(error).removeprefix(f"{recording.path}: ")]
     return []
@@ -187,7 +187,7 @@ def _problems(recording: Recording) -> list[str]:
 
 def _array_text(key: str, entry: dict[str, Any]) -> str:
     shape = "×".join(str(size) for size in entry["shape"]) or "1"
-    return f"{key} {shape}" + (f" ({entry['nan']} NaN)" if entry["nan"] else "")
+    return f"{key} {shape}" + (f" ({entry['nan']} NaN: data.missing)" if entry["nan"] else "")
 
 
 def _channel_lines(channels: dict[str, Any]) -> list[tuple[str, str]]:

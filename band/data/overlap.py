@@ -24,11 +24,11 @@ def same_trials(arrays: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
     firsts: dict[int, list[int]] = {}
     pairs = []
     for trial in range(len(counts)):
-        if counts[trial].sum() < MIN_COUNTS:
+        if np.nansum(counts[trial]) < MIN_COUNTS:
             continue
         print_ = zlib.crc32(counts[trial].tobytes())
         for earlier in firsts.get(print_, []):
-            if all(np.array_equal(arrays[key][earlier], arrays[key][trial]) for key in COMPARED if key in arrays):
+            if all(_equal(arrays[key][earlier], arrays[key][trial]) for key in COMPARED if key in arrays):
                 pairs.append((earlier, trial))
                 break
         firsts.setdefault(print_, []).append(trial)
@@ -52,8 +52,33 @@ def overlapping_windows(arrays: Mapping[str, np.ndarray]) -> list[tuple[int, int
             for other in starts.get(int(prints[trial, begin]), []):
                 if other == trial or not np.array_equal(prints[trial, begin:], prints[other, : num_bins - begin]):
                     continue
-                if counts[trial, begin:].sum() >= MIN_COUNTS and _tails_agree(arrays, trial, other, begin):
+                if np.nansum(counts[trial, begin:]) >= MIN_COUNTS and _tails_agree(arrays, trial, other, begin):
                     found.append((trial, other, num_bins - begin))
+    return found
+
+
+def windows_on_clock(arrays: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the pairs of windows of a chopped recording that share bins, as its clock tells.
+
+    Args:
+        arrays: pooled arrays; "segment" (n,) and "window_start" (n,), whole numbers, where it was chopped.
+
+    Returns:
+        Item k - 1 holds the pairs (i, j), two arrays of pooled trials, of windows that share bins and lie k windows
+        apart, i before j. Empty where nothing overlaps.
+    """
+    segment, start = arrays.get("segment"), arrays.get("window_start")
+    if segment is None or start is None or segment.ndim != 1 or start.ndim != 1:
+        return []
+    num_bins = arrays["encod_data"].shape[1]
+    order = np.lexsort((start, segment))
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for apart in range(1, len(order)):
+        one, other = order[:-apart], order[apart:]
+        shares = (segment[one] == segment[other]) & (start[other] - start[one] < num_bins)
+        if not shares.any():
+            break
+        found.append((one[shares], other[shares]))
     return found
 
 
@@ -65,7 +90,7 @@ def check_no_shared_trials(
     where: Callable[[str, int], str],
     has_inds: bool,
 ) -> None:
-    """Check that no trial stands in two splits, by its number and by its content.
+    """Check that no trial stands in two splits, by its number, by its content, and by the clock of a chopped recording.
 
     Args:
         arrays: the pooled arrays.
@@ -75,7 +100,7 @@ def check_no_shared_trials(
         has_inds: whether "inds" are trial numbers of the file's own.
 
     Raises:
-        DataError: a trial, or a copy of it, is in two splits.
+        DataError: a trial, a copy of it, or a window that shares bins with it, is in two splits.
     """
     names = np.full(len(arrays["encod_data"]), "", dtype="U8")
     for split, indices in splits.items():
@@ -92,6 +117,15 @@ def check_no_shared_trials(
                 f"({len(shared)} in all); number each trial once, and where one trial was cut into several carry its "
                 "number under another name and set data.split=grouped, data.group_key to that name"
             )
+    for firsts, seconds in windows_on_clock(arrays):
+        crossing = (names[firsts] != names[seconds]) & (names[firsts] != "") & (names[seconds] != "")
+        if crossing.any():
+            i, j = (int(side[crossing][0]) for side in (firsts, seconds))
+            raise DataError(
+                f"{path}: {names[i]} and {names[j]} must not share bins, but the windows {where('window_start', i)} "
+                f"and {where('window_start', j)} overlap ({int(crossing.sum())} such pairs or more); set data.split="
+                "blocked, which leaves a guard between, or data.split=grouped with data.group_key=segment"
+            )
     for i, j in same_trials(arrays):
         if names[i] and names[j] and names[i] != names[j]:
             raise DataError(
@@ -103,4 +137,9 @@ def check_no_shared_trials(
 def _tails_agree(arrays: Mapping[str, np.ndarray], trial: int, other: int, begin: int) -> bool:
     num_bins = arrays["encod_data"].shape[1]
     keys = [key for key in COMPARED if key in arrays and arrays[key].shape[1] == num_bins]
-    return all(np.array_equal(arrays[key][trial, begin:], arrays[key][other, : num_bins - begin]) for key in keys)
+    return all(_equal(arrays[key][trial, begin:], arrays[key][other, : num_bins - begin]) for key in keys)
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two arrays are the same, missing samples (NaN) in the same places."""
+    return np.array_equal(one, other, equal_nan=True)

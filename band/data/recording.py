@@ -11,12 +11,21 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from band.data.checks import RANKS, Layout, Spec, check_finite, check_layout, check_support, in_blocks
+from band.data.checks import (
+    MAY_MISS,
+    RANKS,
+    Layout,
+    Spec,
+    check_finite,
+    check_layout,
+    check_observed,
+    check_support,
+    in_blocks,
+)
 from band.data.hdf5 import SPLIT_NAMES, blocks, datasets, open_hdf5, reading, split_of
 from band.data.overlap import check_no_shared_trials
 from band.errors import DataError
 
-MAY_MISS = ("encod_data", "recon_data", "behavior")  # where NaN may stand for what was not observed
 RESIDENT_BYTES = 4 * 2**30  # arrays beyond this in sum are mapped from scratch instead of held in memory
 
 
@@ -30,7 +39,8 @@ class Recording:
         arrays: by key without its split's prefix, first axis the n pooled trials: "encod_data" (n, T, N) and
             "recon_data" (n, R, N') counts, and where the file has them "behavior" (n, T or R, K), "ext_input",
             "truth" (n, R, N') expected counts a bin, "cond" (n,), any other array a trial, and always "inds" (n,).
-            Numbers are float32 where a trial has many. Read-only.
+            Numbers are float32 where a trial has many; NaN marks missing counts and behaviour. Read-only. A chopped
+            recording (`band.data.chop`) has "segment" (n,) and "window_start" (n,), which tell what overlaps.
         origin_split: (n,), the split the file ships the trial in.
         origin_index: (n,), its place within that split.
         has_inds: whether "inds" is the file's own; else it is the trial's place in the pool.
@@ -106,7 +116,7 @@ def open_sessions(
     """
     path = Path(path)
     with open_hdf5(path) as file:
-        width = bin_ms if bin_ms is not None else _bin_ms(file, path)
+        width = bin_ms if bin_ms is not None else file_bin_ms(file, path)
         with reading(path, "its attributes"):
             missing = "mask" if str(file.attrs.get("missing", "")) == "mask" else missing
         sessions = _by_session(datasets(file, path))
@@ -173,6 +183,8 @@ def check_values(recording: Recording, *, likelihood: str = "poisson", missing: 
         elif key in RANKS and values.dtype.kind == "f":
             may_miss = missing if key in MAY_MISS else "auto"
             check_finite(values, path=recording.path, where=where, missing=may_miss)
+        if key == "encod_data":
+            check_observed(values, path=recording.path, where=where)
     if not any(np.nan_to_num(block).any() for _, block in in_blocks(recording.arrays["recon_data"])):
         raise DataError(f"{recording.path}: recon_data must hold at least one count above 0, found none in any trial")
     shipped = {split: np.flatnonzero(recording.origin_split == split) for split in SPLIT_NAMES}
@@ -254,7 +266,12 @@ def _frozen(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _bin_ms(file: h5py.File, path: Path) -> float | None:
+def file_bin_ms(file: h5py.File, path: Path) -> float | None:
+    """Return the width of a time bin that the file gives in its attribute `bin_ms`, None where it gives none.
+
+    Raises:
+        DataError: it is no number above 0.
+    """
     with reading(path, "its attributes"):
         given = file.attrs.get("bin_ms")
     if given is None:

@@ -10,7 +10,7 @@ import numpy as np
 from band.config import DataConfig
 from band.data.continuity import find_joins
 from band.data.hdf5 import SPLIT_NAMES
-from band.data.overlap import check_no_shared_trials
+from band.data.overlap import check_no_shared_trials, windows_on_clock
 from band.data.recording import Recording
 from band.errors import DataError
 
@@ -74,7 +74,13 @@ def rule_of(recording: Recording, config: DataConfig) -> str:
         return config.split
     if config.group_key:
         return "grouped"
-    return "stratified" if "cond" in recording.arrays else "blocked"
+    is_stratified = "cond" in recording.arrays and not windows_on_clock(recording.arrays)
+    return "stratified" if is_stratified else "blocked"
+
+
+def guard_of(recording: Recording, config: DataConfig) -> int:
+    """Return how many trials are left out beside a cut between blocks: `data.guard_trials`, or as many as overlap."""
+    return max(config.guard_trials, len(windows_on_clock(recording.arrays)))
 
 
 def _groups(recording: Recording, config: DataConfig) -> np.ndarray | None:
@@ -86,7 +92,7 @@ def _groups(recording: Recording, config: DataConfig) -> np.ndarray | None:
     order, _ = _recording_order(recording)
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
-    return place // GUARDS_A_BLOCK
+    return place // (GUARDS_A_BLOCK * max(1, len(windows_on_clock(recording.arrays))))
 
 
 def _as_shipped(recording: Recording, config: DataConfig) -> tuple[Parts, str]:
@@ -146,7 +152,11 @@ def _fold(recording: Recording, config: DataConfig) -> tuple[Parts, str]:
         fold_of[order] = np.arange(len(order)) * folds // len(order)
         how += f" in contiguous blocks of {order_how}"
     elif rule == "grouped":
-        fold_of = _by_group(recording, _labels(recording, config.group_key), config, shares=[1 / folds] * folds)
+        labels = _labels(recording, config.group_key)
+        if config.group_key == "fold" and set(labels.tolist()) == set(range(folds)):
+            fold_of = labels  # folds that the file ships keep their numbers
+        else:
+            fold_of = _by_group(recording, labels, config, shares=[1 / folds] * folds)
         how += f", grouped by {config.group_key}"
     else:
         conditions = _labels(recording, "cond")
@@ -162,7 +172,7 @@ def _fold(recording: Recording, config: DataConfig) -> tuple[Parts, str]:
     roles[fold_of == config.fold] = "test"
     roles[fold_of == (config.fold + 1) % folds] = "valid"
     if rule == "blocked":
-        dropped = _drop_guards(roles, order, guard=config.guard_trials, fixed=())
+        dropped = _drop_guards(roles, order, guard=guard_of(recording, config), fixed=())
         how += _guards_how(dropped)
     return {name: np.flatnonzero(roles == name) for name in SPLIT_NAMES}, how
 
@@ -211,7 +221,8 @@ def _cut_blocks(
         roles[indices] = name
     in_order = order[np.isin(order, pool)]
     shortest = min(share for name, share in shares.items() if name != "train") * len(pool)
-    rounds = int(np.clip(shortest // max(GUARDS_A_BLOCK * config.guard_trials, 1), 1, MAX_BLOCKS))
+    guard = guard_of(recording, config)
+    rounds = int(np.clip(shortest // max(GUARDS_A_BLOCK * guard, 1), 1, MAX_BLOCKS))
     for part in np.array_split(in_order, rounds):
         start = len(part)
         for name in ("test", "valid"):
@@ -219,7 +230,7 @@ def _cut_blocks(
                 stop, start = start, start - round(shares[name] * len(part))
                 roles[part[start:stop]] = name
         roles[part[:start]] = "train"
-    dropped = _drop_guards(roles, order, guard=config.guard_trials, fixed=tuple(fixed))
+    dropped = _drop_guards(roles, order, guard=guard, fixed=tuple(fixed))
     blocks = f"{rounds} contiguous block{'s' if rounds > 1 else ''}"
     return {name: np.flatnonzero(roles == name) for name in SPLIT_NAMES}, (
         f"each in {blocks} of {order_how}{_guards_how(dropped)}"

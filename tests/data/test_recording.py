@@ -113,11 +113,14 @@ BROKEN = {
     "text for numbers": ({"train_behavior": lambda x: x.astype("S8")}, "train_behavior must hold numbers, found text"),
     "an empty split": ({"valid_encod_data": lambda x: x[:0]}, "valid_encod_data must hold at least one trial"),
     "NaN counts": ({"valid_recon_data": put((3, 2, 1), np.nan)}, "nan at valid_recon_data trial 3, bin 2, channel 1"),
+    "NaN input": ({"train_encod_data": put((1, 0, 0), np.nan)}, "train_encod_data must hold finite values"),
+    "NaN behaviour": ({"test_behavior": put((5, 7, 1), np.nan)}, "set data.missing=mask where NaN stands for what"),
+    "infinity for a missing count": ({"valid_recon_data": put((3, 2, 1), np.inf)}, "inf at valid_recon_data trial 3"),
     "negative counts": ({"train_recon_data": put((3, 2, 1), -1)}, "non-negative whole counts .* found -1.0 at train"),
     "fractional counts": ({"train_recon_data": put((0, 0, 0), 0.5)}, "found 0.5 at train_recon_data trial 0"),
     "infinite counts": ({"test_recon_data": put((0, 0, 0), np.inf)}, "found inf at test_recon_data trial 0"),
-    "NaN input": ({"train_encod_data": put((1, 0, 0), np.nan)}, "train_encod_data must hold finite values"),
-    "NaN behaviour": ({"test_behavior": put((5, 7, 1), np.nan)}, "nan at test_behavior trial 5, bin 7, channel 1"),
+    "infinite input": ({"train_encod_data": put((1, 0, 0), np.inf)}, "train_encod_data must hold finite values"),
+    "infinite behaviour": ({"test_behavior": put((5, 7, 1), np.inf)}, "inf at test_behavior trial 5, bin 7, channel 1"),
     "NaN conditions": ({"train_cond": lambda x: np.where(x > 1, np.nan, x)}, "train_cond must hold finite values"),
 }
 
@@ -133,7 +136,7 @@ def test_a_broken_rule_is_named_with_file_and_key(tmp_path, rule):
 
 @pytest.mark.parametrize("likelihood", ["gamma", "zero_inflated_gamma", "gaussian", "mse"])
 def test_each_likelihood_refuses_what_lies_outside_its_support_and_takes_the_rest(tmp_path, likelihood):
-    bad = {"gamma": 0.0, "zero_inflated_gamma": -0.5, "gaussian": np.nan, "mse": np.inf}[likelihood]
+    bad = {"gamma": 0.0, "zero_inflated_gamma": -0.5, "gaussian": -np.inf, "mse": np.inf}[likelihood]
     inside = {f"{split}_recon_data": lambda x: x + 1.5 for split in ("train", "valid", "test")}
     open_recording(changed(tmp_path, **inside), likelihood=likelihood)
     with pytest.raises(DataError, match="non-negative whole counts"):
@@ -143,6 +146,22 @@ def test_each_likelihood_refuses_what_lies_outside_its_support_and_takes_the_res
             changed(tmp_path, **{**inside, "valid_recon_data": lambda x: put((0, 0, 0), bad)(x + 1.5)}),
             likelihood=likelihood,
         )
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "gaussian"])
+def test_missing_samples_are_kept_as_nan_in_counts_and_behaviour_alone(tmp_path, likelihood):
+    at = {"train_recon_data": (0, 1, 2), "valid_encod_data": (3, 4), "test_behavior": (5,)}
+    path = changed(tmp_path, **{k: put(i, np.nan) for k, i in at.items()})
+    recording = open_recording(path, likelihood=likelihood, missing="mask")
+    with h5py.File(path, "r+") as file:
+        file.attrs["missing"] = "mask"
+    assert open_recording(path, likelihood=likelihood).num_trials == recording.num_trials
+    missing = {key: int(np.isnan(recording.arrays[key]).sum()) for key in ("recon_data", "encod_data", "behavior")}
+    assert missing == {"recon_data": 1, "encod_data": 5, "behavior": 16}
+    with pytest.raises(DataError, match="train_cond must hold finite values"):
+        open_recording(changed(tmp_path, train_cond=lambda x: np.where(x > 1, np.nan, x)), missing="mask")
+    with pytest.raises(DataError, match="found NaN alone in valid_encod"):
+        open_recording(changed(tmp_path, valid_encod_data=put((3,), np.nan)), missing="mask")
 
 
 def test_a_recording_without_a_spike_is_refused(tmp_path):
