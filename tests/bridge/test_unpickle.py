@@ -327,8 +327,8 @@ def test_a_mutated_pickle_gives_a_value_or_our_own_error(changes: list[tuple[int
 @given(st.lists(st.sampled_from([
     b"(", b"]", b"}", b")", b"0", b"1", b"2", b"N", b"I1\n", b"K\x02", b"Va\n", b"l", b"d", b"t", b"\x85", b"\x86",
     b"a", b"e", b"s", b"u", b"R", b"b", b"\x81", b"\x92", b"o", b"Q", b"q\x00", b"h\x00", b"\x94", b"\x8f", b"\x90",
-    b"\x91", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ca\nB\n", b"ccollections\nOrderedDict\n", b"ctorch\nSize\n", b"\x93",
-    b"c_codecs\nencode\n", b"cpathlib\nPosixPath\n", b"cnumpy.core.multiarray\nscalar\n", b"cnumpy\ndtype\n",
+    b"\x91", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ca\nB\n", b"ccollections\nOrderedDict\n", b"ctorch\nSize\n",
+    b"\x93", b"c_codecs\nencode\n", b"cpathlib\nPosixPath\n", b"cnumpy.core.multiarray\nscalar\n", b"cnumpy\ndtype\n",
 ]), max_size=30))  # fmt: skip
 def test_any_row_of_instructions_gives_a_value_or_our_own_error(parts: list[bytes]) -> None:
     with suppress(ForeignError):
