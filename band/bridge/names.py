@@ -18,6 +18,7 @@ _DANGEROUS = {
     "urllib", "http", "ftplib", "smtplib", "requests", "builtins", "__builtin__",
 }  # fmt: skip
 _TYPES = {
+    "long", "unicode", "basestring", "xrange",  # what Python 3 calls some of the others in protocols before 3
     "set", "frozenset", "list", "dict", "tuple", "complex", "bytearray", "slice", "range", "object", "int", "float",
     "str", "bool", "bytes",
 }  # fmt: skip

@@ -79,6 +79,14 @@ def _path(arguments: list[Any]) -> str:
     return "/".join(str(part) for part in arguments).replace("//", "/")
 
 
+def _set(arguments: list[Any]) -> set[Any]:
+    return set(_hashable(arguments[0] if arguments else ()))
+
+
+def _frozen_set(arguments: list[Any]) -> frozenset[Any]:
+    return frozenset(_hashable(arguments[0] if arguments else ()))
+
+
 def _hashable(values: Any) -> list[Any]:
     if not all(isinstance(value, (str, int, float, bool, bytes, type(None), Name)) for value in values):
         raise ForeignError("its pickle has a set of more than texts and numbers")
@@ -111,10 +119,9 @@ REBUILD: dict[str, Rebuild] = {
     "collections.defaultdict": lambda arguments: {},
     "collections.deque": lambda arguments: list(arguments[0]) if arguments else [],
     **{
-        f"{module}.{kind.__name__}": lambda arguments, kind=kind: kind(_hashable(arguments[0]) if arguments else ())
-        for module in ("builtins", "__builtin__")  # the second: protocols before 3, which torch.save uses
-        for kind in (set, frozenset)
-    },
+        f"{module}.set": _set for module in ("builtins", "__builtin__")
+    },  # the second: protocols before 3, as torch.save
+    **{f"{module}.frozenset": _frozen_set for module in ("builtins", "__builtin__")},
     "__builtin__.bytes": _no_bytes,
     "__builtin__.bytearray": _bytearray,
     "builtins.bytearray": _bytearray,

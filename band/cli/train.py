@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ EXAMPLES = """examples:
   band-train experiments/mc_maze.yaml behavior_weight=0.1 seed=3 data.num_folds=5 data.fold=2
   band-train experiments/mc_maze.yaml max_epochs=20 --json | jq .scores.test
 
+band-train import CKPT … takes over a checkpoint of lfads-torch or BAND-torch, band-train export RUN … writes one.
+
 pair, seeds, folds and list of the file are left aside: what a run takes from them is set here, as seed=3. What grid,
 zip and random vary must be set. Ctrl-C saves a checkpoint, and the same command continues from it. Results are kept
 in sweeps/NAME.train beside the file, where band-sweep status and report find them too.
@@ -31,11 +34,16 @@ in sweeps/NAME.train beside the file, where band-sweep status and report find th
 exit codes: 0 trained, 1 your input or the run failed, 2 usage, 4 another process trains it, 75 results wait on scratch,
 130 interrupted"""
 SHOWN = ("bits_per_spike", "co_bps", "fp_bps", "behavior_r2/", "within_condition_r2/", "deviation_r2/")
+# What is no sweep file to train; a file of such a name is given as ./import.
+COMMANDS = {"import": "band.cli.train_import", "export": "band.cli.train_export"}
 AXES = ("pair", "seeds", "folds", "grid", "zip", "random", "list", "exclude")  # left aside: one run has none of them
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `band-train` with `argv` (default: the command line) and return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] in COMMANDS:
+        return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]))
     return main_guard(lambda: run(parser().parse_args(argv), argv=sys.argv[1:] if argv is None else argv))
 
 
