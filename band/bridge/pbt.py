@@ -103,7 +103,7 @@ class _Reader:
 
     def _settings(self) -> list[tuple[str, ast.expr]]:
         """Return (their key, expression) of every entry of a dictionary, those of dict(model=dict(…)) with dots."""
-        inner = {id(k.value) for n in self._nodes if isinstance(n, ast.Call) for k in n.keywords if _is_dict(k.value)}
+        inner = {id(k.value) for n in self._nodes if isinstance(n, ast.Call) and _is_dict(n) for k in n.keywords}
         found: list[tuple[str, ast.expr]] = []
         for node in self._nodes:
             if isinstance(node, ast.Dict):
@@ -137,33 +137,22 @@ class _Reader:
 
     def _param(self, node: ast.Call, kind: str, where: str, before: PbtParam | None) -> PbtParam:
         """Return a setting of the search; of one that is drawn in one way and changed in another, both."""
+        shown = ast.unparse(node)[:80]
         given = {k.arg: self._value(k.value) for k in node.keywords}
         numbers = [self._value(argument) for argument in node.args]
         if kind == "choice":
-            options = numbers[0] if numbers and isinstance(numbers[0], list) else []
-            if len(options) != 1 or not _is_number(options[0]):
-                raise ForeignError(f"{where}: choice must be of one number, found {ast.unparse(node)[:80]}")
-            start = float(options[0])
-            return (
-                replace(before, start=start) if before else PbtParam(low=start, high=start, draw="uniform", start=start)
-            )
-        low, high = [*numbers, *(given[k] for k in ("min_samp", "max_samp", "lower", "upper") if k in given)][:2] or (
-            0,
-            0,
-        )
+            return _only(numbers, before, f"{where}: choice must be of one number, found {shown}")
+        bounds = [*numbers[:2], *(given[k] for k in ("min_samp", "max_samp", "lower", "upper") if k in given)]
         draw = DRAWS.get(str(given.get("sample_fn", "loguniform")) if kind == "HyperParam" else kind)
-        is_fine = draw and _is_number(low) and _is_number(high) and (low > 0 or draw != "loguniform") and low < high
-        if not is_fine:
-            raise ForeignError(
-                f"{where}: must be two numbers, the first below the second (and above 0 for loguniform), found "
-                f"{ast.unparse(node)[:80]}"
-            )
-        start = given.get("init", before.start if before else None)
-        change = given.get("explore_wt", 0.2)
+        if not (draw and len(bounds) == 2 and all(map(_is_number, bounds)) and bounds[0] < bounds[1]):
+            raise ForeignError(f"{where}: must have two numbers, the first below the second, found {shown}")
+        if draw == "loguniform" and bounds[0] <= 0:
+            raise ForeignError(f"{where}: loguniform must begin above 0, found {shown}")
+        start, change = given.get("init", before.start if before else None), given.get("explore_wt", 0.2)
         if not (_is_number(change) and (start is None or _is_number(start))):
-            raise ForeignError(f"{where}: init and explore_wt must be numbers, found {ast.unparse(node)[:80]}")
+            raise ForeignError(f"{where}: init and explore_wt must be numbers, found {shown}")
         return PbtParam(
-            low=float(low), high=float(high), draw=str(draw), start=None if start is None else float(start),
+            low=float(bounds[0]), high=float(bounds[1]), draw=draw, start=None if start is None else float(start),
             change=float(change), is_bounded=bool(given.get("enforce_limits", kind != "HyperParam")),
         )  # fmt: skip
 
@@ -205,6 +194,15 @@ class _Reader:
                 return float(left) * float(right)
             return left + right if isinstance(node.op, ast.Add) else left - right
         return None
+
+
+def _only(numbers: list[Any], before: PbtParam | None, problem: str) -> PbtParam:
+    """Return a setting that starts at the one number of a choice."""
+    options = numbers[0] if numbers and isinstance(numbers[0], list) else []
+    if len(options) != 1 or not _is_number(options[0]):
+        raise ForeignError(problem)
+    start = float(options[0])
+    return replace(before, start=start) if before else PbtParam(low=start, high=start, draw="uniform", start=start)
 
 
 def _is_number(value: Any) -> bool:

@@ -24,7 +24,7 @@ exit codes: 0 imported, 1 your input, 2 usage"""
 
 def main(argv: list[str]) -> int:
     """Run `band-train import` and return its exit code."""
-    return main_guard(lambda: run(parser().parse_args(argv)))
+    return main_guard(lambda: run(parser().parse_intermixed_args(argv)))
 
 
 def parser() -> argparse.ArgumentParser:
