@@ -96,16 +96,11 @@ def make_folder(
 
 def _write_run(place: Place, adopted: Adopted, facts: dict[str, Any], data: Path | None) -> dict[str, Any]:
     """Write run/, the finished run; return its scores."""
-    import torch
-
     from band.data.digest import dataset_digest
     from band.train.adopt import write_imported
-    from band.train.provenance import provenance
 
-    (member,) = adopted.population.members
     dataset = {"path": str(data.resolve()) if data else None, "digest": dataset_digest(data) if data else None}
-    origin = provenance(device="cpu", threads=torch.get_num_threads(), packing=[member.run_id], attempt="import")
-    write_imported(place.work / "run", adopted, dataset=dataset, provenance={**origin, "imported": facts})
+    write_imported(place.work / "run", adopted, dataset=dataset, origin=facts)
     return {"scores": read_result(place.work / "run")["scores"]}
 
 

@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Write the file and say what is in it; return the exit code."""
     from band.errors import ForeignError
+    from band.run_dir import read_result
 
+    read_result(args.run)  # says what is wrong with it before anything heavy is loaded
     if args.out.suffix != ".ckpt":
         raise ForeignError(f"{args.out}: must end in .ckpt, the one format there is")
     if args.out.exists() and not args.force:

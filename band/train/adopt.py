@@ -25,6 +25,7 @@ from band.run_dir import seal
 from band.train.checkpoint import Saved, save_checkpoint
 from band.train.export import IMPORTED, SCHEMA, export_member, training_section, write_model
 from band.train.population import TRAIN_TERMS, Member, Population
+from band.train.provenance import provenance
 from band.train.schedule import Schedule
 from band.train.trials import Trials
 
@@ -200,21 +201,30 @@ def _member(checkpoint: ForeignCheckpoint, config: RunConfig, run_id: str) -> Me
     return Member(run_id, config, schedule, epoch=checkpoint.epochs)
 
 
-def write_imported(folder: Path, adopted: Adopted, *, dataset: dict[str, Any], provenance: dict[str, Any]) -> None:
-    """Write the run folder of an adopted member as it came; where there are trials, with scores and outputs."""
+def write_imported(folder: Path, adopted: Adopted, *, dataset: dict[str, Any], origin: dict[str, Any]) -> None:
+    """Write the run folder of an adopted member as it came; where there are trials, with scores and outputs.
+
+    Args:
+        folder: made here.
+        adopted: the member, its sizes, its recording.
+        dataset: path and digest of that, None where there is none.
+        origin: what is told of the checkpoint, for result.json.
+    """
     population, trials = adopted.population, adopted.trials
     (member,) = population.members
+    own = provenance(device="cpu", threads=torch.get_num_threads(), packing=[member.run_id], attempt="import")
+    own["imported"] = origin
     imported = replace(member, schedule=replace(member.schedule, stopped_by=IMPORTED))
     frozen = replace(population, members=[imported])
     if trials is not None:
-        export_member(frozen, 0, trials, 0, folder=folder, dataset=dataset, provenance=provenance)
+        export_member(frozen, 0, trials, 0, folder=folder, dataset=dataset, provenance=own)
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_model(folder / "model.pt", frozen, 0)
     result = {
         "schema": SCHEMA, "run_id": member.run_id, "config": to_dict(member.config), "dataset": dataset,
         "training": training_section(imported, frozen, adopted.widths, "ok"), "scores": {}, "split": {},
-        "provenance": provenance,
+        "provenance": own,
     }  # fmt: skip
     seal(folder, result=result)
 

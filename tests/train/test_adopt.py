@@ -47,7 +47,7 @@ def test_a_lightning_checkpoint_reproduces_mean_out_and_comes_back_unchanged(pat
     check_means(case, population)
 
     run = tmp_path / "run"
-    write_imported(run, adopted, dataset={"path": None, "digest": None}, provenance={})
+    write_imported(run, adopted, dataset={"path": None, "digest": None}, origin={})
     released = tmp_path / "released.ckpt"
     write_release(run, released)
     content = torch.load(released, weights_only=True)
