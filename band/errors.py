@@ -64,8 +64,8 @@ class SchedulerError(BandError):
     exit_code = 3
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return the end of an error about an unknown `word`: the nearest choice, or all of them where none is near."""
+def did_you_mean(word: str, choices: Iterable[str], *, summary: str = "") -> str:
+    """Return the end of an error about an unknown `word`: the nearest choice, or `summary` (all) where none is near."""
     known = list(choices)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+    return f"did you mean {close[0]}?" if close else f"choose from {summary or ', '.join(known)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -12,6 +13,8 @@ pytest_plugins = ["slurm_lab.fixtures"]  # a real Slurm cluster, see tests/slurm
 
 # Before torch is imported anywhere: tests compare bits, and several of them may share a machine of two cores.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A shell starts what it puts into the background deaf to Ctrl-C, which several tests give to what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says more about what else the machine is doing than about the code.
 hypothesis.settings.register_profile("band", deadline=None)
 hypothesis.settings.load_profile("band")

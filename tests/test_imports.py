@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "band"
 # Each costs more than the login node's commands may take to start, or belongs to the compute node.
-HEAVY = {"torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy"}
+HEAVY = {"torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy", "pynwb", "hdmf", "pandas"}
 TRAINING_ROOMS = {"model", "train"}  # alone in touching torch
 # Rooms and modules that import arrays at module level; all others name them inside the function that needs them.
 ARRAY_ROOMS = {"data", "model", "train"}

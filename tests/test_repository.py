@@ -22,7 +22,7 @@ else:
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "datasets/README.md", "scripts/demo.sh", "band/cli/sync.py")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-DATA_COMMANDS = {"inspect", "check", "simulate"}
+DATA_COMMANDS = {"inspect", "check", "simulate", "import", "chop", "merge"}
 
 
 def executable(path: Path, *lines: str) -> Path:
@@ -63,7 +63,8 @@ def test_every_dependency_is_pinned_to_one_version_that_satisfies_it(python: str
         if pin.marker is None or pin.marker.evaluate({**surroundings, "extra": ""}):
             pins.setdefault(pin.name.lower(), []).append(str(pin.specifier).removeprefix("=="))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for needed in map(Requirement, project["dependencies"] + project["optional-dependencies"]["dev"]):
+    extras = [needed for extra in project["optional-dependencies"].values() for needed in extra]
+    for needed in map(Requirement, project["dependencies"] + extras):
         (version,) = pins[needed.name.lower()]
         assert needed.specifier.contains(version), f"{needed} against {version} on Python {python}"
 

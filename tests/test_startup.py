@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy")
+HEAVY = ("torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy", "pynwb", "hdmf", "pandas")
 LIMIT_S = 0.25  # of processor time: the clock on the wall also counts what else this machine is doing
 SWEEP_COMMANDS = ("generate", "submit", "status", "logs", "why", "cancel", "retry", "collect", "report")
 STARTS = [
@@ -16,10 +16,11 @@ STARTS = [
     ("train", "--help"),
     ("train", "import", "--help"),
     ("train", "export", "--help"),
-    ("train", "export", "no_such_sweep", "out.ckpt"),
+    ("train", "export", "no_such_sweep", "--out", "no_such_file.ckpt"),
     ("sweep", "import", "--help"),
     ("sweep", "import", "no_such_sweep"),
     ("data", "--help"),
+    *(("data", command, "--help") for command in ("import", "chop", "merge")),
     ("sweep", "--help"),
     ("sweep", "--version"),
     ("sweep", "doctor", "--help"),

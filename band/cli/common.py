@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -57,6 +58,13 @@ def fail(message: str, *, code: int = 1) -> int:
 def printable(text: str) -> str:
     """Return `text` with control characters escaped, so that no file name or value can command the terminal."""
     return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def whole_number(text: str, *, least: int = 1) -> int:
+    """Return the number that an argument gives; other words are wrong usage."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
+    return int(text)
 
 
 def print_json(value: Any) -> None:

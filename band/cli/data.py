@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from band.cli import data_chop, data_import
+from band.cli import data_chop, data_import, data_join
 from band.cli.common import main_guard, print_json, print_lines, printable
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ examples:
   band-data simulate reach control.h5 --no-corrections
   band-data simulate lorenz lorenz.h5 --seed 1   the Lorenz benchmark, with known rates
   band-data import maze.nwb --out maze.h5 --bin-ms 10 --align move_onset_time --window -250 450
+  band-data join monday.h5 tuesday.h5 --out week.h5       for one model of several sessions
   band-data chop session.h5 --out chops.h5 --window 600ms --overlap 0.5
   band-data merge outputs.h5 --chopped chops.h5 --out merged.h5
 """
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="band-data", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="inspect | check | simulate | import | chop | merge")
+    commands = parser.add_subparsers(required=True, metavar="inspect | check | simulate | import | join | chop | merge")
     inspect = commands.add_parser("inspect", help="show on one screen what a recording holds")
     inspect.add_argument("file", type=Path, metavar="FILE")
     inspect.add_argument("--bin-ms", type=float, help="width of a time bin in ms; default: the file's attribute bin_ms")
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
     _add_simulate(commands.add_parser("simulate", help="write a recording whose truth is known"))
     data_import.add(commands)
+    data_join.add(commands)
     data_chop.add(commands)
     for command in (inspect, check):
         command.add_argument("--json", action="store_true", help="print JSON")

@@ -12,6 +12,7 @@ from band.cli.steps import Steps
 
 if TYPE_CHECKING:
     from band.data.importers.imported import Imported
+    from band.data.importers.loose import Naming
     from band.data.importers.plan import Wishes
 
 HELP = "bring recordings of lfads-torch, BAND-torch, NWB, MATLAB or NumPy into our layout"
@@ -90,15 +91,9 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _wishes(args: argparse.Namespace) -> Wishes:
-    from band.data.importers.loose import Naming
     from band.data.importers.plan import Wishes
     from band.data.importers.session import Cut
-    from band.errors import ConfigError
 
-    pairs = [wish.partition("=") for wish in args.array]
-    wrong = [wish for wish, (_, mark, name) in zip(args.array, pairs, strict=True) if not (mark and name)]
-    if wrong:
-        raise ConfigError(f"--array must be KEY=NAME, such as encod_data=spikes, got {wrong[0]}")
     cut = Cut(
         bin_ms=args.bin_ms if args.bin_ms is not None else Cut.bin_ms,
         align=args.align,
@@ -112,17 +107,27 @@ def _wishes(args: argparse.Namespace) -> Wishes:
         split=args.split_column,
         hold_out=not args.all_units,
     )
-    naming = Naming(
-        names={key: name for key, _, name in pairs}, axes=tuple(args.axes.split(",")), times_in=args.times_in
-    )
     return Wishes(
         format=args.format,
         bin_ms=args.bin_ms,
         cut=cut,
-        naming=naming,
+        naming=_naming(args),
         attributes={"attribution": args.attribution} if args.attribution else {},
         likelihood=None if args.likelihood == "none" else args.likelihood,
     )
+
+
+def _naming(args: argparse.Namespace) -> Naming:
+    from band.data.importers.loose import Naming
+    from band.errors import ConfigError
+
+    names = {}
+    for wish in args.array:
+        key, _, name = wish.partition("=")
+        if not (key and name):
+            raise ConfigError(f"--array must be KEY=NAME, such as encod_data=spikes, got {wish}")
+        names[key] = name
+    return Naming(names=names, axes=tuple(args.axes.split(",")), times_in=args.times_in)
 
 
 def _facts(path: Path, imported: Imported, size: int, *, is_written: bool) -> dict[str, Any]:

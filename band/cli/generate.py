@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from band.cli.common import print_json, printable, whole_number
+
 if TYPE_CHECKING:
     from band.sweep.axes import Axis
     from band.sweep.plan import Plan
@@ -25,14 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="over the file: a field, as hyper.lr=1e-3, or a section, as seeds=5 or grid.hyper.lr=[1e-3,4e-3]",
     )
     parser.add_argument("--name", help="of the sweep; default: the file's own name, else that of the file")
-    parser.add_argument("--limit", type=_count, metavar="N", help="generate the first N runs only; retires none")
+    parser.add_argument("--limit", type=whole_number, metavar="N", help="generate the first N runs only; retires none")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written, write nothing")
     parser.add_argument("--json", action="store_true", help="say it as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Generate a sweep; return 0."""
-    from band.cli.common import print_json, printable
     from band.sweep.plan import make_plan, write_plan
 
     plan = make_plan(args.file, sets=args.set, name=args.name, limit=args.limit)
@@ -89,13 +90,6 @@ def describe(plan: Plan, *, is_dry_run: bool) -> str:
     return "\n".join([*lines, _row("next", f"band-sweep submit {plan.manifest.name} --cluster local")])
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
 def _num_lfads(plan: Plan) -> int:
     base = plan.manifest.base["hyper"]["behavior_weight"]
     return sum(not run.overrides.get("hyper.behavior_weight", base) for run in plan.runs)
@@ -140,7 +134,10 @@ def _recording(plan: Plan, place: int) -> str:
     if config is None:
         return f"{entry['path']}: in none of these runs"
     sizes, split = sizes_of(config, entry["shapes"]), split_sizes(config["data"], entry["shapes"])
-    parts = [f"{sizes.bins} bins", f"{sizes.neurons} neurons"]
+    sessions = entry["shapes"].get("sessions", {})
+    neurons = "+".join(str(shape[2]) for shape in sessions.values()) or str(sizes.neurons)
+    parts = [f"{len(sessions)} sessions"] if sessions else []
+    parts += [f"{sizes.bins} bins", f"{neurons} neurons"]
     parts += [f"{sizes.behavior} behaviour channels"] if sizes.behavior else ["no behaviour"]
     parts += [f"{sizes.external} external inputs"] if sizes.external else []
     trials = "about {train:.0f} trials train, {valid:.0f} choose, {test:.0f} test".format(**split)

@@ -99,7 +99,7 @@ def _write_run(place: Place, adopted: Adopted, facts: dict[str, Any], data: Path
     from band.data.digest import dataset_digest
     from band.train.adopt import write_imported
 
-    dataset = {"path": str(data.resolve()) if data else None, "digest": dataset_digest(data) if data else None}
+    dataset = {"path": str(data.resolve()) if data else "", "digest": dataset_digest(data) if data else ""}
     write_imported(place.work / "run", adopted, dataset=dataset, origin=facts)
     return {"scores": read_result(place.work / "run")["scores"]}
 

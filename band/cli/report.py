@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 
-PIPE_WIDTH = 140  # columns, where there is no terminal to fit
 HELP = "tables and figures of a sweep's results, LFADS beside BAND"
 
 
@@ -36,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from band.sweep.collect import write_results
     from band.sweep.manifest import find_sweep
     from band.sweep.report import build_report
-    from band.sweep.report_text import as_json, print_report
+    from band.sweep.report_text import WIDTH, as_json, print_report
 
     folder = find_sweep(args.sweep)
     report = build_report(folder, metrics=args.metric, sort=args.sort, choose_by=args.choose_by)
@@ -60,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     out = console()
     if not out.is_terminal and "COLUMNS" not in os.environ:
-        out.width = PIPE_WIDTH
+        out.width = WIDTH
     print_report(report, console=out)
-    out.print(f"Wrote {', '.join(path.name for path in files)} to {target}", markup=False, soft_wrap=True)
+    figures = ", ".join(dict.fromkeys(path.stem for path in files[1:]))
+    drawn = f" and, as PDF and PNG, {figures}" if figures else ""
+    out.print(f"Wrote {files[0].name}{drawn}\nto {target}", markup=False, soft_wrap=True)
     return 0

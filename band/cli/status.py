@@ -218,7 +218,9 @@ def _closing_lines(survey: Survey, *, sweep: SweepDir) -> list[str]:
         lines.append(f"  complete; next: band-sweep report {name}")
     elif survey.in_state("submit_unknown"):
         lines.append(f"  next: band-sweep reconcile {name}")
-    elif _left_alone(survey, "new", "interrupted", "unsynced", "lost"):
+    elif survey.in_state("unsynced"):
+        lines.append(f"  finished runs wait on their node; next: band-sweep rescue {name}")
+    elif _left_alone(survey, "new", "interrupted", "lost"):
         lines.append(f"  some runs nobody has; next: band-sweep submit {name}")
     return lines if len(lines) > 1 else []
 

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from band.cli import submit_slurm as slurm
-from band.cli.common import INTERRUPTED, fail, print_json
+from band.cli.common import INTERRUPTED, fail, print_json, whole_number
 from band.cli.progress import Watch, duration, plural, show, size
 from band.run_dir import SweepDir
 from band.sweep.control import retry, stop_queue
@@ -34,8 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "~/.config/band/config.yaml says, else local)",
     )
     parser.add_argument("--detach", action="store_true", help="return at once; the work goes on without a terminal")
-    parser.add_argument("--jobs", type=_count, default=0, metavar="N", help="tasks at once (default: as many as fit)")
-    parser.add_argument("--threads", type=_count, default=0, metavar="N", help="cores a task (default: 1)")
+    parser.add_argument(
+        "--jobs", type=whole_number, default=0, metavar="N", help="tasks at once (default: as many as fit)"
+    )
+    parser.add_argument("--threads", type=whole_number, default=0, metavar="N", help="cores a task (default: 1)")
     parser.add_argument(
         "--pack",
         type=_pack,
@@ -43,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="at most N runs trained together in a population; auto: as many as pay (default: as the sweep file says)",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: GPUs where visible")
-    parser.add_argument("--limit", type=_count, default=0, metavar="N", help="take up only the first N open runs")
+    parser.add_argument("--limit", type=whole_number, default=0, metavar="N", help="take up only the first N open runs")
     parser.add_argument("--retry-failed", action="store_true", help="take up failed runs again")
     parser.add_argument("--retry-cancelled", action="store_true", help="take up cancelled runs again")
     parser.add_argument("--dry-run", action="store_true", help="say what would run; write nothing")
@@ -51,14 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     slurm.add_arguments(parser)
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
 def _pack(text: str) -> int:
-    return 0 if text == AUTO else _count(text)
+    return 0 if text == AUTO else whole_number(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 
-from band.cli.common import fail, print_json
+from band.cli.common import fail, print_json, whole_number
 from band.cli.progress import duration, plural, size
 from band.errors import ConfigError
 from band.run_dir import SweepDir
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what only a cluster needs."""
     group = parser.add_argument_group("on a Slurm cluster")
     add_options(group)
-    group.add_argument("--max-parallel", type=int, default=0, metavar="N", help="array tasks that run at once")
+    group.add_argument("--max-parallel", type=whole_number, default=0, metavar="N", help="array tasks that run at once")
     group.add_argument(
         "--canary", action="store_true", help="one run of each shape goes ahead; the rest follows if it ends well"
     )
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
         read_manifest(sweep.path),
         cluster=cluster,
         sbatch=options_of(args),
-        max_parallel=max(args.max_parallel, 0),
+        max_parallel=args.max_parallel,
         has_canary=args.canary,
         allow_versions=args.allow_version_difference,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
+from band.cli.common import whole_number
 from band.cli.progress import plural
 from band.run_dir import SweepDir
 from band.sweep.closing import close
@@ -19,16 +21,17 @@ HOLD_WAIT_S = 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("sweep", metavar="NAME", help="name, folder or YAML file of a sweep")
-    parser.add_argument("tasks", metavar="N", type=int, help="array tasks at once; 0: as many as the cluster lets")
+    number = partial(whole_number, least=0)
+    parser.add_argument("tasks", metavar="N", type=number, help="array tasks at once; 0: as many as the cluster lets")
 
 
 def run(args: argparse.Namespace) -> int:
     """Change the throttle of arrays that are queued or run, and of those yet to be sent."""
     sweep = SweepDir(find_sweep(args.sweep))
     with hold(sweep, wait_s=HOLD_WAIT_S) as claim:
-        changed = throttle(sweep, tasks_at_once=max(args.tasks, 0))
+        changed = throttle(sweep, tasks_at_once=args.tasks)
         for line in close(sweep, claim=claim):  # there may be room for more now
             print(line, file=sys.stderr)
-    most = str(args.tasks) if args.tasks > 0 else "as many as the cluster lets"
+    most = str(args.tasks) if args.tasks else "as many as the cluster lets"
     print(f"{sweep.name}: {most} at once in {plural(len(changed), 'array')}, and in what is yet to be sent")
     return 0

@@ -1,4 +1,7 @@
-"""`band-train`: one run of a sweep file in the foreground, with a progress bar; calling it again continues."""
+"""`band-train`: one run of a sweep file in the foreground, with a progress bar; calling it again continues.
+
+What is done with a trained run has a command of its own, looked up in a table as those of band-sweep are.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from band.cli.common import INTERRUPTED, fail, main_guard, print_json, printable
+from band.cli.common import INTERRUPTED, fail, main_guard, print_json, printable, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +28,7 @@ EXAMPLES = """examples:
   band-train experiments/mc_maze.yaml behavior_weight=0.1 seed=3 data.num_folds=5 data.fold=2
   band-train experiments/mc_maze.yaml max_epochs=20 --json | jq .scores.test
 
-band-train import CKPT … takes over a checkpoint of lfads-torch or BAND-torch, band-train export RUN … writes one.
+what is done with a trained run: {commands}, each with --help
 
 pair, seeds, folds and list of the file are left aside: what a run takes from them is set here, as seed=3. What grid,
 zip and random vary must be set. Ctrl-C saves a checkpoint, and the same command continues from it. Results are kept
@@ -34,8 +37,12 @@ in sweeps/NAME.train beside the file, where band-sweep status and report find th
 exit codes: 0 trained, 1 your input or the run failed, 2 usage, 4 another process trains it, 75 results wait on scratch,
 130 interrupted"""
 SHOWN = ("bits_per_spike", "co_bps", "fp_bps", "behavior_r2/", "within_condition_r2/", "deviation_r2/")
-# What is no sweep file to train; a file of such a name is given as ./import.
-COMMANDS = {"import": "band.cli.train_import", "export": "band.cli.train_export"}
+COMMANDS = {  # each with HELP, add_arguments(parser) and run(args)
+    "adapt": "band.cli.adapt",
+    "check-causal": "band.cli.check_causal",
+    "export": "band.cli.export",
+    "import": "band.cli.import_run",
+}
 AXES = ("pair", "seeds", "folds", "grid", "zip", "random", "list", "exclude")  # left aside: one run has none of them
 
 
@@ -43,8 +50,22 @@ def main(argv: list[str] | None = None) -> int:
     """Run `band-train` with `argv` (default: the command line) and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments and arguments[0] in COMMANDS:
-        return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]))
-    return main_guard(lambda: run(parser().parse_args(argv), argv=sys.argv[1:] if argv is None else argv))
+        return main_guard(lambda: dispatch(arguments))
+    return main_guard(lambda: run(parser().parse_args(arguments), argv=arguments))
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run the command that `arguments` begin with."""
+    module = importlib.import_module(COMMANDS[arguments[0]])
+    made = argparse.ArgumentParser(
+        prog=f"band-train {arguments[0]}",
+        description=module.HELP,
+        epilog=getattr(module, "EXAMPLES", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(made)
+    code: int = module.run(made.parse_args(arguments[1:]))
+    return code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,21 +73,20 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="band-train",
         description="Train one run of a sweep file in the foreground.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES.replace("{commands}", ", ".join(COMMANDS)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("file", help="sweep file, as experiments/mc_maze.yaml")
     made.add_argument("sets", nargs="*", metavar="key=value", help="over the file, as hyper.lr=1e-3 or lr=1e-3")
-    made.add_argument("--threads", type=_count, default=1, metavar="N", help="cores to use (default: 1)")
-    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if visible")
-    made.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to stderr")
+    add_machine_arguments(made)
     return made
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
+def add_machine_arguments(made: argparse.ArgumentParser) -> None:
+    """Add what a run in the foreground is given of the machine."""
+    made.add_argument("--threads", type=whole_number, default=1, metavar="N", help="cores to use (default: 1)")
+    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if visible")
+    made.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to stderr")
 
 
 def run(args: argparse.Namespace, *, argv: list[str]) -> int:

@@ -69,7 +69,7 @@ def open_continuous(path: Path, *, bin_ms: float | None = None) -> Continuous:
             raise DataError(f"{path}: must have a bin width, but attribute bin_ms is missing; give --bin-ms")
         if "encod_data" in found:
             return _of_file(path, found, attributes=attributes, bin_ms=width)
-    return _of_trials(open_recording(path, bin_ms=width), attributes=attributes, bin_ms=width)
+    return _of_trials(open_recording(path, bin_ms=width, missing="mask"), attributes=attributes, bin_ms=width)
 
 
 def _of_file(path: Path, found: dict[str, h5py.Dataset], *, attributes: dict[str, Any], bin_ms: float) -> Continuous:
@@ -144,7 +144,7 @@ def _check_values(path: Path, arrays: dict[str, np.ndarray]) -> None:
         if key in ("encod_data", "recon_data"):
             check_support(values, path=path, where=where, missing="mask")
         else:
-            check_finite(values, path=path, where=where, missing="mask")
+            check_finite(values, path=path, where=where, missing="auto" if key == "ext_input" else "mask")
     if not (arrays["recon_data"] > 0).any():
         raise DataError(f"{path}: recon_data must hold at least one count above 0, found none in any bin")
 

@@ -30,7 +30,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         DataError: the file is absent, unreadable, not HDF5, or truncated.
     """
     if not path.exists():
-        raise DataError(f"{path}: no such file; check data.path")
+        raise DataError(f"{path}: no such file; check the path")
     if not path.is_file():
         raise DataError(f"{path}: must be an HDF5 file, found a folder or device")
     with reading(path, "the file"):

@@ -117,6 +117,18 @@ def check_no_shared_trials(
                 f"({len(shared)} in all); number each trial once, and where one trial was cut into several carry its "
                 "number under another name and set data.split=grouped, data.group_key to that name"
             )
+    _check_clock(arrays, names, path=path, where=where)
+    for i, j in same_trials(arrays):
+        if names[i] and names[j] and names[i] != names[j]:
+            raise DataError(
+                f"{path}: {names[i]} and {names[j]} must not share trials, but {where('encod_data', i)} and "
+                f"{where('encod_data', j)} are the same bit for bit; export each trial once"
+            )
+
+
+def _check_clock(
+    arrays: Mapping[str, np.ndarray], names: np.ndarray, *, path: Path, where: Callable[[str, int], str]
+) -> None:
     for firsts, seconds in windows_on_clock(arrays):
         crossing = (names[firsts] != names[seconds]) & (names[firsts] != "") & (names[seconds] != "")
         if crossing.any():
@@ -125,12 +137,6 @@ def check_no_shared_trials(
                 f"{path}: {names[i]} and {names[j]} must not share bins, but the windows {where('window_start', i)} "
                 f"and {where('window_start', j)} overlap ({int(crossing.sum())} such pairs or more); set data.split="
                 "blocked, which leaves a guard between, or data.split=grouped with data.group_key=segment"
-            )
-    for i, j in same_trials(arrays):
-        if names[i] and names[j] and names[i] != names[j]:
-            raise DataError(
-                f"{path}: {names[i]} and {names[j]} must not share trials, but {where('encod_data', i)} and "
-                f"{where('encod_data', j)} are the same bit for bit; export each trial once"
             )
 
 

@@ -79,8 +79,12 @@ def rule_of(recording: Recording, config: DataConfig) -> str:
 
 
 def guard_of(recording: Recording, config: DataConfig) -> int:
-    """Return how many trials are left out beside a cut between blocks: `data.guard_trials`, or as many as overlap."""
-    return max(config.guard_trials, len(windows_on_clock(recording.arrays)))
+    """Return how many trials are left out beside a cut between blocks.
+
+    As many as `data.guard_trials` says; where windows overlap, those that share bins, and beside them as many as lie in
+    that many whole windows.
+    """
+    return (config.guard_trials + 1) * (len(windows_on_clock(recording.arrays)) + 1) - 1
 
 
 def _groups(recording: Recording, config: DataConfig) -> np.ndarray | None:
@@ -152,11 +156,7 @@ def _fold(recording: Recording, config: DataConfig) -> tuple[Parts, str]:
         fold_of[order] = np.arange(len(order)) * folds // len(order)
         how += f" in contiguous blocks of {order_how}"
     elif rule == "grouped":
-        labels = _labels(recording, config.group_key)
-        if config.group_key == "fold" and set(labels.tolist()) == set(range(folds)):
-            fold_of = labels  # folds that the file ships keep their numbers
-        else:
-            fold_of = _by_group(recording, labels, config, shares=[1 / folds] * folds)
+        fold_of = _grouped_folds(recording, config)
         how += f", grouped by {config.group_key}"
     else:
         conditions = _labels(recording, "cond")
@@ -175,6 +175,14 @@ def _fold(recording: Recording, config: DataConfig) -> tuple[Parts, str]:
         dropped = _drop_guards(roles, order, guard=guard_of(recording, config), fixed=())
         how += _guards_how(dropped)
     return {name: np.flatnonzero(roles == name) for name in SPLIT_NAMES}, how
+
+
+def _grouped_folds(recording: Recording, config: DataConfig) -> np.ndarray:
+    """Return the fold of each trial, whole groups together; folds that the file ships keep their numbers."""
+    labels = _labels(recording, config.group_key)
+    if config.group_key == "fold" and set(labels.tolist()) == set(range(config.num_folds)):
+        return labels
+    return _by_group(recording, labels, config, shares=[1 / config.num_folds] * config.num_folds)
 
 
 def _stratify(labels: np.ndarray, *, seed: int, shares: list[float]) -> np.ndarray:

@@ -15,6 +15,8 @@ from band.errors import BandError, SweepError
 from band.files import read_json_object
 from band.run_dir import SCHEMA, EventWriter, ScratchDir, SweepDir, TaskDir, check_name
 
+ENDINGS = ("failed", "interrupted", "split", "restarted")  # before which it is told how far training has come
+
 OnEvent = Callable[[Mapping[str, Any]], None]
 
 
@@ -110,13 +112,14 @@ class Skip:
 
 
 class Reporter:
-    """Writes the attempt's event stream at home and tells a listener; the file gets few epoch events, not all."""
+    """Writes the attempt's event stream at home and tells a listener; the file gets few epochs, and the last ones."""
 
     def __init__(self, path: Path, *, on_event: OnEvent | None, epoch_s: float) -> None:
         self.writer = EventWriter(path)
         self._on_event = on_event
         self._epoch_s = epoch_s
         self._last_epoch = 0.0
+        self._withheld: list[Mapping[str, Any]] = []  # the last epoch, where the file has not got it
 
     def report(self, event: str, **fields: Any) -> None:
         """Report an event with the time now."""
@@ -128,8 +131,13 @@ class Reporter:
             self._on_event(values)
         if values["event"] == "epoch":
             if values["t"] - self._last_epoch < self._epoch_s:
+                self._withheld = [values]
                 return
-            self._last_epoch = values["t"]
+            self._last_epoch, self._withheld = values["t"], []
+        elif values["event"] in ENDINGS:
+            for withheld in self._withheld:
+                self.writer.add(withheld)
+            self._withheld = []
         self.writer.add(values)
         self.writer.flush()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from band.errors import SweepError
 from band.slurm import cluster, jobs
-from band.slurm.cluster import Limits
+from band.slurm.cluster import Limits, Node
 from band.slurm.options import Value
 from band.slurm.units import memory_text, time_text
 from band.sweep.ledger import Intent
@@ -81,11 +81,25 @@ def room_on(request: Request, limits: Limits) -> Room:
 
 def _slots(request: Request, limits: Limits) -> int:
     """Return how many tasks the nodes hold at once, whatever else runs there."""
-    count = 0
-    for node in limits.nodes or ():
-        by_cpus = (node.cpus or 0) // request.cpus
-        count += min(by_cpus, (node.gpus or 0) // request.gpus) if request.gpus else by_cpus
-    return count or SLOTS
+    return sum(_held(node, request) for node in limits.nodes or ()) or SLOTS
+
+
+def _held(node: Node, request: Request) -> int:
+    """Return how many tasks a node holds at once, by its CPUs, its GPUs and, where it tells of it, its memory."""
+    kinds = [(node.cpus, request.cpus), (node.gpus, request.gpus)]
+    if node.memory_bytes:
+        kinds.append((node.memory_bytes, request.memory_bytes or 0))
+    return min(there // asked for there, asked in kinds if asked)
+
+
+def is_too_large(request: Request, limits: Limits) -> bool:
+    """Return whether no node of the partition, up or not, holds a task; False where they are hidden."""
+    return bool(limits.nodes) and not any(_held(node, request) for node in limits.nodes or ())
+
+
+def largest_memory(limits: Limits) -> int:
+    """Return the memory of the partition's largest node, 0 where that is not known."""
+    return max((node.memory_bytes for node in limits.nodes or ()), default=0)
 
 
 def _memory_share(request: Request, limits: Limits) -> int:
@@ -141,6 +155,8 @@ def warnings_of(request: Request, *, tasks: Sequence[Packed], limits: Limits) ->
         lines.append(
             f"--time {request.value('time')} is longer than the partition allows ({time_text(limits.max_wall_s)})"
         )
+    if is_too_large(request, limits):
+        lines.append(f"no node of partition {limits.partition} has the CPUs, memory or GPUs that one task asks for")
     return lines
 
 

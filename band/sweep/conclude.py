@@ -6,6 +6,7 @@ seen to be done, so that whoever comes after a process that was killed does the 
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from band.run_dir import SweepDir, read_events
 from band.slurm import jobs
 from band.slurm.command import SlurmError
 from band.slurm.units import memory_bytes, memory_text
+from band.sweep.arrays import largest_memory, limits_of
 from band.sweep.calibrate import learn_from_task
 from band.sweep.fold import AttemptFold, add_to_index, by_task, read_index
 from band.sweep.hold import slurm_says_over
@@ -240,7 +242,8 @@ class Closing:
         grown = factor / options.get("memory_factor", 1.0)
         if grown != 1.0:
             for name, value in self._memory(sbatch, tasks=tasks).items():
-                sbatch[name], origins[name] = memory_text(value * grown), "policy"
+                most = max(self._most_memory(name), value)  # beyond what a node has, Slurm would let it wait for ever
+                sbatch[name], origins[name] = memory_text(min(value * grown, most)), "policy"
             if options.get("mem_bytes"):
                 options["mem_bytes"] = int(options["mem_bytes"] * grown)
         if exclude:
@@ -257,6 +260,16 @@ class Closing:
         given = re.search(r"mem=(\w+)", jobs.show(self.array.job_id, self.array.index_of(tasks[0])).get("TRES", ""))
         estimate = max(int(read_json_object(self.sweep.task(task).task_json)["memory_bytes"]) for task in tasks)
         return {"mem": (memory_bytes(given[1]) if given else None) or estimate}
+
+    def _most_memory(self, option: str) -> float:
+        """Return the most that a node of the partition could give by one of the options for memory."""
+        options = self.intent.options
+        try:
+            largest = largest_memory(limits_of(options["sbatch"]))
+        except SlurmError:
+            largest = 0
+        shares = {"mem-per-cpu": options.get("cpus", 1), "mem-per-gpu": max(options.get("gpus", 0), 1)}
+        return (largest // shares.get(option, 1) >> 20 << 20) or math.inf
 
     # --- tidying ---------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any
 from band.sweep.status import RunStatus, Survey
 
 CHANCE = 0.05  # how likely, at most, that as many of a value's runs would have failed by chance
+MOST_CAUSES = 8  # that are looked at one by one, the most frequent ones
 NODE, RECORDING = "node", "recording"
 # Ids and numbers tell failures of one cause apart, and nothing else.
 _VARYING = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|[0-9]+(?:[.][0-9]+)?")
@@ -65,29 +66,46 @@ def standouts(survey: Survey) -> list[Standout]:
     """Return the values of parameters, nodes and recordings of which clearly more runs failed, the clearest first.
 
     Counted are the runs that are over, failed or published. A value stands out where, had the same number of runs
-    failed at random, as many of its own would have with a probability below `CHANCE`, divided by how many values its
-    parameter has (the exact test of Fisher, corrected as Bonferroni does).
+    failed at random, as many of its own would have with a probability below `CHANCE`: of all failures, or of those of
+    one cause, divided by how many values its parameter has and how many causes were tried (the exact test of Fisher,
+    corrected as Bonferroni does).
     """
     over = {run: survey.runs[run] for run in survey.in_state("failed", "published")}
     failed = {run for run, status in over.items() if status.state == "failed"}
-    if not failed:
-        return []
+    causes = [set(group.runs) for group in groups(survey)[:MOST_CAUSES]]
+    marks = [failed, *causes] if len(causes) > 1 else [failed] * bool(failed)
     found: list[tuple[float, Standout]] = []
     for key, value_of in _properties(survey, over).items():
-        runs = Counter(value_of.values())
-        losses = Counter(value_of[run] for run in failed if run in value_of)
-        total, lost = sum(runs.values()), sum(losses.values())
-        for value, count in losses.items():
-            if count < 2 or len(runs) < 2 or count * total <= lost * runs[value]:
-                continue
-            chance = at_least(count, draws=runs[value], marked=lost, total=total) * len(runs)
+        chances = [chance for mark in marks for chance in _chances(value_of, marked=mark)]
+        for value in dict.fromkeys(value for value, _ in chances):
+            chance = min(chance for other, chance in chances if other == value) * len(marks)
             if chance <= CHANCE:
-                rest = {"rest_failed": lost - count, "rest_runs": total - runs[value]}
-                members = tuple(run for run in over if run in failed and value_of.get(run) == value)
-                found.append(
-                    (chance, Standout(key=key, value=value, failed=count, runs=runs[value], members=members, **rest))
-                )
+                found.append((chance, _standout(key, value, value_of=value_of, failed=failed)))
     return [standout for _, standout in sorted(found, key=lambda pair: (pair[0], pair[1].key, pair[1].value))]
+
+
+def _chances(value_of: Mapping[str, str], *, marked: set[str]) -> list[tuple[str, float]]:
+    """Return how likely chance alone marks as many runs of a value, for those of which more than average are marked."""
+    runs = Counter(value_of.values())
+    hits = Counter(value_of[run] for run in marked if run in value_of)
+    total, lost = sum(runs.values()), sum(hits.values())
+    more = [value for value, count in hits.items() if count > 1 < len(runs) and count * total > lost * runs[value]]
+    return [(v, at_least(hits[v], draws=runs[v], marked=lost, total=total) * len(runs)) for v in more]
+
+
+def _standout(key: str, value: str, *, value_of: Mapping[str, str], failed: set[str]) -> Standout:
+    runs = [run for run in value_of if value_of[run] == value]
+    members = tuple(run for run in runs if run in failed)
+    rest = [run for run in value_of if value_of[run] != value]
+    return Standout(
+        key=key,
+        value=value,
+        failed=len(members),
+        runs=len(runs),
+        rest_failed=sum(run in failed for run in rest),
+        rest_runs=len(rest),
+        members=members,
+    )
 
 
 def at_least(count: int, *, draws: int, marked: int, total: int) -> float:

@@ -11,6 +11,7 @@ from band.config import SECTIONS, RunConfig
 from band.errors import ConfigError, did_you_mean
 from band.yaml_file import Node, Source, kind_of, read_scalar
 
+SIZES_OF_DATA = ("encod_data_dim", "recon_data_dim", "encod_seq_len", "recon_seq_len", "behavior_dim", "ext_input_dim")
 SWITCHES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
@@ -65,9 +66,14 @@ def resolve_key(text: str, *, source: Source) -> str:
     if text in SECTIONS:
         first = next(key for key in FIELDS if key.startswith(f"{text}."))
         raise ConfigError(f"{source}: {text} is a section; name one of its fields, as in {first}")
+    if text.rpartition(".")[2] in SIZES_OF_DATA:
+        raise ConfigError(f"{source}: {text} is read from the recording; leave it out")
     section = text.partition(".")[0]
-    near = [key for key in FIELDS if key.startswith(f"{section}.")] if section in SECTIONS else [*FIELDS, *BARE]
-    raise ConfigError(f"{source}: {text} is not a field of a run; {did_you_mean(text, near)}")
+    if section in SECTIONS:
+        hint = did_you_mean(text, (key for key in FIELDS if key.startswith(f"{section}.")))
+    else:
+        hint = did_you_mean(text, [*FIELDS, *BARE], summary=f"the fields of {', '.join(SECTIONS)} and seed")
+    raise ConfigError(f"{source}: {text} is not a field of a run; {hint}")
 
 
 def flatten(node: Node, *, where: str) -> dict[str, Node]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[Any]
+SMALLEST_BITS = 0.01  # width of an axis of bits per spike, at least: what is as good as equal shall not look far apart
 
 
 def draw_figures(
@@ -158,10 +159,17 @@ def r2_against_bits(comparisons: Sequence[Comparison], *, shown: Setting) -> Fig
             ends[-1].append(Line(fmean(baseline), "condition means", QUIET))
         axes.set(xlabel="bits per spike, test", ylabel=f"behaviour R², {words}, test")
         axes.margins(0.12)
+        _widen(axes, at_least=SMALLEST_BITS)
         axes.locator_params(axis="x", nbins=5)
         panel(axes, letter)
     label_ends(figure, all_axes, ends)
     return figure
+
+
+def _widen(axes: Axes, *, at_least: float) -> None:
+    low, high = axes.get_xlim()
+    missing = max(at_least - (high - low), 0.0)
+    axes.set_xlim(low - missing / 2, high + missing / 2)
 
 
 def _draw_pairs(

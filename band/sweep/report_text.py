@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NONE = "-"
-WIDTH = 100  # of a table, at most: what a terminal beside another window, a mail or a notebook still has
+WIDTH = 100  # of tables and notes, at most: what a terminal beside another window, a mail or a notebook still has
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -54,10 +54,10 @@ def print_report(report: Report, *, console: Console) -> None:
         for scores in _fitting(section, console=console, width=width):
             console.print(_table(section, scores), width=width)
         for note in section.notes:
-            console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)))
+            console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)), width=width)
         console.print()
     for message in report.left_out:
-        console.print(Text(f"Left out: {show(message)}"))
+        console.print(Text(f"Left out: {show(message)}"), width=width)
 
 
 def _fitting(section: Section, *, console: Console, width: int) -> list[list[str]]:

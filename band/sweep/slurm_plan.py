@@ -17,6 +17,7 @@ from band.slurm.command import SlurmError
 from band.sweep.arrays import (
     Queue,
     check_continued,
+    is_too_large,
     limits_of,
     look_at_queue,
     room_on,
@@ -119,14 +120,27 @@ def send(made: SlurmPlan, *, sweep: SweepDir, survey: Survey, claim: Claim) -> t
     """Write a plan's task files, the snapshot and the request, and send what the limits let through.
 
     Raises:
-        SlurmError: sbatch refused for good, or did not answer.
+        SlurmError: no node can ever hold a task, sbatch refused for good, or did not answer.
         ClaimError: the hold was lost.
         OSError: the sweep's folder cannot be written.
     """
+    _check_size(made, sweep=sweep)
     options = made.request.options(code=take_snapshot(sweep), versions=versions())
     sweep.logs.mkdir(parents=True, exist_ok=True)  # Slurm would let a job die without a word for want of it
     intent = write(made.plan, sweep=sweep, manifest=survey.manifest, scheduler="slurm", options=options)
     return intent, feed(sweep, claim=claim, survey=survey, queue=made.queue)
+
+
+def _check_size(made: SlurmPlan, *, sweep: SweepDir) -> None:
+    """Check that a task fits a node: sbatch takes one that fits none as long as it is held, and it would wait for ever.
+
+    Raises:
+        SlurmError: none is large enough, and Slurm says so too; nothing was sent.
+    """
+    if is_too_large(made.request, made.limits):
+        refusal = expected(script_of(made, sweep=sweep))
+        if isinstance(refusal, str):
+            raise SlurmError(refusal, kind="refused")
 
 
 def script_of(made: SlurmPlan, *, sweep: SweepDir) -> str:

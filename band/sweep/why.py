@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from band.slurm.command import SlurmError
 from band.slurm.jobs import show, unix_time
 from band.sweep.failures import Standout, signature, standouts
 from band.sweep.fold import AttemptFold, by_task
+from band.sweep.ledger import read_intents
 from band.sweep.pending import meaning
 from band.sweep.policy import failure_class
 from band.sweep.slurm_scheduler import HELD_BY_US
 from band.sweep.status import RunStatus, Survey
+from band.sweep.submit import CANARY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,12 @@ class _Case:
             return show(job_id, int(index) if index else None, timeout_s=10.0)
         except SlurmError:
             return {}
+
+    def canaries(self) -> list[str]:
+        """Return the runs that have to end well before this one is sent."""
+        intents = [intent for intent in read_intents(self.sweep) if self.status.task in intent.tasks]
+        ahead = intents[-1].options.get(CANARY) or [] if intents else []
+        return [run for task in ahead for run in intents[-1].tasks[task]]
 
     def number_of_attempts(self) -> str:
         count = len(self.attempts)
@@ -153,7 +162,10 @@ def _planned(case: _Case, shown: Mapping[str, str]) -> Told:
     if case.status.end:
         return [f"{case.run} is planned to go on", case.status.words], f"band-sweep status {case.name}"
     promise = "it is sent to Slurm when there is room: by the closing job of an array before it, or by the next submit"
-    refusal = f"sbatch has refused it so far: {case.status.words}" if case.status.words else ""
+    if canaries := case.canaries():
+        promise = f"it follows when the canary of its submission has ended well: {', '.join(canaries)}"
+    words = case.status.words.partition("\n")[0]
+    refusal = f"sbatch has refused it so far: {words}" if words else ""
     return [f"{case.run} is planned", promise, refusal], f"band-sweep submit {case.name}"
 
 
@@ -170,7 +182,7 @@ def _interrupted(case: _Case, shown: Mapping[str, str]) -> Told:
 
 def _running(case: _Case, shown: Mapping[str, str]) -> Told:
     eta = case.status.eta_s
-    left = f"at most {eta / 60:.0f} min are left" if eta is not None else ""
+    left = f"at most {math.ceil(eta / 60)} min are left" if eta is not None else ""
     said = [f"{case.run} runs as {case.where()}", case.progress(), left]
     said += [f"Slurm says {case.status.words}" if case.status.words not in ("", "RUNNING") else ""]
     return said, f"band-sweep logs {case.name} {case.run} -f"

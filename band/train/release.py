@@ -36,21 +36,8 @@ def write_release(run: Path, target: Path) -> dict[str, Any]:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(target, buffer.getvalue())
-    return {**_counts(content), "file": str(target)}
-
-
-def describe(run: Path) -> dict[str, Any]:
-    """Return in words what `write_release` would write.
-
-    Raises:
-        BandError: the folder holds no finished run.
-    """
-    return _counts(_content(run))
-
-
-def _counts(content: dict[str, Any]) -> dict[str, Any]:
-    state = content["state_dict"]
-    return {"parameters": len(state), "values": sum(value.numel() for value in state.values())}
+    sizes = [value.numel() for value in content["state_dict"].values()]
+    return {"path": str(target), "tensors": len(sizes), "values": sum(sizes)}
 
 
 def _content(run: Path) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from torch.nn import functional
 from band.config import RunConfig
 from band.data.holdout import hold_out
 from band.data.recording import Recording, open_sessions
+from band.data.sessions import check_alike
 from band.data.splits import Split, make_split
-from band.errors import ConfigError, DataError
+from band.errors import ConfigError
 from band.model.forward import Batch
 from band.model.params import Widths, derived_generator
 from band.model.reconstructions import reconstruction_of
@@ -210,21 +211,6 @@ def _filled(part: Tensor | None, like: Tensor, index: Tensor, fill: float) -> Te
 
 def _cat(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def check_alike(recordings: Sequence[Recording], *, path: Path) -> None:
-    """Raise DataError unless sessions have the same bins, behaviour channels and external inputs."""
-    first = recordings[0]
-    for key in ("encod_data", "recon_data", "behavior", "ext_input"):
-        axes = slice(1, 2) if key.endswith("_data") else slice(1, 3)
-        for other in recordings[1:]:
-            one, two = ((r.arrays[key].shape[axes] if key in r.arrays else None) for r in (first, other))
-            if one != two:
-                raise DataError(
-                    f"{path}: {key} must have the same {'bins' if key.endswith('_data') else 'bins and channels'} in "
-                    f"every session, found {one} in {first.session} and {two} in {other.session}; where a session has "
-                    "no behaviour, give it as NaN with data.missing=mask"
-                )
 
 
 def _widths(sessions: tuple[SessionTrials, ...]) -> Widths:

@@ -100,7 +100,7 @@ def test_a_checkpoint_becomes_a_run_with_scores_that_goes_on_training(
 
 def test_a_run_that_is_exported_and_imported_again_is_unchanged(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(IMPORT) == 0
-    assert main(["export", "imported/run", "out.ckpt", "--json"]) == 0
+    assert main(["export", "imported/run", "--out", "out.ckpt", "--json"]) == 0
     assert main(["import", "out.ckpt", "--config", "single.yaml", "--into", "again"]) == 0
     first, again = (
         torch.load(lab / folder / "run" / "model.pt", weights_only=True)["params"] for folder in ("imported", "again")
@@ -109,14 +109,14 @@ def test_a_run_that_is_exported_and_imported_again_is_unchanged(lab: Path, capsy
     before = trained_state()
     after = torch.load("out.ckpt", weights_only=True)["state_dict"]
     assert set(after) == set(before) and all(torch.equal(after[name], before[name]) for name in before)
-    assert main(["export", "imported/run", "out.ckpt"]) == 1
+    assert main(["export", "imported/run", "--out", "out.ckpt"]) == 1
     assert "--force" in capsys.readouterr().err
 
 
 def test_a_checkpoint_alone_becomes_a_run_without_scores(lab: Path) -> None:
     assert main(["import", "last.ckpt", "--config", "single.yaml"]) == 0
     result = verify(lab / "last" / "run")
-    assert result["scores"] == {} and result["dataset"] == {"path": None, "digest": None}
+    assert result["scores"] == {} and result["dataset"] == {"path": "", "digest": ""}
     assert not (lab / "last" / "sweeps").exists()
 
 
@@ -136,9 +136,9 @@ def test_a_dry_run_reads_everything_and_writes_nothing(lab: Path, capsys: pytest
 
 
 def test_what_was_trained_to_its_end_goes_on_with_more_epochs(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*IMPORT, "train.max_epochs=2"]) == 0
-    assert "import it again with train.max_epochs" in capsys.readouterr().out
-    assert main([*IMPORT[:-1], "more", "train.max_epochs=4", "--json"]) == 0
+    assert main([*IMPORT, "--set", "train.max_epochs=2"]) == 0
+    assert "import it again with --set max_epochs" in capsys.readouterr().out
+    assert main([*IMPORT[:-1], "more", "--set", "max_epochs=4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["goes_on"]
 
 

@@ -87,6 +87,24 @@ def test_an_unknown_command_is_met_with_the_nearest(capsys: pytest.CaptureFixtur
     assert "choose from generate, submit" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "least"),
+    [
+        (["throttle", "maze", "-3"], 0),
+        (["throttle", "maze", "all"], 0),
+        (["submit", "maze", "--max-parallel", "0"], 1),
+        (["submit", "maze", "--pack", "few"], 1),
+        (["generate", "maze.yaml", "--limit", "-1"], 1),
+    ],
+)
+def test_a_number_that_cannot_be_is_wrong_usage(
+    words: list[str], least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        sweep.main(words)
+    assert f"must be a whole number of at least {least}, got '{words[-1]}'" in capsys.readouterr().err
+
+
 def test_nothing_given_shows_the_commands_as_wrong_usage_and_help_as_right(capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep.main([]) == 2
     overview = capsys.readouterr().out

@@ -69,6 +69,11 @@ class SlurmTask:
         """Return the names of the checkpoints at home."""
         return sorted(path.name for path in self.task_json.parent.glob("population.*.pt"))
 
+    @property
+    def gate(self) -> Path:
+        """Return the file as long as which is there, gated runs of this task do not end."""
+        return self.home / "gate"
+
     def log(self) -> str:
         """Return what the supervisors and trainers of all attempts printed."""
         return "".join(path.read_text() for path in sorted(self.sweep.logs.glob("*")))
@@ -79,6 +84,7 @@ def make_slurm_task(folder: Path, runs: Mapping[str, Mapping[str, Any]], *, reco
     task = SlurmTask(folder)
     task.task_json.parent.mkdir(parents=True)
     task.sweep.logs.mkdir()
+    task.gate.touch()
     if recording is None:
         recording = folder / "recording.h5"
         recording.write_bytes(b"spikes" * 1000)

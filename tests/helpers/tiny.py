@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import queue
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from band.config import Arch, DataConfig, Hyper, RunConfig, TrainConfig, to_dict
 from band.train.loop import Loop, train_population
 from band.train.population import Population
+from band.train.session import train_task
 from band.train.trials import Trials
 
 ARCH = Arch(ic_enc_dim=8, ci_enc_dim=8, con_dim=6, co_dim=2, ic_dim=5, gen_dim=12, fac_dim=6)
@@ -87,6 +90,48 @@ def write_task(folder: Path, data: Path, configs: dict[str, RunConfig]) -> Path:
     path = folder / "task.json"
     path.write_text(json.dumps(task))
     return path
+
+
+class Silent:
+    """Hears events."""
+
+    def send(self, event: str, **fields: object) -> None:
+        """Take one."""
+
+
+def trained(folder: Path, data: Path, run: RunConfig) -> Path:
+    """Train one run in this process and return its finished folder."""
+    task = {
+        "task": "0000", "threads": 1, "device": "cpu", "dataset": {"path": str(data), "digest": "0" * 64},
+        "runs": [{"id": "run", "config": to_dict(run)}],
+    }  # fmt: skip
+    code = train_task(task, work=folder, data=data, runs=["run"], events=Silent(), commands=queue.SimpleQueue())
+    assert code == 0
+    return folder / "runs" / "run"
+
+
+def with_arch(run: RunConfig, **values: object) -> RunConfig:
+    """Return a run with another architecture."""
+    return dataclasses.replace(run, arch=dataclasses.replace(run.arch, **values))
+
+
+def write_sessions(path: Path, *, neurons: tuple[int, ...] = (9, 6), trials: tuple[int, ...] = (40, 24)) -> Path:
+    """Write a file of several sessions, each in a group of its own."""
+    with h5py.File(path, "w") as file:
+        file.attrs["bin_ms"] = 20.0
+        for number, (width, count) in enumerate(zip(neurons, trials, strict=True)):
+            single = write_recording(path.with_suffix(f".{number}.h5"), trials=count, neurons=width, seed=number)
+            with h5py.File(single) as one:
+                for name in one:
+                    one.copy(name, file.require_group(f"day{number}"))
+    return path
+
+
+def joint(**changes) -> RunConfig:
+    """Return a small run for several sessions."""
+    arch = {"readin_dim": 5, **changes.pop("arch", {})}
+    base = config(**changes)
+    return dataclasses.replace(base, arch=dataclasses.replace(base.arch, **arch))
 
 
 class Worker:

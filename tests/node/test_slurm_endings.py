@@ -16,22 +16,22 @@ from slurm_job import PACED_TRAINER, SlurmTask, make_slurm_task, submit
 from slurm_lab.lab import Lab
 from tiny import Worker, config, write_recording, write_task
 
-from band.config import to_dict
+from band.config import RunConfig, to_dict
 from band.files import append_line
 
 LONG = {"epochs": 60, "epoch_s": 0.25, "checkpoint_every": 5}
+GATED = {**LONG, "gated": True}
 ENDLESS = {**LONG, "epochs": 100_000}
 SHORT = {"epochs": 4, "epoch_s": 0.05}
-REAL_EPOCHS = {"preempted": 50, "warned": 50, "limited": 170, "other_versions": 1}
-REAL_STEP_S = 0.1
+REAL_EPOCHS = 50
+REAL_STEP_S = 1.0  # a step as long as the gate is shut: four minutes would pass before such a run could end
+PATIENCE_S = 300  # with a machine that does much else
 SEGFAULT = [2, int(signal.SIGSEGV)]
 
 
-def real_runs(name: str) -> dict[str, dict]:
-    return {
-        f"run{seed}": to_dict(config(seed=seed, train={"max_epochs": REAL_EPOCHS[name], "checkpoint_s": 1.0}))
-        for seed in (0, 1)
-    }
+def real_configs() -> dict[str, RunConfig]:
+    train = {"max_epochs": REAL_EPOCHS, "checkpoint_s": 1.0}
+    return {f"run{seed}": config(seed=seed, train=train) for seed in (0, 1)}
 
 
 @dataclass
@@ -60,8 +60,9 @@ class Director:
 
     def submit_real(self, recording: Path, name: str, *options: str, **exports: str) -> None:
         """Submit one task of the real trainer."""
-        self.tasks[name] = make_slurm_task(self.lab.home / name, real_runs(name), recording=recording)
-        exports = {"PACED_STEP_S": str(REAL_STEP_S), **exports}
+        runs = {run: to_dict(what) for run, what in real_configs().items()}
+        task = self.tasks[name] = make_slurm_task(self.lab.home / name, runs, recording=recording)
+        exports = {"PACED_STEP_S": str(REAL_STEP_S), "PACED_WHILE": str(task.gate), **exports}
         self.send([name], *options, exports=exports, trainer=PACED_TRAINER)
 
     def send(self, names: list[str], *options: str, **how: Any) -> None:
@@ -72,12 +73,12 @@ class Director:
     def wait_for_checkpoint(self, *names: str) -> None:
         for name in names:
             self.lab.wait_for(
-                lambda task=self.tasks[name]: task.events("mirrored"), timeout_s=60, what=f"{name} at home"
+                lambda task=self.tasks[name]: task.events("mirrored"), timeout_s=PATIENCE_S, what=f"{name} at home"
             )
 
     def wait_for_state(self, names: list[str], *states: str) -> None:
         for name in names:
-            self.lab.wait_for_job(self.jobs[name], *states, timeout_s=90)
+            self.lab.wait_for_job(self.jobs[name], *states, timeout_s=PATIENCE_S)
 
     def scene(self) -> Scene:
         """Return what has become of all, when Slurm's accounts are complete."""
@@ -94,7 +95,7 @@ class Director:
             seen = account()
             return all(job in seen and seen[job][-1][0] not in ("RUNNING", "PENDING") for job in self.jobs.values())
 
-        self.lab.wait_for(is_complete, timeout_s=90, what="the accounts")
+        self.lab.wait_for(is_complete, timeout_s=PATIENCE_S, what="the accounts")
         return Scene(self.lab, self.tasks, self.jobs, account())
 
 
@@ -111,6 +112,7 @@ def scene(shared_slurm_lab: Lab, recording: Path) -> Iterator[Scene]:
     with lab.configured(SlurmctldParameters="preempt_send_user_signal", KillWait=20):
         director = Director(lab)
         director.submit_real(recording, "limited", "--time=1")
+        director.submit_real(recording, "again")
         preempt(director, recording)
         director.submit("--mem=400", hog={"a": {**ENDLESS, "hog_at": 6}})
         director.submit(
@@ -119,10 +121,10 @@ def scene(shared_slurm_lab: Lab, recording: Path) -> Iterator[Scene]:
             segfaults={"a": SHORT, "b": {**SHORT, "signal_at": SEGFAULT}},
             lacks={"a": SHORT, "b": {**SHORT, "hog_at": 2, "hog_limit_bytes": 150_000_000}},
         )
-        director.submit(last_but_one={"a": SHORT}, requeued={"a": LONG, "b": SHORT})
+        director.submit(last_but_one={"a": SHORT}, requeued={"a": GATED, "b": SHORT})
         director.submit(cancelled={"a": ENDLESS}, spared={"a": SHORT})
         director.submit(all_cancelled={"a": ENDLESS}, all_cancelled_too={"a": ENDLESS})
-        director.submit(trimmed={"a": LONG, "b": LONG})
+        director.submit(trimmed={"a": GATED, "b": GATED})
         shun(director)
         director.submit(exports={"BAND_CODE": "0" * 64}, other_code={"a": SHORT})
         director.submit_real(recording, "other_versions", BAND_VERSIONS='{"python": "2.7.18", "torch": ""}')
@@ -137,7 +139,7 @@ def preempt(director: Director, recording: Path) -> None:
     director.submit_real(recording, "preempted", "--partition=preemptible", "--gres=gpu:2", "--nodelist=c1")
     grace = ["--partition=graceful", "--gres=gpu:1", "--nodelist=c2"]
     director.submit_real(recording, "warned", *grace, "--signal=B:USR2@60")
-    director.submit(*grace, unwarned={"a": {**LONG, "epochs": 160}})
+    director.submit(*grace, unwarned={"a": GATED})
     director.wait_for_checkpoint("preempted", "warned", "unwarned")
     for node in ("c1", "c2"):
         lab.sbatch("--partition=urgent", "--gres=gpu:2", f"--nodelist={node}", wrap="sleep 1")
@@ -178,18 +180,24 @@ def act(director: Director) -> None:
     array = jobs["all_cancelled"].partition("_")[0]
     actions = {
         ("requeued",): lambda: lab.run(["scontrol", "requeue", jobs["requeued"]], check=True),
+        ("again",): lambda: lab.run(["scontrol", "requeue", jobs["again"]], check=True),
         ("cancelled",): lambda: lab.run(["scancel", jobs["cancelled"]], check=True),
         ("all_cancelled", "all_cancelled_too"): lambda: lab.run(["scancel", array], check=True),
         ("trimmed",): cancel_a_run,
     }
 
+    shut = {"limited", "preempted", "warned", "again", "unwarned", "requeued", "trimmed"}
+
     def is_done() -> bool:
         for names in [names for names in actions if all(tasks[name].events("mirrored") for name in names)]:
             actions.pop(names)()
-        return not actions
+        for name in [name for name in shut if tasks[name].endings() or len(tasks[name].events("started")) > 1]:
+            shut.remove(name)
+            tasks[name].gate.unlink()
+        return not (actions or shut)
 
-    lab.wait_for(is_done, timeout_s=120, what="checkpoints at home")
-    done = ["limited", "preempted", "warned", "undisturbed", "requeued", "spared", "last_but_one"]
+    lab.wait_for(is_done, timeout_s=PATIENCE_S, what="tasks that were disturbed")
+    done = ["limited", "preempted", "warned", "again", "undisturbed", "requeued", "spared", "last_but_one"]
     director.wait_for_state([*done, "trimmed", "shunned"], "COMPLETED")
     director.wait_for_state(["unwarned"], "COMPLETED", "TIMEOUT")
     director.wait_for_state(["unsynced"], "FAILED")
@@ -265,7 +273,7 @@ def test_a_preemption_without_notice_loses_nothing(scene: Scene) -> None:
         scene.lab.wait_for_job(f"{job}_0", "COMPLETED")
     else:
         assert states == ["PREEMPTED", "COMPLETED"] and task.endings() == [("requeued", True)]
-    assert_finished_alone(scene, "unwarned", a=160)
+    assert_finished_alone(scene, "unwarned", a=60)
 
 
 def test_runs_cancelled_under_way_are_left_at_a_checkpoint_and_the_others_go_on_in_the_same_attempt(
@@ -326,6 +334,7 @@ def test_a_home_that_refuses_until_the_deadline_ends_with_75_and_the_node_keeps_
     [
         ("preempted", ["PREEMPTED", "COMPLETED"], [("requeued", True)]),
         ("warned", ["REQUEUED", "COMPLETED"], [("preemption", True)]),
+        ("again", ["REQUEUED", "COMPLETED"], [("requeued", True)]),
         ("limited", ["REQUEUED", "COMPLETED"], [("time limit", True)]),
     ],
 )
@@ -337,15 +346,18 @@ def test_the_real_trainer_continues_to_the_very_bits_of_an_undisturbed_run(
     assert task.endings() == endings
     starts = [event["step"] for event in task.events("started")]
     assert starts[0] == 0 and starts[1] == max(event["step"] for event in task.attempts()[0] if "step" in event)
-    configs = {
-        f"run{seed}": config(seed=seed, train={"max_epochs": REAL_EPOCHS[name], "checkpoint_s": 1.0}) for seed in (0, 1)
-    }
-    worker = Worker(write_task(tmp_path, recording, configs), tmp_path / "work", recording, list(configs))
+    assert_as_undisturbed(task, recording=recording, folder=tmp_path)
+
+
+def assert_as_undisturbed(task: SlurmTask, *, recording: Path, folder: Path) -> None:
+    """Assert that a task of the real trainer came to the bits of a training that nobody disturbed."""
+    configs = real_configs()
+    worker = Worker(write_task(folder, recording, configs), folder / "work", recording, list(configs))
     assert worker.wait() == 0
     assert sorted(task.published()) == sorted(configs)
-    for run, folder in task.published().items():
+    for run, published in task.published().items():
         for file in ("metrics.csv", "model.pt"):
-            assert (folder / file).read_bytes() == (tmp_path / "work/runs" / run / file).read_bytes()
+            assert (published / file).read_bytes() == (folder / "work/runs" / run / file).read_bytes()
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -353,30 +365,41 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_of_a_lost_node_nothing_is_lost_and_what_it_does_on_waking_changes_nothing_published(slurm_lab: Lab) -> None:
+def test_of_a_lost_node_nothing_is_lost_and_what_it_does_on_waking_changes_nothing_published(
+    slurm_lab: Lab, recording: Path, tmp_path: Path
+) -> None:
     lab, director = slurm_lab, Director(slurm_lab)
     with lab.configured(SlurmdTimeout=5):
         lab.run(["scontrol", "update", "NodeName=c2", "State=DRAIN", "Reason=test"], check=True)
-        director.submit(frozen={"a": LONG}, alive={"a": {**LONG, "epochs": 160}})
-        frozen, alive = director.tasks["frozen"], director.tasks["alive"]
+        director.submit_real(recording, "lost")
+        director.wait_for_checkpoint("lost")
+        director.submit(frozen={"a": LONG}, alive={"a": GATED})
+        frozen, alive, lost = (director.tasks[name] for name in ("frozen", "alive", "lost"))
         director.wait_for_checkpoint("frozen", "alive")
         lab.run(["scontrol", "update", "NodeName=c2", "State=RESUME"], check=True)
         asleep = lab.nodes["c1"].pids(job=director.jobs["frozen"])
         for pid in asleep:
             os.kill(pid, signal.SIGSTOP)
         lab.nodes["c1"].kill_slurmd()
-        lab.wait_for(frozen.published, timeout_s=120, what="the second attempt at the frozen task")
-        director.wait_for_state(["frozen", "alive"], "COMPLETED")
+        for task in (alive, lost):
+            lab.wait_for(task.endings, timeout_s=PATIENCE_S, what="the attempt on the lost node to give way")
+            task.gate.unlink()
+        lab.wait_for(frozen.published, timeout_s=PATIENCE_S, what="the second attempt at the frozen task")
+        director.wait_for_state(["frozen", "alive", "lost"], "COMPLETED")
         before = tree(frozen.sweep.runs), alive.published()
         for pid in asleep:
             os.kill(pid, signal.SIGCONT)
-        lab.wait_for(lambda: not lab.nodes["c1"].pids(job=director.jobs["frozen"]), what="the frozen attempt to end")
+        is_gone = lambda: not lab.nodes["c1"].pids(job=director.jobs["frozen"])  # noqa: E731
+        lab.wait_for(is_gone, timeout_s=PATIENCE_S, what="the frozen attempt to end")
         lab.nodes["c1"].start()
-    for task, epochs in ((frozen, 60), (alive, 160)):
+    assert_as_undisturbed(lost, recording=recording, folder=tmp_path)
+    for task in (frozen, alive, lost):
         assert task.endings() == [("another attempt holds the task", False)]
         assert [event["host"] for event in task.events("claimed")] == ["c1", "c2"]
-        assert task.state("a") == expected_state("a", epochs=epochs)
+    for task in (frozen, alive):
+        assert task.state("a") == expected_state("a", epochs=60)
         assert [event["run"] for event in task.events("published")] == ["a"]
+    assert sorted(event["run"] for event in lost.events("published")) == ["run0", "run1"]
     assert tree(frozen.sweep.runs) == before[0] and not frozen.sweep.superseded.exists()
     accounts = director.scene().account
-    assert [[state for state, _ in accounts[job]] for job in director.jobs.values()] == [["NODE_FAIL", "COMPLETED"]] * 2
+    assert [[state for state, _ in accounts[job]] for job in director.jobs.values()] == [["NODE_FAIL", "COMPLETED"]] * 3

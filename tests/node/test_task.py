@@ -72,6 +72,14 @@ def test_a_listener_hears_every_epoch(make: Any) -> None:
     assert [event["runs"]["a"]["epoch"] for event in heard if event["event"] == "epoch"] == [1, 2, 3, 4]
 
 
+def test_the_file_has_few_epochs_and_the_last_one_before_a_failure(make: Any) -> None:
+    task = make(a={"epochs": 60, "raise_at": 30})
+    assert task.attempt(epoch_s=600.0) == 1
+    names = [event["event"] for event in task.events() if event["event"] in ("epoch", "failed")]
+    assert names == ["epoch", "epoch", "failed"]
+    assert [event["runs"]["a"]["epoch"] for event in task.events("epoch")] == [1, 30]
+
+
 def test_of_a_population_the_one_that_raises_ends_alone_and_the_others_finish(make: Any) -> None:
     task = make(a={"epochs": 6}, b={"epochs": 6}, c={"epochs": 6, "raise_at": 3}, d={"epochs": 6}, e={"epochs": 6})
     assert task.attempt() == 1

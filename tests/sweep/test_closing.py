@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from fake_trainer import expected_state
 from lab_sweep import SETTLE_S, make_lab_sweep, told
 from slurm_lab.lab import Lab
 
@@ -45,6 +46,8 @@ def test_what_lacks_memory_goes_on_in_halves_or_with_more_and_is_given_up_in_the
         "a": "published", "b": "published", "more": "published", "too-much": "failed",
     }, sweep.words()  # fmt: skip
     assert states["too-much"].error == "OutOfMemory"
+    for run in ("a", "b", "more"):
+        assert expected_state(run, epochs=3) in (sweep.sweep.run(run) / "metrics.csv").read_text()
     assert [event["parts"] for event in sweep.events("split")] == [[["a"], ["b"]]]
     asked = {intent.runs: intent.options["sbatch"]["mem"] for intent in sweep.submissions()}
     assert asked == {("a", "b", "more", "too-much"): "250M", ("a", "b"): "250M", ("more", "too-much"): "375M"}
@@ -81,6 +84,8 @@ def test_runs_that_could_not_be_brought_home_are_fetched_from_their_node(
     sweep.wait_until_closed(timeout_s=120)
     assert sweep.states() == {"a": "unsynced"}, sweep.words()
     assert sweep.submissions() == sweep.submissions()[:1]
+    assert commands.main(["status", str(sweep.sweep.path)]) == 4
+    assert "next: band-sweep rescue demo" in capsys.readouterr().out
     assert commands.main(["rescue", str(sweep.sweep.path)]) == 4
     assert f"{node.name} is" in capsys.readouterr().err  # drained: no job would start there
     assert commands.main(["rescue", str(sweep.sweep.path), "--give-up"]) == 0

@@ -18,7 +18,9 @@ from band.files import canonical_json
 from band.node.checkpoints import task_events
 from band.run_dir import EventWriter, SweepDir, seal
 from band.slurm import jobs
+from band.slurm.cluster import Limits, Node
 from band.slurm.command import SlurmError
+from band.sweep import conclude
 from band.sweep.conclude import Closing, due
 from band.sweep.fold import AttemptFold, read_index
 from band.sweep.journal import append, read_journals, standing
@@ -92,6 +94,7 @@ def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(jobs, "accounted", refuse)
     monkeypatch.setattr(jobs, "show", lambda *args, **kwargs: {})
+    monkeypatch.setattr(conclude, "limits_of", lambda options: Limits())
 
 
 def send(folder: Path, *tasks: str, **options: Any) -> Sent:
@@ -206,6 +209,28 @@ def test_more_memory_is_asked_for_in_the_option_that_was_given(
 ) -> None:
     sent = send(tmp_path, "a", sbatch=sbatch, mem_bytes=None)
     monkeypatch.setattr(jobs, "show", lambda *args, **kwargs: shown)
+    sent.tell(0, started("a"))
+    sent.end(0, "OUT_OF_MEMORY")
+    sent.close()
+    assert sent.submissions()[0].options["sbatch"] == expected
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "expected"),
+    [
+        ({"mem": "1000M"}, {"mem": "1500M"}),
+        ({"mem": "1800M"}, {"mem": "2000M"}),
+        ({"mem-per-cpu": "400M"}, {"mem-per-cpu": "500M"}),
+        ({"mem": "2000M"}, {"mem": "2000M"}),
+    ],
+)
+def test_no_more_memory_is_asked_for_than_a_node_has(
+    tmp_path: Path, sbatch: dict[str, str], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = (1000, 2000)
+    nodes = tuple(Node(name=f"c{size}", cpus=8, memory_bytes=size << 20) for size in sizes)
+    monkeypatch.setattr(conclude, "limits_of", lambda options: Limits(nodes=nodes))
+    sent = send(tmp_path, "a", sbatch=sbatch, cpus=4)
     sent.tell(0, started("a"))
     sent.end(0, "OUT_OF_MEMORY")
     sent.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,18 @@ def test_failures_spread_evenly_single_them_out_nowhere(tmp_path: Path) -> None:
     runs = grid(5, 8)
     failed = [f"run-s{n}-r{n}" for n in range(5)]
     assert standouts(survey_of(tmp_path, runs, failed=failed, hosts=("c1", "c2"))) == []
+
+
+def test_causes_that_each_strike_one_seed_do_not_hide_each_other(tmp_path: Path) -> None:
+    runs = grid(10, 4)
+    struck = {3: "SIGSEGV", 5: "OutOfMemory", 7: "RuntimeError"}
+    failed = [run for run, what in runs.items() if what["seed"] in struck]
+    survey = survey_of(tmp_path, runs, failed=failed, hosts=("c1", "c2"))
+    assert standouts(survey) == [], "of failures of one cause, three seeds of ten are no wonder"
+    for run in failed:
+        survey.runs[run] = replace(survey.runs[run], error=struck[int(runs[run]["seed"])])
+    found = [(s.key, s.value, s.failed, s.runs, s.rest_failed, s.rest_runs) for s in standouts(survey)]
+    assert found == [("seed", str(seed), 4, 4, 8, 36) for seed in struck]
 
 
 def test_where_all_runs_fail_no_value_stands_out(tmp_path: Path) -> None:

@@ -248,8 +248,8 @@ def test_a_table_wider_than_the_terminal_is_split_by_scores_and_loses_none(tmp_p
 def test_no_table_is_wider_than_a_hundred_columns_on_however_wide_a_terminal(tmp_path):
     settings = ({"hyper.lr": rate, "hyper.cd_rate": share} for rate in (0.01, 0.004) for share in (0.1, 0.3))
     report = build_report(publish_sweep(tmp_path / "s", runs_of(seeds=2, settings=settings), scores=made_up))
-    heads = [line for line in printed(report, width=250).splitlines() if "BAND-LFADS" in line]
-    assert heads and max(len(line) for line in heads) <= 100
+    lines = printed(report, width=250).splitlines()
+    assert any("BAND-LFADS" in line for line in lines) and max(map(len, lines)) <= 100
     narrow, wide = printed(report, width=80), printed(report, width=250)
     for words in ("bits/spike\n", "lag-0 ridge", "own decoder", "-0.0200 …"):
         assert narrow.count(words) == wide.count(words)
@@ -287,7 +287,8 @@ def test_the_command_writes_a_table_of_runs_and_figures_whose_text_stays_text(tm
     )
     assert main(["report", str(folder)]) == 0
     text = capsys.readouterr().out
-    assert "BAND-LFADS" in text and "Wrote results.csv" in text
+    assert "BAND-LFADS" in text and "Wrote results.csv and, as PDF and PNG, learning_curves, r2_vs_bits" in text
+    assert max(map(len, text.replace(str(folder), "").splitlines())) <= 100
     assert {path.name for path in (folder / "report").iterdir()} == FIGURES | {"results.csv"}
     for name in FIGURES:
         data = (folder / "report" / name).read_bytes()

@@ -8,9 +8,9 @@ from published_sweep import publish_sweep, runs_of
 
 from band.sweep.collect import collect
 from band.sweep.compare import compare
-from band.sweep.figure_style import colours_of, spread
+from band.sweep.figure_style import colours_of, spread, style
 from band.sweep.figure_trials import active_neurons, choose_read_out, choose_trials, order_neurons, scale_rates
-from band.sweep.figures import read_metrics
+from band.sweep.figures import r2_against_bits, read_metrics
 from band.sweep.shown import choose_shown
 
 
@@ -45,6 +45,20 @@ def test_the_setting_weight_and_read_out_shown_are_the_best_on_valid(tmp_path):
 def test_a_sweep_of_one_model_shows_that_model(tmp_path):
     lfads, band = shown(tmp_path, weights=(0.0,)).pair
     assert lfads is not None and band is None
+
+
+@pytest.mark.parametrize(("apart", "width"), [(0.002, 0.01), (0.05, 0.05)])
+def test_bits_per_spike_that_are_as_good_as_equal_do_not_look_far_apart(tmp_path, apart, width):
+    def scores(run):
+        bits = 0.2 + apart * run["hyper.behavior_weight"]
+        return {"train": {}, "valid": {}, "test": {"bits_per_spike": bits, "behavior_r2/ridge_lag0/mean": 0.5}}
+
+    folder = publish_sweep(tmp_path / "s", runs_of(weights=(0.0, 1.0)), scores=scores)
+    comparisons, _ = compare(collect(folder).runs)
+    with style():
+        axes = r2_against_bits(comparisons, shown=comparisons[0].setting).axes[0]
+    low, high = axes.get_xlim()
+    assert low < 0.2 and 0.2 + apart < high and width <= high - low <= 1.3 * width + 1e-9
 
 
 def test_trials_shown_are_whole_and_spread_over_conditions():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from local_sweep import HELPERS, make_sweep
-from slurm_lab.lab import Lab
+from slurm_lab.lab import NO_WCKEYS, Lab
 
 from band.run_dir import SweepDir, read_events, verify
 from band.sweep.journal import read_journals
@@ -138,6 +139,16 @@ def test_with_the_controller_down_nothing_is_lost_and_the_next_submit_sends_it_o
     site.check_all_done_once()
 
 
+def test_what_fits_no_node_is_refused_in_slurms_words_and_does_not_wait_for_ever(slurm_lab: Lab) -> None:
+    site = Site(slurm_lab, num_runs=3)
+    text = site.submit("--mem", "900G", code=3)
+    assert "Requested node configuration is not available" in text and "as asked for" in text
+    assert not site.names() and not read_intents(site.sweep)
+    site.submit()
+    site.wait()
+    site.check_all_done_once()
+
+
 def test_submitting_twice_at_once_sends_each_run_once(slurm_lab: Lab) -> None:
     site = Site(slurm_lab, num_runs=3)
     commands = [site.command("submit", "--cluster", "lab") for _ in range(2)]
@@ -168,6 +179,21 @@ def test_sixty_runs_pass_a_longest_array_of_21_and_a_limit_of_ten_jobs_unattende
     assert site.type("status", code=0)
 
 
+def test_where_the_limits_are_hidden_refusals_are_the_limit(slurm_lab: Lab) -> None:
+    site = Site(slurm_lab, num_runs=8)
+    hiding = site.wrap("sacctmgr", "echo 'sacctmgr: error: Access/permission denied' >&2; exit 1")
+    site.template.write_text(f"{site.template.read_text()}export PATH={hiding}:$PATH\n")
+    slurm_lab.set_limits(max_submit=4)
+    try:
+        assert "AssocMaxSubmitJobLimit" in site.submit(path=hiding)
+        assert [len(array.tasks) for array in read_journals(site.sweep) if array.is_sent] == [2]
+        slurm_lab.wait_for(lambda: _is_all_there(site.sweep, 8), timeout_s=240)
+        site.wait()
+    finally:
+        slurm_lab.set_limits()
+    site.check_all_done_once()
+
+
 def _is_all_there(sweep: SweepDir, count: int) -> bool:
     return len(list(sweep.runs.glob("[!.]*"))) == count
 
@@ -181,6 +207,28 @@ def test_cancelled_members_stop_and_the_rest_of_their_task_goes_on(slurm_lab: La
     published = sorted(path.name for path in site.sweep.runs.glob("[!.]*"))
     assert published == ["run-001"]
     assert "3 cancelled" in site.type("submit", "--cluster", "lab", "--dry-run", code=None)
+
+
+def test_at_the_worst_of_sites_the_next_submit_does_what_no_closing_job_can(slurm_lab_without_accounting: Lab) -> None:
+    lab = slurm_lab_without_accounting
+    site = Site(lab, num_runs=3, epochs=40, epoch_s=0.1)
+    bare = site.wrap("python3", f'exec {sys.executable} "$@"')  # on the nodes, no command of Slurm's
+    site.template.write_text(f"{site.template.read_text()}export PATH={bare}\n")
+    with lab.configured(MaxArraySize=3, JobRequeue=0, Epilog=str(lab.wiping_epilog()), **NO_WCKEYS):
+        site.submit("--sbatch", "exclusive")
+        lab.wait_for(lambda: site.ledger.exists() and "run-001 3" in site.ledger.read_text(), timeout_s=60)
+        (array,) = read_journals(site.sweep)
+        (supervisor,) = lab.pids(job=f"{array.job_id}_1", command="submitit.core._submit")
+        os.kill(supervisor, signal.SIGKILL)
+        site.wait()
+        assert sorted(path.name for path in site.sweep.runs.glob("[!.]*")) == ["run-000", "run-002"]
+        assert "cannot be run here" in "".join(path.read_text() for path in site.sweep.logs.glob("closing.*"))
+        assert "died: 1 runs go on" in site.submit("--sbatch", "exclusive")
+        site.wait()
+    assert site.type("status") and "nothing to do" in site.submit()
+    assert all(verify(site.sweep.run(f"run-00{number}")) for number in range(3))
+    epochs = Counter(line for line in site.ledger.read_text().splitlines() if "run-001" not in line)
+    assert len(epochs) == 80 and set(epochs.values()) == {1}
 
 
 SHAPES = {
@@ -201,6 +249,8 @@ def test_a_canary_of_each_shape_goes_ahead_and_the_rest_follows_with_the_time_it
     (first,) = read_journals(site.sweep)
     assert sorted(tasks[first.submission].tasks[task] for task in first.tasks) == [("large-0",), ("small-0",)]
     assert "4 planned" in site.type("submit", "--cluster", "lab", "--dry-run", code=None)
+    reason = " ".join(site.type("why", "small-1").split())
+    assert "when the canary of its submission has ended well: large-0, small-0" in reason
     site.wait()
     site.check_all_done_once()
     before, after = (intent.options for intent in read_intents(site.sweep))

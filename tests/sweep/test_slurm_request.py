@@ -15,7 +15,7 @@ from test_slurm_submit import install
 from band.cli.common import main_guard
 from band.cli.sweep import dispatch
 from band.slurm.cluster import Limits, Node
-from band.sweep.arrays import Queue, room_on, with_defaults
+from band.sweep.arrays import Queue, is_too_large, room_on, warnings_of, with_defaults
 from band.sweep.journal import read_journals
 from band.sweep.ledger import read_intents
 from band.sweep.manifest import Manifest, manifest_text, read_manifest
@@ -147,6 +147,23 @@ def test_room_is_what_the_nodes_hold_of_what_a_task_asks_for(local: LocalSweep) 
     assert room_on(plain_request(local, mem="2G"), limits).task_bytes == int(0.9 * 2 * GIB)
     assert room_on(plain_request(local, mem_per_cpu="1G", cpus_per_task=2), limits).task_bytes == int(0.9 * 2 * GIB)
     assert room_on(alone, limits).task_bytes == int(0.9 * 4 * GIB), "an even share of a node"
+    assert room_on(plain_request(local, mem="10G"), limits).slots == 9
+    silent = Limits(nodes=tuple(replace(node, memory_bytes=0) for node in NODES))
+    assert room_on(plain_request(local, mem="10G"), silent).slots == 24, "a node that does not tell of its memory"
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_large"),
+    [({"mem": "32G"}, False), ({"mem": "33G"}, True), ({"cpus_per_task": 9}, True), ({"gpus": 3}, True), ({}, False)],
+)
+def test_a_task_that_fits_no_node_is_seen_unless_nodes_are_hidden(
+    local: LocalSweep, asked: dict[str, Any], is_large: bool
+) -> None:
+    request = plain_request(local, **asked)
+    assert is_too_large(request, Limits(nodes=NODES)) is is_large
+    warnings = warnings_of(request, tasks=[], limits=Limits(nodes=NODES, partition="long"))
+    assert any("no node of partition long" in line for line in warnings) is is_large
+    assert not is_too_large(request, Limits())
 
 
 def test_time_and_memory_are_estimated_where_nobody_gives_them_and_within_the_partition(local: LocalSweep) -> None:

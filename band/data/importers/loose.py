@@ -124,6 +124,9 @@ def trials_of(path: Path, found: Loose, naming: Naming) -> tuple[dict[str, np.nd
 
 def _by_split(path: Path, courses: dict[str, np.ndarray], rest: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     count = len(courses["encod_data"])
+    for key, values in courses.items():
+        if len(values) != count:
+            raise DataError(f"{path}: {key} must have the {count} trials of encod_data, found {len(values)}")
     flat = {name: v.ravel() if v.size == count else v for name, v in rest.items()}
     split = split_words(path, "split", flat.pop("split")) if "split" in flat else np.full(count, "train")
     of_trials = {name: v for name, v in flat.items() if v.shape[:1] == (count,)}
@@ -161,7 +164,8 @@ def _turned(path: Path, key: str, values: np.ndarray, axes: tuple[str, ...]) -> 
             "of the file's axes with --axes"
         )
     wanted = [axes.index(axis) for axis in AXES if axis in axes]
-    return np.ascontiguousarray(values.transpose(wanted), dtype=np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and found so
+        return np.ascontiguousarray(values.transpose(wanted), dtype=np.float32)
 
 
 def _padded(path: Path, key: str, trials: list[np.ndarray]) -> np.ndarray:

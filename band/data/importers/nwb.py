@@ -5,6 +5,7 @@ Read with pynwb, an extra of its own: `pip install 'band-sweep[nwb]'`.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +15,18 @@ import numpy as np
 
 from band.data.importers.binning import Signal
 from band.data.importers.imported import Attributes
-from band.data.importers.session import Session, checked_signal
+from band.data.importers.session import Arrays, Session, checked_signal
 from band.errors import ConfigError, DataError, did_you_mean
 
 CREDITS = (
     "identifier", "session_id", "session_description", "session_start_time", "experimenter", "institution", "lab",
     "related_publications", "keywords",
 )  # fmt: skip
+
+
+def nwb_stem_of(path: Path) -> str:
+    """Return the name of the recording that a file belongs to: of NLB's, without the part that it is."""
+    return re.sub(r"_desc-(train|test)(_[\w+]+)?$", "", path.stem)
 
 
 def read_nwb(path: Path, *, signals: Sequence[str] = ()) -> tuple[Session, Attributes]:
@@ -58,6 +64,40 @@ def read_nwb(path: Path, *, signals: Sequence[str] = ()) -> tuple[Session, Attri
                 f"{path}: must be a complete NWB file, but reading it failed: {reason}; it may be truncated, damaged "
                 "or of another format: copy it again, or name its --format"
             ) from error
+
+
+def with_test_file(arrays: Arrays, tested: Arrays, *, path: Path) -> Arrays:
+    """Return the arrays of NLB's file to train on, with the trials of its test file as the test split.
+
+    There the benchmark keeps held-out neurons, behaviour and conditions to itself: they are missing, as NaN or, of a
+    condition, as -1 or "".
+
+    Args:
+        arrays: of the file to train on, by name.
+        tested: of the test file, by name; it has the neurons that are encoded alone.
+        path: the test file, for messages.
+
+    Raises:
+        DataError: the file has other neurons, or trials of other splits.
+    """
+    others = sorted({name.split("_")[0] for name in tested} - {"test"})
+    if others or "test_encod_data" in arrays:
+        raise DataError(f"{path}: split must be test for each trial, and for none of the other file; import them apart")
+    counts, like = tested["test_encod_data"], arrays["train_recon_data"]
+    if counts.shape[1:] != arrays["train_encod_data"].shape[1:]:
+        raise DataError(
+            f"{path}: units must be the {arrays['train_encod_data'].shape[2]} that the other file encodes, in as many "
+            f"bins, found {counts.shape[2]} in {counts.shape[1]} bins; import it apart"
+        )
+    recon = np.full((len(counts), *like.shape[1:]), np.nan, dtype=np.float32)
+    recon[..., : counts.shape[2]] = counts
+    first = 1 + max(int(values.max()) for name, values in arrays.items() if name.endswith("_inds"))
+    found = {**tested, "test_recon_data": recon, "test_inds": tested["test_inds"] + first}
+    if "train_behavior" in arrays:
+        found["test_behavior"] = np.full((len(counts), *arrays["train_behavior"].shape[1:]), np.nan, dtype=np.float32)
+    if "train_cond" in arrays:
+        found["test_cond"] = np.full(len(counts), "" if arrays["train_cond"].dtype.kind == "U" else -1)
+    return {**arrays, **found}
 
 
 def _session(path: Path, file: Any, signals: dict[str, Signal]) -> Session:

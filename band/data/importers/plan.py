@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from band.data.checks import MAY_MISS
+from band.data.hdf5 import split_of
 from band.data.importers.imported import Imported, is_hdf5, text_attributes, write_imported
 from band.data.importers.lfads import is_lfads, read_lfads, stem_of
 from band.data.importers.loose import Loose, Naming, named, session_of, trials_of
 from band.data.importers.matlab import read_matlab
 from band.data.importers.numpy_files import read_numpy
-from band.data.importers.nwb import read_nwb
+from band.data.importers.nwb import nwb_stem_of, read_nwb, with_test_file
 from band.data.importers.session import Cut, bin_session
 from band.errors import ConfigError, DataError
 
 FORMATS = ("lfads", "nwb", "matlab", "numpy")
+STEMS: dict[str, Callable[[Path], str]] = {"lfads": stem_of, "nwb": nwb_stem_of}  # equal stems make one recording
 ENDINGS = {".nwb": "nwb", ".mat": "matlab", ".npz": "numpy", ".npy": "numpy"}
 
 
@@ -56,7 +59,7 @@ def plan_import(sources: Sequence[str | Path], *, format: str = "auto") -> list[
 
     Args:
         sources: files, or patterns of names such as "sessions/*.h5". Files NAME_cv0.h5, NAME_cv1.h5 … of one folder
-            are folds of one recording.
+            are folds of one recording; NLB's NAME_desc-train….nwb and NAME_desc-test….nwb are one recording.
         format: of all of them; "auto": told for each.
 
     Raises:
@@ -65,7 +68,7 @@ def plan_import(sources: Sequence[str | Path], *, format: str = "auto") -> list[
     grouped: dict[tuple[Path, str, str], list[Path]] = {}
     for path in _files(sources):
         kind = _format_of(path) if format == "auto" else format
-        stem = stem_of(path) if kind == "lfads" else path.stem
+        stem = STEMS[kind](path) if kind in STEMS else path.stem
         grouped.setdefault((path.parent, stem, kind), []).append(path)
     names = _names([(folder, stem) for folder, stem, _ in grouped])
     return [
@@ -90,7 +93,11 @@ def read_planned(planned: Planned, wishes: Wishes) -> Imported:
         imported,
         arrays=arrays,
         attributes={**imported.attributes, **wishes.attributes},
-        notes=(*imported.notes, *(f"{name} left out: neither numbers nor text" for name in left_out)),
+        notes=(
+            *imported.notes,
+            *(f"{name} left out: neither numbers nor text" for name in left_out),
+            *_missing(arrays),
+        ),
     )
 
 
@@ -190,22 +197,39 @@ def _names(places: Sequence[tuple[Path, str]]) -> list[str]:
 
 
 def _read_one(planned: Planned, wishes: Wishes) -> Imported:
-    (path,) = planned.sources
-    signals = (*wishes.cut.behavior, *wishes.cut.ext_input)
+    path = planned.sources[0]
     if planned.format == "nwb":
-        session, attributes = read_nwb(path, signals=signals)
-    else:
-        found = named(path, _loose(path, planned.format), wishes.naming)
-        attributes = {}
-        if "spike_times" not in found:
-            arrays, notes = trials_of(path, found, wishes.naming)
-            return _imported(planned, wishes, arrays, notes, {})
-        session = session_of(path, found, wishes.naming, signals=signals)
+        return _read_nwb(planned, wishes)
+    found = named(path, _loose(path, planned.format), wishes.naming)
+    if "spike_times" not in found:
+        arrays, notes = trials_of(path, found, wishes.naming)
+        return _imported(planned, wishes, arrays, notes, options=asdict(wishes.naming))
+    signals = (*wishes.cut.behavior, *wishes.cut.ext_input)
+    session = session_of(path, found, wishes.naming, signals=signals)
+    cut = _cut(path, wishes)
+    arrays, notes = bin_session(session, cut)
+    return _imported(planned, wishes, arrays, notes, options={**asdict(wishes.naming), **asdict(cut)})
+
+
+def _read_nwb(planned: Planned, wishes: Wishes) -> Imported:
+    """Return the recording of one file, or of NLB's two, of which the second holds the test trials."""
+    path, *tests = sorted(planned.sources, key=lambda path: "desc-test" in path.stem)
+    cut = _cut(path, wishes)
+    session, attributes = read_nwb(path, signals=(*cut.behavior, *cut.ext_input))
+    arrays, notes = bin_session(session, cut)
+    for test in tests:
+        bare = dataclasses.replace(cut, behavior=(), cond=(), keep=())
+        session, _ = read_nwb(test, signals=cut.ext_input)
+        tested, more = bin_session(session, bare)
+        arrays = with_test_file(arrays, tested, path=test)
+        notes += (*more, f"{test.name} is the test split: held-out neurons and behaviour are missing there")
+    return _imported(planned, wishes, arrays, notes, attributes=text_attributes(attributes), options=asdict(cut))
+
+
+def _cut(path: Path, wishes: Wishes) -> Cut:
     if wishes.bin_ms is None:
         raise ConfigError(f"{path}: spike times need the width of a bin; give --bin-ms")
-    cut = dataclasses.replace(wishes.cut, bin_ms=wishes.bin_ms)
-    arrays, notes = bin_session(session, cut)
-    return _imported(planned, wishes, arrays, notes, text_attributes(attributes), options=asdict(cut))
+    return dataclasses.replace(wishes.cut, bin_ms=wishes.bin_ms)
 
 
 def _loose(path: Path, format: str) -> Loose:
@@ -213,13 +237,35 @@ def _loose(path: Path, format: str) -> Loose:
 
 
 def _imported(
-    planned: Planned, wishes: Wishes, arrays: Mapping[str, np.ndarray], notes: tuple[str, ...],
-    attributes: dict[str, Any], options: dict[str, Any] | None = None,
-) -> Imported:  # fmt: skip
+    planned: Planned,
+    wishes: Wishes,
+    arrays: Mapping[str, np.ndarray],
+    notes: tuple[str, ...],
+    *,
+    options: Mapping[str, Any],
+    attributes: Mapping[str, Any] | None = None,
+) -> Imported:
+    if "encod_data" not in arrays and "train_encod_data" not in arrays:
+        raise DataError(f"{planned.sources[0]}: trials must hold some to train on, found those of other splits alone")
     return Imported(
-        name=planned.name, sources=planned.sources, format=planned.format, arrays=arrays, bin_ms=wishes.bin_ms,
-        notes=notes, attributes=attributes, options=options or asdict(wishes.naming),
-    )  # fmt: skip
+        name=planned.name,
+        sources=planned.sources,
+        format=planned.format,
+        arrays=arrays,
+        bin_ms=wishes.bin_ms,
+        notes=notes,
+        attributes=dict(attributes or {}),
+        options=options,
+    )
+
+
+def _missing(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Yield a sentence on each array whose NaN the file will declare to be missing samples."""
+    for name, values in sorted(arrays.items()):
+        key = (split_of(name) or ("", name))[1]
+        count = int(np.isnan(values).sum()) if key in MAY_MISS and values.dtype.kind == "f" else 0
+        if count:
+            yield f"{name}: {count:,} of {values.size:,} samples are NaN, and taken as missing"
 
 
 def _storable(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -202,9 +202,10 @@ def _chosen(session: Session, cut: Cut, event: np.ndarray) -> tuple[np.ndarray, 
         if (kept & (split == "")).any():
             notes.append(f"{int((kept & (split == '')).sum())} trials of no split left out")
         kept &= split != ""
-    if not (kept & (split == "train")).any():
-        found = ", ".join(sorted(set(split[kept].tolist()))) or "none"
-        raise DataError(f"{session.path}: trials must hold some to train on, found trials of {found} alone")
+    if not kept.any():
+        raise DataError(
+            f"{session.path}: trials must hold one that is kept, found none; {'; '.join(notes) or 'no trial'}"
+        )
     return kept, split, tuple(notes)
 
 

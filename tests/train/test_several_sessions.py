@@ -3,64 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import queue
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from tiny import CPU, config, make_loop, train, write_recording
+from tiny import CPU, config, joint, make_loop, train, trained, write_recording, write_sessions
 
-from band.config import RunConfig
 from band.data.alignment import common_courses, mean_courses, regress
 from band.errors import ConfigError, DataError
 from band.run_dir import read_result
-from band.train.session import train_task
 from band.train.start import read_source, start_population
 from band.train.trials import Trials, shares
-
-
-def write_sessions(path: Path, *, neurons: tuple[int, ...] = (9, 6), trials: tuple[int, ...] = (40, 24)) -> Path:
-    """Write a file of several sessions, each in a group of its own."""
-    with h5py.File(path, "w") as file:
-        file.attrs["bin_ms"] = 20.0
-        for number, (width, count) in enumerate(zip(neurons, trials, strict=True)):
-            single = write_recording(path.with_suffix(f".{number}.h5"), trials=count, neurons=width, seed=number)
-            with h5py.File(single) as one:
-                for name in one:
-                    one.copy(name, file.require_group(f"day{number}"))
-    return path
-
-
-def joint(**changes) -> RunConfig:
-    """Return a small run for several sessions."""
-    arch = {"readin_dim": 5, **changes.pop("arch", {})}
-    base = config(**changes)
-    return dataclasses.replace(base, arch=dataclasses.replace(base.arch, **arch))
-
-
-class Events:
-    """Keeps what a trainer says."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def send(self, event: str, **fields: object) -> None:
-        self.seen.append(event)
-
-
-def run_task(folder: Path, data: Path, runs: dict[str, RunConfig]) -> Path:
-    """Train runs to the end and return the folder of their folders."""
-    from band.config import to_dict
-
-    task = {
-        "task": "0000", "threads": 1, "device": "cpu", "dataset": {"path": str(data), "digest": "0" * 64},
-        "runs": [{"id": run, "config": to_dict(one)} for run, one in runs.items()],
-    }  # fmt: skip
-    code = train_task(task, work=folder, data=data, runs=list(runs), events=Events(), commands=queue.SimpleQueue())
-    assert code == 0
-    return folder / "runs"
 
 
 def test_an_epoch_passes_once_over_every_trial_of_every_session(tmp_path):
@@ -155,7 +109,7 @@ def test_a_member_of_several_sessions_trains_alone_as_among_others(tmp_path):
 
 def test_outputs_and_scores_tell_the_sessions_apart(tmp_path):
     data = write_sessions(tmp_path / "two.h5")
-    folder = run_task(tmp_path / "work", data, {"a": joint(behavior_weight=1.0, train={"max_epochs": 3})}) / "a"
+    folder = trained(tmp_path / "work", data, joint(behavior_weight=1.0, train={"max_epochs": 3}))
     result = read_result(folder)
     with h5py.File(folder / "outputs.h5") as file:
         assert sorted(file) == ["day0", "day1"]
@@ -244,7 +198,7 @@ def test_a_fixed_read_in_stays_as_it_starts(tmp_path, readin):
     run = joint(arch={"readin": readin}, weight_decay=0.1, l2_increase_epoch=1)
     trials = Trials.load(data, [run], device=CPU)
     start = start_population([("a", run)], trials, {"a": 0}, device=CPU).params
-    folder = run_task(tmp_path / "work", data, {"a": run}) / "a"
+    folder = trained(tmp_path / "work", data, run)
     end = torch.load(folder / "model.pt", weights_only=True)["params"]
     assert torch.equal(start["readin.1.weight"][0], end["readin.1.weight"]) == readin.endswith("fixed")
     assert not torch.equal(start["gen.weight_hh"][0], end["gen.weight_hh"])
@@ -254,12 +208,12 @@ def test_a_new_session_trains_its_own_maps_on_a_frozen_core(tmp_path):
     import hashlib
 
     both = write_sessions(tmp_path / "two.h5")
-    old = run_task(tmp_path / "old", both, {"old": joint(behavior_weight=1.0, train={"max_epochs": 3})}) / "old"
+    old = trained(tmp_path / "old", both, joint(behavior_weight=1.0, train={"max_epochs": 3}))
     new = write_recording(tmp_path / "new.h5", neurons=7, seed=5)
     digest = hashlib.sha256((old / "model.pt").read_bytes()).hexdigest()
     settings = {"max_epochs": 3, "start_from": str(old), "start_sha256": digest, "trains": "session"}
     run = joint(behavior_weight=1.0, train=settings, arch={"readin": "pcr_trained"})
-    end = torch.load(run_task(tmp_path / "new", new, {"new": run}) / "new" / "model.pt", weights_only=True)["params"]
+    end = torch.load(trained(tmp_path / "new", new, run) / "model.pt", weights_only=True)["params"]
     source = read_source(run)
     kept = [name for name in end if name.partition(".")[0] not in ("readin", "readout")]
     assert len(kept) > 20 and all(torch.equal(end[name], source[name]) for name in kept)

@@ -6,46 +6,39 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from band.cli.common import main_guard, print_json, printable
+from band.cli.common import print_json, printable
 
+HELP = "take over a checkpoint of lfads-torch or BAND-torch as a run that is scored and goes on here"
 EXAMPLES = """examples:
   band-train import epoch=312.ckpt --config configs/model/chewie.yaml --data datasets/chewie.h5
   band-train import last.ckpt --config configs/single.yaml --data chewie.h5 --into imported/chewie
   band-train import last.ckpt --config model.yaml                             parameters alone, without scores
-  band-train import last.ckpt --config model.yaml --data chewie.h5 train.max_epochs=2000
+  band-train import last.ckpt --config model.yaml --data chewie.h5 --set max_epochs=2000
 
 In the folder: run/, a finished run as the checkpoint has it (with --data also its scores and outputs on the recording);
 NAME.yaml, the configuration, and imported.json, what became of each key and what was left out. With --data, `band-train
 FOLDER/NAME.yaml` goes on training where the checkpoint stopped: parameters, moments of the optimiser, step size, epoch.
 
 Nothing in the checkpoint is run: objects of classes are named and left out, pickled code is refused.
-exit codes: 0 imported, 1 your input, 2 usage"""
+exit codes: 0 imported, 1 your input, 2 usage
+"""
 
 
-def main(argv: list[str]) -> int:
-    """Run `band-train import` and return its exit code."""
-    return main_guard(lambda: run(parser().parse_intermixed_args(argv)))
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
-        prog="band-train import",
-        description="Take over a checkpoint of lfads-torch or BAND-torch.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    made.add_argument("checkpoint", type=Path, metavar="CKPT", help="as Lightning saved it")
-    made.add_argument("sets", nargs="*", metavar="key=value", help="over the configuration, as train.max_epochs=2000")
-    made.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="as Lightning saved it")
+    parser.add_argument(
         "--config", type=Path, action="append", required=True, metavar="YAML",
         help="its Hydra configuration: of the model, or one that composes all; given again: over those before",
     )  # fmt: skip
-    made.add_argument("--data", type=Path, metavar="FILE", help="the recording that it was trained on")
-    made.add_argument("--into", type=Path, metavar="DIR", help="folder to make (default: named after CKPT, here)")
-    made.add_argument("--dry-run", action="store_true", help="read and check everything; write nothing")
-    made.add_argument("--json", action="store_true", help="print JSON")
-    return made
+    parser.add_argument("--data", type=Path, metavar="FILE", help="the recording that it was trained on")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="folder to make (default: named after CKPT, here)")
+    parser.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="key=value",
+        help="over the configuration, as train.max_epochs=2000",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="read and check everything; write nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,5 +99,5 @@ def _ending(facts: dict[str, Any], *, is_dry: bool) -> str:
     if facts.get("goes_on"):
         lines.append(f"to train on from there: band-train {facts['folder']}/{name}.yaml")
     elif "goes_on" in facts:
-        lines.append("it was trained to its last epoch; to train on, import it again with train.max_epochs=…")
+        lines.append("it was trained to its last epoch; to train on, import it again with --set max_epochs=…")
     return "\n".join(lines)
