@@ -1,4 +1,4 @@
-"""`band-train export`: a trained model as TorchScript, which runs without this package, or as a checkpoint of theirs."""
+"""`band-train export`: a trained model as TorchScript, or as a checkpoint that lfads-torch and BAND-torch load."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ A causal model (band-train check-causal) also takes data as they come:
   rates, factors, behavior, state = model.begin(segment, ext_input)    the first arch.ic_enc_seq_len bins
   rates, factors, behavior, state = model.step(counts_of_the_bin, ext_input_of_the_bin, state)
 
-What is written is first compared with the trained model on trials of the recording, and refused if it differs.
+TorchScript is first compared with the trained model on trials of the recording, and refused if it differs.
 
-A .ckpt is loaded there by model.load_state_dict(torch.load("band.ckpt", weights_only=True)["state_dict"]); it keeps every
-bit of the parameters, so that band-train import reads it back unchanged. The optimiser's state is not in it.
+A .ckpt keeps every bit of the parameters, so band-train import reads it back unchanged; the optimiser's state is not in
+it. There: model.load_state_dict(torch.load("band.ckpt", weights_only=True)["state_dict"])
 """
 BOUND = 1e-4  # of the largest value; the order of additions differs
 

@@ -58,7 +58,7 @@ def facts_of(found: Imported, adopted: Adopted) -> dict[str, Any]:
         "run_id": member.run_id, "parameters": adopted.population.params.flat.numel(), "lr": member.schedule.lr,
         "has_moments": checkpoint.adam is not None, "checkpoint": checkpoint.path.name, "sha256": checkpoint.sha256,
         "lightning": checkpoint.version, "epochs": checkpoint.epochs, "steps": checkpoint.steps,
-        "left_out": list(checkpoint.classes), "notes": list(checkpoint.notes),
+        "left_out": list(checkpoint.classes), "notes": [*checkpoint.notes, *adopted.notes],
         "fates": [fate.to_json() for fate in found.fates],
     }  # fmt: skip
 

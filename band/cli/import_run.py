@@ -86,7 +86,7 @@ def _report(facts: dict[str, Any], *, as_json: bool, is_dry: bool) -> None:
     if facts["left_out"]:
         print(printable(f"left out, objects of: {', '.join(facts['left_out'])}"))
     for note in facts["notes"]:
-        print(printable(f"not carried over: {note}"))
+        print(printable(f"note: {note}"))
     print(printable(_ending(facts, is_dry=is_dry)))
 
 

@@ -29,6 +29,8 @@ from band.train.provenance import provenance
 from band.train.schedule import Schedule
 from band.train.trials import Trials
 
+SEEN = "the recording ships no test trials: those scored as test are of those that the checkpoint was trained on"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
@@ -46,6 +48,14 @@ class Adopted:
     population: Population
     widths: Widths
     trials: Trials | None
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of its scores."""
+        sessions = self.trials.sessions if self.trials is not None else ()
+        if all("test" in session.recording.origin_split for session in sessions):
+            return []
+        return [SEEN]
 
 
 def adopt_import(found: Imported, config: RunConfig, *, data: Path | None) -> Adopted:

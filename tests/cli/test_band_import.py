@@ -78,6 +78,7 @@ def test_a_checkpoint_becomes_a_run_with_scores_that_goes_on_training(
     facts = json.loads(capsys.readouterr().out)
     assert (facts["epochs"], facts["steps"], facts["has_moments"], facts["goes_on"]) == (2, 6, True, True)
     assert {"foreign.AugmentationStack", "foreign.MadeUpPrior"} <= set(facts["left_out"])
+    assert any("ships no test trials" in note for note in facts["notes"])
     result = verify(lab / "imported" / "run")
     own = run_config_from_dict(result["config"])
     assert own.hyper.dropout_rate == 0.07 and own.hyper.cd_rate == 0.4  # as the checkpoint has it

@@ -14,11 +14,13 @@ from golden_case import GoldenCase
 from band.bridge.convert import run_config
 from band.bridge.imported import read_import
 from band.model.forward import run_model
+from band.model.interchange import row_from_lfads_torch
 from band.model.noise import Noise
 from band.model.params import has_controller, session_room
 from band.model.reconstructions import reconstruction_of
 from band.train.adopt import Adopted, adopt_import, write_imported
 from band.train.population import Population
+from band.train.optimiser import AdamWSettings, adamw_step_
 from band.train.release import load_run_model, write_release
 
 FOLDER = Path(os.environ.get("BAND_GOLDEN", Path(__file__).parents[1] / "golden"))
@@ -81,3 +83,39 @@ def check_means(case: GoldenCase, population: Population) -> None:
             want = case.arrays[f"mean_out/{session}/{name}"]
             worst = np.abs(value[0].detach().numpy() - want).max()
             assert worst <= BOUND * np.abs(want).max(), f"{name}: off by {worst}"
+
+
+def test_the_next_step_of_the_optimiser_is_the_one_that_it_would_have_done_there(tmp_path: Path) -> None:
+    case = GoldenCase.read(FOLDER / "band.npz")
+    config = write_config(tmp_path / "configs" / "model" / "case.yaml", model_config(case))
+    checkpoint = save(tmp_path / "case.ckpt", state_of(case), case.meta["config"])
+    population = imported(checkpoint, config).population
+    theirs = torch.load(checkpoint, weights_only=False)  # written by this test
+    gradients = {n: torch.randn(v.shape, generator=torch.Generator().manual_seed(1)) for n, v in state_of(case).items()}
+    parameters = {name: torch.nn.Parameter(value.clone()) for name, value in theirs["state_dict"].items()}
+    for name, parameter in parameters.items():
+        is_trained = not name.endswith(("bias_hh", "logvar"))
+        parameter.requires_grad_(is_trained).grad = gradients[name] if is_trained else None
+    optimiser = torch.optim.AdamW(parameters.values())
+    optimiser.load_state_dict(theirs["optimizer_states"][0])
+    optimiser.param_groups[0].update(lr=1e-2)
+    optimiser.step()
+
+    trained = {name: value for name, value in gradients.items() if not name.endswith("bias_hh")}
+    shapes, one = population.params.shapes, torch.ones(1)
+    adamw_step_(
+        population.params.flat.detach(), row_from_lfads_torch(trained, shapes, torch.float32)[None], population.moments,
+        step=population.step + 1, lr=1e-2 * one, decay_ramp=0 * one,
+        settings=AdamWSettings(0.9 * one, 0.999 * one, 1e-8 * one, 0 * one, 200 * one),
+    )  # fmt: skip
+    want = row_from_lfads_torch({n: p.detach() for n, p in parameters.items()}, shapes, torch.float32)
+    torch.testing.assert_close(population.params.flat[0].detach(), want, rtol=2e-6, atol=2e-6)
+
+
+def test_a_checkpoint_without_an_optimiser_starts_its_moments_at_zero_and_says_so(tmp_path: Path) -> None:
+    case = GoldenCase.read(FOLDER / "lfads.npz")
+    config = write_config(tmp_path / "configs" / "model" / "case.yaml", model_config(case))
+    torch.save({"state_dict": state_of(case), "epoch": 4, "global_step": 50}, tmp_path / "bare.ckpt")
+    population = imported(tmp_path / "bare.ckpt", config).population
+    assert population.members[0].epoch == 5 and population.step == 0 and not population.moments[0].any()
+    assert "no optimiser state" in read_import(tmp_path / "bare.ckpt", [config]).checkpoint.notes[0]
