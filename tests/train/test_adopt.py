@@ -19,8 +19,8 @@ from band.model.noise import Noise
 from band.model.params import has_controller, session_room
 from band.model.reconstructions import reconstruction_of
 from band.train.adopt import Adopted, adopt_import, write_imported
-from band.train.population import Population
 from band.train.optimiser import AdamWSettings, adamw_step_
+from band.train.population import Population
 from band.train.release import load_run_model, write_release
 
 FOLDER = Path(os.environ.get("BAND_GOLDEN", Path(__file__).parents[1] / "golden"))
