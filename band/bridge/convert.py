@@ -35,6 +35,7 @@ def convert(config: Mapping[str, Node]) -> list[Fate]:
     fates: list[Fate] = []
     for key, node in config.items():
         _visit(key, node, model, fates)
+    fates.sort(key=lambda fate: fate.key == "model.lr_scheduler")  # over model.lr_decay, wherever that stands
     return fates + _implied(config, model, fates)
 
 
@@ -119,6 +120,8 @@ def _special(key: str, node: Node) -> Fate:
             return unsupported(key, value, f"scores to choose by are {', '.join(MONITORS)}", where)
         return kept(key, value, "train.monitor", ours, "smoothed, as every monitored score", where)
     if key == "model.lr_scheduler":
+        if value is False:
+            return kept(key, value, "hyper.lr_decay", 1.0, "the rate stays as it is", where)
         return dropped(key, value, "the rate decays at a plateau unless hyper.lr_decay is 1", where)
     if key == "model.variational":
         if value:
@@ -135,8 +138,10 @@ def _paths(key: str, value: Any, where: str) -> Fate:
     """Return the fate of the recordings, by one pattern or several."""
     patterns = [str(item) for item in value] if isinstance(value, list) else [str(value)]
     found = [path for pattern in patterns for path in sorted(glob.glob(pattern)) or [pattern]]
-    if len(found) == 1:
+    if len(found) == 1 and not glob.has_magic(found[0]):
         return kept(key, value, "data.path", found[0], "", where)
+    if len(found) == 1:
+        return unsupported(key, value, f"no file matches {found[0]}; set data.path", where)
     why = f"{len(found)} files; band-data import makes one recording of several sessions of them, for data.path"
     return unsupported(key, value, why, where)
 
@@ -151,8 +156,6 @@ def _implied(config: Mapping[str, Node], model: Mapping[str, Any], fates: list[F
         found.append(kept("model.train_aug_stack", None, "hyper.cd_rate", 0.0, "not in the file"))
     if "causal_con" not in model:
         found.append(kept("model.causal_con", None, "arch.causal_con", False, BOTH_WAYS))
-    if model.get("lr_scheduler") is False:
-        found.append(kept("model.lr_scheduler", False, "hyper.lr_decay", 1.0, "the rate stays as it is"))
     if not _has_controller(model):
         found.append(kept("model (no controller)", None, "arch.co_dim", 0, "one of its sizes is 0"))
     return found

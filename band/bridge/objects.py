@@ -138,12 +138,14 @@ def prior(key: str, node: Node, model: Mapping[str, Any]) -> list[Fate]:
 
 def augmentations(key: str, node: Node, model: Mapping[str, Any]) -> list[Fate]:
     """Return what becomes of the augmentations of training."""
-    stack, where = plain(node) or {}, str(node.source)
-    transforms = stack.get("transforms") or []
-    used = sorted({*(stack.get("batch_order") or []), *(stack.get("loss_order") or [])}, key=str)
+    stack, where = plain(node), str(node.source)
+    stack = stack if isinstance(stack, dict) else {}
+    transforms, *orders = (_list(stack.get(name)) for name in ("transforms", "batch_order", "loss_order"))
+    used = list(dict.fromkeys(str(place) for order in orders for place in order))
     fates = []
     for place in used:
-        part = transforms[place] if isinstance(place, int) and -len(transforms) <= place < len(transforms) else {}
+        found = transforms[int(place)] if place.isdigit() and int(place) < len(transforms) else None
+        part = found if isinstance(found, dict) else {}
         own = f"{key}.transforms.{place}"
         if class_of(part) in ("CoordinatedDropout", "CoordinatedDropoutTF2"):
             for rate in ("cd_rate", "cd_pass_rate"):
@@ -157,6 +159,10 @@ def augmentations(key: str, node: Node, model: Mapping[str, Any]) -> list[Fate]:
     if not any(fate.ours == "hyper.cd_rate" for fate in fates):
         fates.append(kept(key, plain(node), "hyper.cd_rate", 0.0, "no coordinated dropout among them", where))
     return fates
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 OBJECTS: dict[str, Callable[[str, Node, Mapping[str, Any]], list[Fate]]] = {

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from band.bridge.fates import DROPPED, UNSUPPORTED, Fate
+from band.bridge.fates import UNSUPPORTED, Fate
 from band.bridge.pbt import Pbt
 
 SECTIONS = ("data", "arch", "hyper", "train", "output")
@@ -26,8 +26,7 @@ def sweep_text(fates: Sequence[Fate], *, sources: Sequence[str], extra: dict[str
         f"# From {', '.join(_comment(source) for source in sources)}: a configuration of lfads-torch or BAND-torch."
     ]
     undone = [fate for fate in fates if fate.became == UNSUPPORTED]
-    lines += [f"# unsupported: {_comment(fate.line())[:WIDTH]}" for fate in undone]
-    lines += [f"# dropped: {_comment(fate.line())[:WIDTH]}" for fate in fates if fate.became == DROPPED]
+    lines += [f"# {_comment(fate.line())[:WIDTH]}" for fate in undone]
     lines += ["base:"]
     for section in SECTIONS:
         entries = [(key, fate.to, fate.key) for key, fate in chosen.items() if key.startswith(f"{section}.")]
@@ -42,7 +41,7 @@ def sweep_text(fates: Sequence[Fate], *, sources: Sequence[str], extra: dict[str
 def pbt_text(pbt: Pbt, *, source: str) -> str:
     """Return a search space as YAML; the fields are those of `band.bridge.pbt`."""
     lines = [f"# From {_comment(source)}. Not read by band-sweep generate yet: population-based training is to come."]
-    lines += [f"# unsupported: {_comment(f.line())[:WIDTH]}" for f in pbt.fates if f.became == UNSUPPORTED]
+    lines += [f"# {_comment(f.line())[:WIDTH]}" for f in pbt.fates if f.became == UNSUPPORTED]
     lines += ["pbt:"]
     for name, value in vars(pbt).items():
         if name not in ("params", "fates") and value is not None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import write_recording
 
-from band.bridge.convert import KNOWN
+from band.bridge.convert import KNOWN, convert, run_config, values_of
+from band.bridge.hydra import read_config
 from band.bridge.keys import SAME
 from band.bridge.pbt import read_pbt
+from band.bridge.sweep_file import sweep_text
 from band.cli.sweep import main
-from band.errors import ForeignError
+from band.errors import BandError, ForeignError
 from band.sweep.fields import FIELDS
 from band.yaml_file import plain, read_yaml
 
@@ -334,3 +341,24 @@ def test_sessions_a_controller_that_is_off_and_a_rate_that_stays_are_told(
     values = base(package / "reach.yaml")
     assert (values["arch.co_dim"], values["hyper.lr_decay"]) == (0, 1.0)
     assert (values["arch.readin"], values["arch.readin_dim"]) == ("pcr_fixed", 9)
+
+
+KEYS = [line.partition(":")[0].strip(" -") for line in MODEL.splitlines() if ":" in line]
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text("a${.}: 1", max_size=6),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), ODD, min_size=1, max_size=3))
+def test_whatever_stands_in_a_configuration_only_an_error_of_ours_comes_out(odd: dict[str, Any]) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(MODEL), **odd}))
+        with suppress(BandError):
+            fates = convert(read_config([path]))
+            run_config(values_of(fates))
+            json.dumps([fate.to_json() for fate in fates])
+            sweep_text(fates, sources=["model.yaml"])
