@@ -31,7 +31,7 @@ def parts_of(node: Node) -> list[dict[str, Any]]:
         value = value["modules"]
     if isinstance(value, dict) and isinstance(value.get("recon"), dict):
         value = value["recon"]
-    parts = value if isinstance(value, list) else [value]
+    parts = value or [None] if isinstance(value, list) else [value]
     return [part if isinstance(part, dict) else {} for part in parts]
 
 

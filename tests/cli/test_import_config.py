@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import write_recording
 
@@ -352,6 +352,7 @@ ODD = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
+@example({"co_prior": []})
 @given(st.dictionaries(st.sampled_from(KEYS), ODD, min_size=1, max_size=3))
 def test_whatever_stands_in_a_configuration_only_an_error_of_ours_comes_out(odd: dict[str, Any]) -> None:
     with TemporaryDirectory() as folder:
