@@ -66,8 +66,10 @@ def whole_file(path: Path, *, replace: bool) -> Iterator[Path]:
             os.replace(temporary, path)
         else:
             os.link(temporary, path)
-    finally:
+            _discard(temporary)
+    except BaseException:
         _discard(temporary)
+        raise
     fsync_folder(path.parent)
 
 

@@ -32,6 +32,7 @@ from band.files import (
     remove_stale_temporaries,
     rename_exclusive,
     sha256_file,
+    whole_file,
     write_atomic,
 )
 
@@ -56,6 +57,40 @@ def each_death(operation: Callable[[], Any], *, check: Callable[[], None], prepa
             hits += 1
             number += 1
     return hits
+
+
+def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write as a library does that is given a name."""
+    with whole_file(path, replace=replace) as temporary:
+        temporary.write_bytes(data)
+
+
+def test_a_file_that_a_library_writes_reaches_the_disk_before_its_name_and_is_whole_at_every_death(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "x.h5"
+    calls = calls_of(lambda: write_whole(path, NEW))
+    assert calls.index("fsync") < calls.index("replace") and calls[-1] == "fsync"
+
+    def check() -> None:
+        assert path.read_bytes() in (OLD, NEW)
+
+    assert each_death(lambda: write_whole(path, NEW), check=check, prepare=lambda: write_atomic(path, OLD)) >= 9
+    assert visible(tmp_path) == ["x.h5"]
+
+
+@pytest.mark.parametrize("number", ERRNOS)
+def test_a_file_that_a_library_writes_is_not_there_when_the_disk_fails_and_never_replaces_unasked(
+    tmp_path: Path, number: int
+) -> None:
+    path = tmp_path / "x.h5"
+    for call in range(len(calls_of(lambda: write_whole(tmp_path / "y.h5", NEW))) - 1):
+        with hooked(AtCall(call, act=failing(number))), pytest.raises(OSError, match=os.strerror(number)):
+            write_whole(path, NEW)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["y.h5"]
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "y.h5", OLD, replace=False)
+    assert (tmp_path / "y.h5").read_bytes() == NEW and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_written_file_reaches_the_disk_before_its_name_and_then_the_name_does(tmp_path: Path) -> None:

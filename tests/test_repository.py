@@ -22,7 +22,7 @@ else:
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "datasets/README.md", "scripts/demo.sh", "band/cli/sync.py")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-DATA_COMMANDS = {"inspect", "check", "simulate", "import", "chop", "merge"}
+DATA_COMMANDS = {"inspect", "check", "simulate", "import", "join", "chop", "merge"}
 
 
 def executable(path: Path, *lines: str) -> Path:

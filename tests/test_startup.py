@@ -20,7 +20,7 @@ STARTS = [
     ("sweep", "import", "--help"),
     ("sweep", "import", "no_such_sweep"),
     ("data", "--help"),
-    *(("data", command, "--help") for command in ("import", "chop", "merge")),
+    *(("data", command, "--help") for command in ("import", "join", "chop", "merge")),
     ("sweep", "--help"),
     ("sweep", "--version"),
     ("sweep", "doctor", "--help"),

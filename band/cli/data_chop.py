@@ -47,6 +47,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     merge.add_argument(
         "--chopped", type=Path, metavar="FILE", help="what band-data chop wrote; default: OUTPUTS itself"
     )
+    merge.add_argument("--session", default="", metavar="NAME", help="which one, where OUTPUTS holds several")
     merge.add_argument("--trim", default="0bins", metavar="LENGTH", help="of each edge: 50ms or 5bins; default: none")
     merge.set_defaults(run=_merge)
     for command in (chop, merge):
@@ -77,7 +78,7 @@ def _merge(args: argparse.Namespace) -> int:
     from band.data.merge import merge_file
 
     _refuse(args, args.file, args.chopped)
-    merged = merge_file(args.file, chopped=args.chopped, trim=args.trim)
+    merged = merge_file(args.file, chopped=args.chopped, session=args.session, trim=args.trim)
     if not args.dry_run:
         with Steps("writing") as steps:
             write_hdf5(args.out, merged.arrays, attributes=merged.attributes, replace=args.force, on_step=steps)

@@ -19,7 +19,7 @@ from band.data.windows import Windows, merge_spreads, merge_windows, runs
 from band.errors import DataError
 
 SPREADS_OF = {"co_stds": "co_means"}  # beside NAME_spread of NAME
-COMPARED = ("encod_data", "recon_data", "behavior")  # tell whether outputs belong to a chopped file
+COMPARED = ("recon_data", "behavior")  # tell whether outputs belong to a chopped file
 CLOCK = ("clock_ms", "clock_segment")
 
 
@@ -50,12 +50,13 @@ class _Clock:
     inputs: dict[str, np.ndarray]  # by key, of all windows
 
 
-def merge_file(outputs: Path, *, chopped: Path | None = None, trim: str = "0bins") -> Merged:
+def merge_file(outputs: Path, *, chopped: Path | None = None, session: str = "", trim: str = "0bins") -> Merged:
     """Return the outputs of a run on the clock of the recording that was chopped for it.
 
     Args:
         outputs: `outputs.h5` of a run: {split}_NAME (W, T, …) and {split}_inds, the windows' numbers.
         chopped: the file that `band-data chop` wrote; None: `outputs` has its clock itself.
+        session: which of several sessions, whose outputs stand in a group each.
         trim: "50ms" or "5bins" at each edge of a window that count only where nothing else is; at most half of the
             overlap.
 
@@ -65,7 +66,7 @@ def merge_file(outputs: Path, *, chopped: Path | None = None, trim: str = "0bins
     clock = _read_clock(chopped or outputs)
     trim_bins = whole_bins(trim, bin_ms=clock.bin_ms, what="--trim")
     with open_hdf5(outputs) as file:
-        found = datasets(file, outputs)
+        found = _of_session(outputs, datasets(file, outputs), session)
         numbers, split = _numbers(outputs, found, clock)
         names = sorted({named[1] for name in found if (named := split_of(name))} - {"inds", "window_start", "segment"})
         _check_same_input(outputs, found, clock, numbers)
@@ -78,6 +79,8 @@ def merge_file(outputs: Path, *, chopped: Path | None = None, trim: str = "0bins
             mean_of = SPREADS_OF.get(name, name.removesuffix("_spread"))
             means = _pooled(outputs, found, mean_of, num_bins=clock.windows.num_bins) if mean_of != name else None
             merged[name] = _merge(values, means, clock, numbers, trim=trim_bins)
+        if "neurons" in found:
+            merged["neurons"] = _neurons(outputs, found)
     merged |= {"clock_ms": clock.clock_ms, "segment": clock.segment, "split": _split_of_bins(clock, numbers, split)}
     how = {
         "outputs": outputs.name,
@@ -142,6 +145,21 @@ def _numbers(outputs: Path, found: dict[str, h5py.Dataset], clock: _Clock) -> tu
     return numbers, np.repeat(list(parts), [len(part) for part in parts.values()])
 
 
+def _of_session(outputs: Path, found: dict[str, h5py.Dataset], session: str) -> dict[str, h5py.Dataset]:
+    """Return the arrays of a session under their names in its group; of the one session of a file, all."""
+    groups = sorted({name.rpartition("/")[0] for name in found if name.endswith("_inds")})
+    if groups and session not in groups:
+        known = ", ".join(filter(None, groups)) or "one without a name"
+        raise DataError(f"{outputs}: holds the sessions {known}; name one of them with --session")
+    prefix = f"{session}/" if session else ""
+    return {name.removeprefix(prefix): array for name, array in found.items() if name.startswith(prefix)}
+
+
+def _neurons(outputs: Path, found: dict[str, h5py.Dataset]) -> np.ndarray:
+    with reading(outputs, "neurons"):
+        return np.asarray(found["neurons"][()]).astype(np.int64).ravel()
+
+
 def _splits(found: dict[str, Any]) -> list[str]:
     return [name for name in SPLIT_NAMES if any(key.startswith(f"{name}_") for key in found)]
 
@@ -160,7 +178,13 @@ def _check_same_input(outputs: Path, found: dict[str, h5py.Dataset], clock: _Clo
         copied = _pooled(outputs, found, key, num_bins=clock.windows.num_bins)
         if copied is None or key not in clock.inputs:
             continue
-        if not np.array_equal(copied, clock.inputs[key][numbers], equal_nan=True):
+        expected = clock.inputs[key][numbers]
+        if (
+            key == "recon_data" and "neurons" in found
+        ):  # a run that held neurons out has put them in an order of its own
+            neurons = _neurons(outputs, found)
+            expected = expected[..., neurons] if neurons.max(initial=-1) < expected.shape[2] else expected
+        if not np.array_equal(copied, expected, equal_nan=True):
             raise DataError(
                 f"{outputs}: {key} must be that of {clock.path}, window by window, but differs; the outputs belong to "
                 "another file, name it with --chopped"

@@ -146,6 +146,8 @@ def _read_session(
     path: Path, session: str, found: dict[str, h5py.Dataset], width: float | None, *, resident_bytes: int
 ) -> Recording:
     layout, left_out = _layout(found)
+    if not layout and "encod_data" in found:
+        raise DataError(f"{path}: must hold trials, but runs on; cut it into windows with band-data chop")
     check_layout(layout, path=path)
     on_disk = _pooled_bytes(layout) > resident_bytes
     arrays = {key: _pool(found, key, layout, path, on_disk=on_disk) for key in layout["train"]}

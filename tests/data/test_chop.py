@@ -44,7 +44,7 @@ def outputs_of(path, target, **extra):
         arrays[f"{name}_factors"] = 2 * recording.arrays["behavior"][rows] + 1
         arrays[f"{name}_factors_spread"] = np.abs(recording.arrays["behavior"][rows])
         arrays[f"{name}_ic_mean"] = np.ones((len(rows), 4))
-        arrays[f"{name}_encod_data"] = recording.arrays["encod_data"][rows]
+        arrays[f"{name}_recon_data"] = recording.arrays["recon_data"][rows]
         arrays |= {f"{name}_{key}": values[rows] for key, values in extra.items()}
     return write(target, arrays)
 
@@ -235,6 +235,31 @@ def test_a_bin_width_is_needed_and_a_chopped_file_is_not_chopped_again(tmp_path)
         chop_file(write(tmp_path / "y.h5", arrays), window="200ms")
 
 
+def test_outputs_of_a_session_among_several_and_with_neurons_in_another_order_are_merged(tmp_path):
+    source, arrays = continuous(tmp_path / "x.h5", length=300)
+    chops, order = tmp_path / "chops.h5", np.array([2, 0, 5, 1, 4, 3])
+    write_chopped(chops, chop_file(source, window="200ms", overlap="0.5"))
+    recording = open_recording(chops)
+    rows = {
+        "train_inds": recording.arrays["inds"],
+        "train_recon_data": recording.arrays["recon_data"][..., order],
+        "neurons": order,
+    }
+    outputs = write(tmp_path / "outputs.h5", {f"{day}/{key}": v for day in ("a", "b") for key, v in rows.items()})
+    merged = merge_file(outputs, chopped=chops, session="b").arrays
+    assert np.array_equal(merged["recon_data"], arrays["encod_data"][:, order])
+    assert np.array_equal(merged["neurons"], order)
+    for session in ("", "c"):
+        with pytest.raises(DataError, match="holds the sessions a, b; name one of them with --session"):
+            merge_file(outputs, chopped=chops, session=session)
+
+
+def test_a_recording_that_runs_on_is_not_trained_on_before_it_is_chopped(tmp_path):
+    source, _ = continuous(tmp_path / "x.h5")
+    with pytest.raises(DataError, match="must hold trials, but runs on; cut it into windows with band-data chop"):
+        open_recording(source)
+
+
 def test_outputs_of_another_recording_are_refused(tmp_path):
     chops = []
     for seed in (0, 1):
@@ -242,7 +267,7 @@ def test_outputs_of_another_recording_are_refused(tmp_path):
         chops.append(tmp_path / f"chops{seed}.h5")
         write_chopped(chops[-1], chop_file(source, window="200ms", overlap="0.5"))
     outputs = outputs_of(chops[0], tmp_path / "outputs.h5")
-    with pytest.raises(DataError, match=r"encod_data must be that of .*chops1\.h5"):
+    with pytest.raises(DataError, match=r"recon_data must be that of .*chops1\.h5"):
         merge_file(outputs, chopped=chops[1])
     with pytest.raises(DataError, match="give the chopped file with --chopped"):
         merge_file(outputs)

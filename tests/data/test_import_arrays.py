@@ -204,6 +204,18 @@ def test_spikes_on_the_edges_of_bins_fall_into_the_later_one(tmp_path):
     assert (open_recording(tmp_path / "x.h5").arrays["encod_data"] == 1).all()
 
 
+def test_spikes_without_a_time_and_trials_without_an_end_are_passed_over(tmp_path):
+    times = np.append(np.arange(100) * 0.01 + 0.001, [np.nan, np.inf])
+    columns = {"trials_start_time": [0.1, 0.3, 0.5], "trials_stop_time": [0.3, np.nan, 0.6]}
+    np.savez(tmp_path / "x.npz", spike_times=times, spike_units=np.zeros(102), **columns)
+    assert run(tmp_path / "x.npz", tmp_path / "x.h5", "--bin-ms", "10") == 0
+    arrays = open_recording(tmp_path / "x.h5").arrays
+    assert arrays["inds"].tolist() == [0, 2] and np.nansum(arrays["encod_data"], axis=(1, 2)).tolist() == [20, 10]
+    assert run(tmp_path / "x.npz", tmp_path / "y.h5", "--bin-ms", "10", "--continuous") == 0
+    with h5py.File(tmp_path / "y.h5") as file:
+        assert file["encod_data"][()].sum() == 100
+
+
 def test_a_pickle_is_never_read(tmp_path, capsys):
     class Mean:
         def __reduce__(self):
@@ -246,6 +258,9 @@ WRONG = {
     "an unknown split": (arrays_of(split=np.full(20, "dev")), [], "must hold train, val or test for each trial"),
     "spikes of no neuron": ({"spike_times": np.ones(9)}, [], "spike_units must hold the neuron of each"),
     "no bin width": ({**SPIKES, **TRIALS}, [], "give --bin-ms"),
+    "no finite spike": (
+        {"spike_times": np.full(3, np.nan), "spike_units": np.zeros(3)}, BIN, "spike_times must span at least a bin",
+    ),
     "a table with holes": ({**SPIKES, **TRIALS, "trials_kind": np.ones(3)}, BIN, "one value a trial each"),
     "trials of no length": (
         {**SPIKES, "trials_start_time": np.ones(2), "trials_stop_time": np.ones(2)}, BIN, "a bin or more",

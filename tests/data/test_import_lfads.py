@@ -218,6 +218,10 @@ def test_what_is_not_there_or_of_no_known_format_is_said(tmp_path, capsys):
         ([str(tmp_path / "y.h5"), "--axes", "a,b"], "--axes must be trial, bin, channel"),
         ([str(tmp_path / "y.h5"), "--array", "encod_data"], "--array must be KEY=NAME"),
         ([str(tmp_path / "y.h5"), "--bin-ms", "-5"], "--bin-ms must be above 0"),
+        ([str(tmp_path / "y.h5"), "--bin-ms", "inf"], "--bin-ms must be above 0"),
+        ([str(tmp_path / "y.h5"), "--lag-ms", "nan"], "--lag-ms must be a number of ms"),
+        ([str(tmp_path / "y.h5"), "--window", "0", "inf"], "--window must be a whole number of bins"),
+        ([str(tmp_path / "y.h5"), "--likelihood", "binomial"], "--likelihood must be none or one of poisson"),
     ):
         assert main(["import", *arguments, *out]) == 1
         assert words in capsys.readouterr().err

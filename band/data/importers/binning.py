@@ -36,7 +36,8 @@ def count_spikes(spike_times: Sequence[np.ndarray], edges: np.ndarray) -> np.nda
     """Return the counts (n, T, N), float32, of spikes (seconds, in any order) between edges (n, T + 1)."""
     counts = np.empty((edges.shape[0], edges.shape[1] - 1, len(spike_times)), dtype=np.float32)
     for neuron, times in enumerate(spike_times):
-        before = np.searchsorted(np.sort(np.rint(np.asarray(times) * MICRO).astype(np.int64)), edges)
+        found = np.asarray(times, dtype=np.float64)
+        before = np.searchsorted(np.sort(np.rint(found[np.isfinite(found)] * MICRO).astype(np.int64)), edges)
         counts[..., neuron] = np.diff(before, axis=1)
     return counts
 

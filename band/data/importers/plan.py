@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from band.data.checks import MAY_MISS
+from band.data.checks import MAY_MISS, SUPPORTS
 from band.data.hdf5 import split_of
 from band.data.importers.imported import Imported, is_hdf5, text_attributes, write_imported
 from band.data.importers.lfads import is_lfads, read_lfads, stem_of
@@ -43,6 +43,8 @@ class Wishes:
     def __post_init__(self) -> None:
         if self.format not in ("auto", *FORMATS):
             raise ConfigError(f"--format must be one of auto, {', '.join(FORMATS)}, got {self.format}")
+        if self.likelihood is not None and self.likelihood not in SUPPORTS:
+            raise ConfigError(f"--likelihood must be none or one of {', '.join(SUPPORTS)}, got {self.likelihood}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Axes: n trial, T bin, N neuron, K channel. Times are seconds on the recording's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,12 +60,14 @@ class Cut:
     hold_out: bool = True  # whether held-out neurons are kept from the encoder
 
     def __post_init__(self) -> None:
-        if not self.bin_ms > 0:
+        if not (math.isfinite(self.bin_ms) and self.bin_ms > 0):
             raise ConfigError(f"--bin-ms must be above 0, got {self.bin_ms}")
+        if not math.isfinite(self.lag_ms):
+            raise ConfigError(f"--lag-ms must be a number of ms, got {self.lag_ms}")
         if self.window_ms is not None:
             begin, end = self.window_ms
             bins = (end - begin) / self.bin_ms
-            if not (bins >= 1 and abs(bins - round(bins)) < 1e-6):
+            if not (math.isfinite(bins) and bins >= 1 and abs(bins - round(bins)) < 1e-6):
                 raise ConfigError(
                     f"--window must be a whole number of bins of {self.bin_ms:g} ms, got {begin:g} to {end:g} ms"
                 )
@@ -122,9 +125,9 @@ def _trials(session: Session, cut: Cut) -> tuple[Arrays, tuple[str, ...]]:
     if cut.window_ms is not None:
         num_bins = round((cut.window_ms[1] - cut.window_ms[0]) / cut.bin_ms)
     else:
-        ends_s = _times(session, "stop_time")[kept]
-        lengths = np.floor((ends_s - event[kept]) * 1000 / cut.bin_ms + 1e-6)
-        num_bins = int(np.nanmax(lengths, initial=0))
+        stop = _times(session, "stop_time")[kept]
+        ends_s = np.where(np.isfinite(stop), stop, -np.inf)  # a trial without an end has no bin before it
+        num_bins = int(np.floor(max(0.0, float((ends_s - event[kept]).max())) * 1000 / cut.bin_ms + 1e-6))
         if num_bins < 1:
             raise DataError(f"{session.path}: stop_time must lie a bin or more after {cut.align}; give --window")
     begin = event[kept] + begin_ms / 1000
@@ -150,12 +153,11 @@ def _by_split(pooled: Arrays, split: np.ndarray) -> Arrays:
 
 
 def _run_on(session: Session, cut: Cut) -> tuple[Arrays, tuple[str, ...]]:
-    last = max((float(np.max(times)) for times in session.spike_times if len(times)), default=0.0)
-    first = min((float(np.min(times)) for times in session.spike_times if len(times)), default=0.0)
-    if session.observed is not None:
-        first = min(float(np.min(i)) for i in session.observed if np.size(i))
-        last = max(float(np.max(i)) for i in session.observed if np.size(i))
-    num_bins = int(np.floor((last - first) * 1000 / cut.bin_ms + 1e-6)) + (session.observed is None)
+    spikes, observed = np.concatenate(session.spike_times), session.observed
+    times = spikes if observed is None else np.concatenate([np.ravel(one) for one in observed])
+    times = times[np.isfinite(times)]
+    first, last = (float(times.min()), float(times.max())) if len(times) else (0.0, 0.0)
+    num_bins = int(np.floor((last - first) * 1000 / cut.bin_ms + 1e-6)) + (observed is None and len(times) > 0)
     if num_bins < 1:
         raise DataError(f"{session.path}: spike_times must span at least a bin of {cut.bin_ms:g} ms, found less")
     edges = bin_edges(np.array([first]), num_bins=num_bins, bin_ms=cut.bin_ms)
