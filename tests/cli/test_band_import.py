@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,33 @@ def test_lfads_without_a_decoder_of_behaviour_is_taken_over_beside_behaviour(lab
     save(lab / "lfads.ckpt", trained_state(behavior_dim=0), {})
     assert main(["import", "lfads.ckpt", "--config", "lfads.yaml", "--data", "reach.h5"]) == 0
     assert verify(lab / "lfads" / "run")["config"]["hyper"]["behavior_weight"] == 0
+
+
+def test_a_model_of_two_sessions_is_scored_on_a_recording_of_both(
+    lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(lab / "both.h5", "w") as both:
+        both.attrs["bin_ms"] = 20.0
+        for name, neurons in (("day1", 9), ("day2", 7)):
+            with h5py.File(write_recording(lab / f"{name}.h5", neurons=neurons)) as one:
+                for key in one:
+                    both[f"{name}/{key}"] = one[key][()]
+    arch = replace(ARCH, readin_dim=5, readin="fixed")
+    widths = Widths(num_bins=12, num_recon_bins=12, num_neurons=(9, 7), num_recon_neurons=(9, 7), behavior_dim=2)
+    state = to_lfads_torch(initial_params(arch, widths, [3], dtype=torch.float32), 0)
+    save(lab / "both.ckpt", {**state, **untrained(state, arch)}, {})
+    multi = f"{TARGET}.readin_readout.Multisession"
+    poisson = {"_target_": f"{TARGET}.recons.Poisson"}
+    write_config(lab / "both.yaml", config(
+        encod_data_dim=5, readin={"_target_": f"{multi}Readin"}, readout={"_target_": f"{multi}Readout"},
+        reconstruction={"_target_": f"{TARGET}.recons.MultisessionReconstruction", "recon": poisson},
+    ))  # fmt: skip
+    assert main(["import", "both.ckpt", "--config", "both.yaml", "--data", "both.h5"]) == 0
+    result = verify(lab / "both" / "run")
+    assert result["config"]["arch"]["readin"] == "fixed" and result["config"]["arch"]["readin_dim"] == 5
+    assert np.isfinite(result["scores"]["valid"]["bits_per_spike"])
+    assert main(["both/both.yaml"]) == 0
+    assert "continues from its checkpoint at step 6" in capsys.readouterr().err
 
 
 def test_a_dry_run_reads_everything_and_writes_nothing(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
