@@ -39,6 +39,8 @@ class TrainedRun:
         except (PublishError, OSError) as error:
             raise ConfigError(f"{folder} must be the folder of a trained run: {error}") from None
         config = run_config_from_dict(result["config"])
+        if data is None and not result["dataset"]["path"]:
+            raise ConfigError(f"{folder} was imported without a recording; give one by --data")
         path = data or Path(result["dataset"]["path"])
         trials = Trials.load(path, [config], device=torch.device("cpu"))
         saved = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)["params"]
