@@ -197,6 +197,7 @@ class TrainConfig:
     kl_co_reduce: str = "sum"  # over time bins: "sum" is the ELBO; "mean" is lfads-torch (scale it by T)
     augmentations: str = "jitter, shift"  # of training, in this order; module:Class for your own
     inference_augmentations: str = ""  # of validation and outputs, the same names
+    kl_target: str = "free"  # KL below its target costs nothing; absolute: it costs as KL above does, as in BAND-torch
     valid_samples: int = 1  # posterior draws that the validation loss averages over
     posterior_samples: int = 50  # draws behind the posterior means of the outputs
     checkpoint_s: float = 60.0  # seconds between checkpoints
@@ -212,6 +213,7 @@ class TrainConfig:
         _require(self.monitor in MONITORS, "train.monitor", f"one of {', '.join(MONITORS)}", self.monitor)
         _require(0 < self.smooth <= 1, "train.smooth", "in (0, 1]", self.smooth)
         _require(self.loss_scale > 0, "train.loss_scale", "above 0", self.loss_scale)
+        _require(self.kl_target in ("free", "absolute"), "train.kl_target", "free or absolute", self.kl_target)
         _require(self.kl_co_reduce in ("sum", "mean"), "train.kl_co_reduce", "sum or mean", self.kl_co_reduce)
         _require(self.trains in ("all", "session"), "train.trains", "all or session", self.trains)
         is_given = bool(self.start_from) == bool(self.start_sha256)

@@ -32,8 +32,8 @@ FROM_DATA = (
     "model.encod_data_dim", "model.recon_data_dim", "model.encod_seq_len", "model.recon_seq_len", "model.ext_input_dim",
 )  # fmt: skip
 NOTES = {  # what a value that is kept means here
-    "model.kl_ic_target": "there |KL - target| is penalised; here a KL below the target costs nothing",
-    "model.kl_co_target": "there |KL - target| is penalised; here a KL below the target costs nothing",
+    "model.kl_ic_target": "there |KL - target| is penalised: train.kl_target=absolute; by default KL below is free",
+    "model.kl_co_target": "there |KL - target| is penalised: train.kl_target=absolute; by default KL below is free",
     "model.lr_stop": "there the rate stays at it; here training stops where the rate would fall below",
     "model.behavior_weight": "0 is LFADS",
 }

@@ -18,6 +18,11 @@ PRIORS = {
     "AutoregressiveMultivariateNormal": "autoregressive",
     "MultivariateStudentT": "student_t_lfads_torch",
 }
+AUGMENTATIONS: dict[str, dict[str, tuple[str, float]]] = {  # their arguments, ours, and what theirs is where it is not given
+    "SpikeJitter": {"width": ("hyper.jitter_width", 2)},
+    "TemporalShift": {"std": ("hyper.shift_std", 3.0), "max_shift": ("hyper.shift_max", 6)},
+    "SampleValidation": {"sv_rate": ("hyper.sv_rate", 0.0)},
+}
 GAMMA = {"gamma_loc": "gamma_loc", "scale_init": "gamma_scale_init", "scale_prior": "gamma_scale_prior",
          "scale_penalty": "gamma_scale_penalty"}  # fmt: skip
 LINEAR = ("Linear", "FanInLinear", "MultisessionReadout", "PCRMultisessionReadout")
@@ -152,8 +157,10 @@ def augmentations(key: str, node: Node, model: Mapping[str, Any]) -> list[Fate]:
                 fates.append(kept(f"{own}.{rate}", part.get(rate), f"hyper.{rate}", part.get(rate, 0.0), "", where))
         elif class_of(part) == "SelectiveBackpropThruTime":
             fates.append(kept(own, part, "data.missing", "mask", "NaN stands for what was not observed", where))
-        elif class_of(part) == "SampleValidation" and not part.get("sv_rate"):
-            fates.append(dropped(own, part, "its rate is 0", where))
+        elif class_of(part) in AUGMENTATIONS:
+            for theirs, (ours, default) in AUGMENTATIONS[class_of(part)].items():
+                value = part.get(theirs, default)
+                fates.append(kept(f"{own}.{theirs}", value, ours, value, "", where))
         else:
             fates.append(unsupported(own, part, f"augmentation {class_of(part) or '(not in the list)'}", where))
     if not any(fate.ours == "hyper.cd_rate" for fate in fates):

@@ -148,6 +148,7 @@ class Loop:
             loss_scale=train.loss_scale,
             recon_reduce_mean=train.recon_reduce_mean,
             kl_co_reduce=train.kl_co_reduce,
+            kl_target=train.kl_target,
         )
         names = ("dropout_rate", "behavior_dropout_rate", "cd_rate", "cd_pass_rate")
         noise = NoiseSource(

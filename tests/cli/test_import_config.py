@@ -208,7 +208,7 @@ def test_a_composed_configuration_becomes_a_sweep_file_that_generates(
     }  # fmt: skip
     assert {key: values.get(key) for key in want} == want
     assert "model.nobody_knows_me = 3: unsupported; it is not known here" in said
-    assert "SpikeJitter" in said and "model.encod_data_dim = 9: read from the recording" in said
+    assert "kept as hyper.jitter_width = 2" in said and "model.encod_data_dim = 9: read from the recording" in said
     assert "model.kl_co_target = 0.2: kept as hyper.kl_co_target = 0.2; there |KL - target|" in said
     assert main(["generate", "experiments/reach.yaml", "--dry-run"]) == 0
 

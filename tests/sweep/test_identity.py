@@ -101,7 +101,7 @@ def test_every_field_that_is_not_idle_or_left_out_changes_the_id(key: str) -> No
                 heldout_share=0.2,
             ),
             arch=EFFECTIVE.get(key, Arch()),
-            hyper=Hyper(behavior_weight=1.0, l2_gen_scale=1.0, shift_std=1.0),
+            hyper=Hyper(behavior_weight=1.0, l2_gen_scale=1.0, shift_std=1.0, kl_co_target=0.1),
             output=OutputConfig(),
         )
     )
@@ -137,6 +137,7 @@ def test_a_field_without_effect_does_not_change_the_id(condition: Any) -> None:
         "arch.gamma_scale_penalty is 0": RunConfig(arch=Arch(reconstruction=ZIG)),
         "arch.readin_dim is 0": RunConfig(),
         "hyper.shift_std is 0": RunConfig(),
+        "hyper.kl_ic_target and hyper.kl_co_target are 0": RunConfig(),
         "data.split is shipped": RunConfig(data=DataConfig(split="shipped")),
         "data.split is blocked": RunConfig(data=DataConfig(split="blocked")),
         "data.split is not grouped": RunConfig(data=DataConfig(split="stratified")),
