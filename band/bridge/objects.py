@@ -18,7 +18,7 @@ PRIORS = {
     "AutoregressiveMultivariateNormal": "autoregressive",
     "MultivariateStudentT": "student_t_lfads_torch",
 }
-AUGMENTATIONS: dict[str, dict[str, tuple[str, float]]] = {  # their arguments, ours, and what theirs is where it is not given
+AUGMENTATIONS: dict[str, dict[str, tuple[str, float]]] = {  # their arguments: ours, and their default
     "SpikeJitter": {"width": ("hyper.jitter_width", 2)},
     "TemporalShift": {"std": ("hyper.shift_std", 3.0), "max_shift": ("hyper.shift_max", 6)},
     "SampleValidation": {"sv_rate": ("hyper.sv_rate", 0.0)},
