@@ -14,13 +14,16 @@ from typing import Any
 from band.errors import ConfigError
 
 SPLITS = ("auto", "shipped", "stratified", "blocked", "grouped")
-MONITORS = ("valid_recon", "valid_behavior", "valid_loss", "valid_bits_per_spike", "valid_behavior_r2")
+MONITORS = (
+    "valid_recon", "valid_behavior", "valid_loss", "valid_bits_per_spike", "valid_behavior_r2", "valid_recon_sv"
+)  # fmt: skip
 LEVELS = ("scores", "factors", "full")
 RECONSTRUCTIONS = ("poisson", "poisson_stirling", "gaussian", "gamma", "zero_inflated_gamma", "mse")
 IC_PRIORS = ("normal", "student_t", "student_t_lfads_torch")
 CO_PRIORS = ("normal", "autoregressive", "student_t", "student_t_lfads_torch")
 BEHAVIOR_DECODERS = ("trial", "bin", "causal_lag")
 BEHAVIOR_LIKELIHOODS = ("mse", "gaussian", "poisson", "categorical")
+AUGMENTATIONS = ("jitter", "shift")
 READINS = ("trained", "fixed", "pcr_trained", "pcr_fixed")
 
 
@@ -34,6 +37,11 @@ def _require_option(name: str, known: tuple[str, ...], key: str) -> None:
     module, colon, attribute = name.partition(":")
     own = bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
     _require(own or name in known, key, f"one of {', '.join(known)}, or module:Class of your own", name)
+
+
+def option_names(names: str) -> tuple[str, ...]:
+    """Return the options that a field names, separated by commas."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +153,10 @@ class Hyper:
     behavior_dropout_rate: float = 0.5  # factors that the behaviour decoder sees
     cd_rate: float = 0.3  # coordinated dropout: share of counts hidden from the encoder
     cd_pass_rate: float = 0.0  # share of the seen counts that still pass gradient
+    jitter_width: int = 0  # spike jitter: bins by which each spike moves at most, either way
+    shift_std: float = 0.0  # temporal shift of each trial and neuron: standard deviation, bins
+    shift_max: int = 6  # bins by which a shift moves at most
+    sv_rate: float = 0.0  # sample validation: share of the counts that training never sees
     kl_ic_scale: float = 1.0
     kl_co_scale: float = 1.0
     kl_ic_target: float = 0.0  # free nats: KL below this costs nothing
@@ -161,11 +173,11 @@ class Hyper:
     def __post_init__(self) -> None:
         for name in ("lr", "adam_epsilon", "grad_clip"):
             _require(getattr(self, name) > 0, f"hyper.{name}", "above 0", getattr(self, name))
-        for name in ("dropout_rate", "behavior_dropout_rate", "cd_rate", "adam_beta1", "adam_beta2"):
+        for name in ("dropout_rate", "behavior_dropout_rate", "cd_rate", "sv_rate", "adam_beta1", "adam_beta2"):
             _require(0 <= getattr(self, name) < 1, f"hyper.{name}", "in [0, 1)", getattr(self, name))
         _require(0 <= self.cd_pass_rate <= 1, "hyper.cd_pass_rate", "in [0, 1]", self.cd_pass_rate)
         _require(0 < self.lr_decay <= 1, "hyper.lr_decay", "in (0, 1]", self.lr_decay)
-        rest = ("behavior_weight", "lr_patience", "lr_stop", "weight_decay")
+        rest = ("behavior_weight", "lr_patience", "lr_stop", "weight_decay", "jitter_width", "shift_std", "shift_max")
         for name in (*rest, *(f.name for f in dataclasses.fields(self) if f.name.startswith(("kl_", "l2_")))):
             _require(getattr(self, name) >= 0, f"hyper.{name}", "at least 0", getattr(self, name))
 
@@ -183,6 +195,9 @@ class TrainConfig:
     loss_scale: float = 1.0
     recon_reduce_mean: bool = False  # mean instead of sum over bins and neurons
     kl_co_reduce: str = "sum"  # over time bins: "sum" is the ELBO; "mean" is lfads-torch (scale it by T)
+    augmentations: str = "jitter, shift"  # of training, in this order; module:Class for your own
+    inference_augmentations: str = ""  # of validation and outputs, the same names
+    kl_target: str = "free"  # KL below its target costs nothing; absolute: it costs as KL above does, as in BAND-torch
     valid_samples: int = 1  # posterior draws that the validation loss averages over
     posterior_samples: int = 50  # draws behind the posterior means of the outputs
     checkpoint_s: float = 60.0  # seconds between checkpoints
@@ -198,10 +213,14 @@ class TrainConfig:
         _require(self.monitor in MONITORS, "train.monitor", f"one of {', '.join(MONITORS)}", self.monitor)
         _require(0 < self.smooth <= 1, "train.smooth", "in (0, 1]", self.smooth)
         _require(self.loss_scale > 0, "train.loss_scale", "above 0", self.loss_scale)
+        _require(self.kl_target in ("free", "absolute"), "train.kl_target", "free or absolute", self.kl_target)
         _require(self.kl_co_reduce in ("sum", "mean"), "train.kl_co_reduce", "sum or mean", self.kl_co_reduce)
         _require(self.trains in ("all", "session"), "train.trains", "all or session", self.trains)
         is_given = bool(self.start_from) == bool(self.start_sha256)
         _require(is_given, "train.start_sha256", "given where train.start_from is, and only there", self.start_sha256)
+        for key in ("augmentations", "inference_augmentations"):
+            for name in option_names(getattr(self, key)):
+                _require_option(name, AUGMENTATIONS, f"train.{key}")
         _require(self.checkpoint_s >= 0, "train.checkpoint_s", "at least 0", self.checkpoint_s)
         _require(self.dtype in ("float32", "float64"), "train.dtype", "float32 or float64", self.dtype)
 
@@ -232,6 +251,12 @@ class RunConfig:
         monitored = self.train.monitor.startswith("valid_behavior")
         fits = not (monitored and self.hyper.behavior_weight == 0)
         _require(fits, "train.monitor", "another score where hyper.behavior_weight is 0", self.train.monitor)
+        fits = self.train.monitor != "valid_recon_sv" or self.hyper.sv_rate > 0
+        _require(fits, "train.monitor", "another score where hyper.sv_rate is 0", self.train.monitor)
+        named = option_names(f"{self.train.augmentations},{self.train.inference_augmentations}")
+        for name, key in (("jitter", "jitter_width"), ("shift", "shift_std")):
+            value = getattr(self.hyper, key)
+            _require(not value or name in named, f"hyper.{key}", f"0 where train.augmentations lacks {name}", value)
 
 
 SECTIONS: dict[str, type] = {

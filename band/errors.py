@@ -26,6 +26,10 @@ class ShapeError(BandError):
     """Two arrays do not fit together: names both and their shapes."""
 
 
+class ForeignError(BandError):
+    """A file of another package cannot be taken over: names the file, the key, the rule, what was found, what to do."""
+
+
 class SweepError(BandError):
     """A sweep folder or a request about one cannot be used as asked."""
 

@@ -14,6 +14,11 @@ SWEEP_COMMANDS = ("generate", "submit", "status", "logs", "why", "cancel", "retr
 STARTS = [
     ("sync", "--help"),
     ("train", "--help"),
+    ("train", "import", "--help"),
+    ("train", "export", "--help"),
+    ("train", "export", "no_such_sweep", "--out", "no_such_file.ckpt"),
+    ("sweep", "import", "--help"),
+    ("sweep", "import", "no_such_sweep"),
     ("data", "--help"),
     *(("data", command, "--help") for command in ("import", "join", "chop", "merge")),
     *(("train", command, "--help") for command in ("infer", "sample", "score", "ablate", "perturb", "decode", "nlb")),

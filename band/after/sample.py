@@ -36,7 +36,7 @@ def field_shapes(
     shapes: dict[str, tuple[int, ...]] = {}
     for number, session in enumerate(trials.sessions):
         pass_ = Pass(model.params, trials, model.config)
-        drawn = pass_.draw(pass_.encode(number, pooled_index(session, 0)[:1]), (0, 0))
+        drawn = pass_.draw(pass_.encode(number, pooled_index(session, 0)[:1], purpose=(0,)), (0, 0))
         start = f"{session.recording.session}/" if session.recording.session else ""
         for name in fields:
             values = drawn[name]
@@ -95,7 +95,7 @@ def _write_session(
         group[f"{split}_inds"] = np.asarray(session.recording.arrays["inds"])[index[part]]
     start = 0
     for chunk, purpose in chunks(index, session=number, num_sessions=len(pass_.trials.sessions)):
-        encoded = pass_.encode(number, chunk)
+        encoded = pass_.encode(number, chunk, purpose=purpose)
         for sample in range(num_samples):
             drawn = pass_.draw(encoded, (*purpose, sample))
             for name in fields:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from band.cli.common import console, print_json, printable
-from band.cli.submit_slurm import add_options, options_of
+from band.cli.slurm_options import add_options, options_of
 
 if TYPE_CHECKING:
     from band.sweep.doctor import Report

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from band.sweep.report import Report
 
 HELP = "tables and figures of a sweep's results, LFADS beside BAND"
 
@@ -42,18 +48,7 @@ def run(args: argparse.Namespace) -> int:
     files = [write_results(report.collection)]
     target = files[0].parent
     if not args.no_figures:
-        from band.sweep.figures import draw_figures
-        from band.train.decoding import fit_decoder
-
-        names = [name.strip() for name in args.behavior.split(",")] if args.behavior else None
-        files += draw_figures(
-            report,
-            folder=target,
-            behavior_names=names,
-            decode=lambda factors, behavior, new, is_over_trial: fit_decoder(
-                factors, behavior, is_over_trial=is_over_trial
-            ).decode(new),
-        )
+        files += _draw(report, folder=target, behavior=args.behavior)
     if args.json:
         print_json({**as_json(report), "files": [str(path) for path in files]})
         return 0
@@ -65,3 +60,17 @@ def run(args: argparse.Namespace) -> int:
     drawn = f" and, as PDF and PNG, {figures}" if figures else ""
     out.print(f"Wrote {files[0].name}{drawn}\nto {target}", markup=False, soft_wrap=True)
     return 0
+
+
+def _draw(report: Report, *, folder: Path, behavior: str | None) -> list[Path]:
+    from band.sweep.figures import draw_figures
+    from band.train.decoding import fit_decoder
+
+    return draw_figures(
+        report,
+        folder=folder,
+        behavior_names=[name.strip() for name in behavior.split(",")] if behavior else None,
+        decode=lambda factors, behavior, new, is_over_trial: fit_decoder(
+            factors, behavior, is_over_trial=is_over_trial
+        ).decode(new),
+    )

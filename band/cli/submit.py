@@ -7,9 +7,9 @@ import signal
 import sys
 from typing import Any
 
-from band.cli import submit_slurm as slurm
 from band.cli.common import INTERRUPTED, fail, print_json, whole_number
 from band.cli.progress import Watch, duration, plural, show, size
+from band.cli.slurm_options import add_submit_options
 from band.run_dir import SweepDir
 from band.sweep.control import retry, stop_queue
 from band.sweep.local import QUEUE_LOG, queue_claim, start_queue
@@ -22,6 +22,7 @@ from band.sweep.status import Survey
 from band.sweep.submit import Plan, plan, write
 
 HELP = "run what is not yet done of a sweep"
+COUNT: dict[str, Any] = {"type": whole_number, "default": 0, "metavar": "N"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "~/.config/band/config.yaml says, else local)",
     )
     parser.add_argument("--detach", action="store_true", help="return at once; the work goes on without a terminal")
-    parser.add_argument(
-        "--jobs", type=whole_number, default=0, metavar="N", help="tasks at once (default: as many as fit)"
-    )
-    parser.add_argument("--threads", type=whole_number, default=0, metavar="N", help="cores a task (default: 1)")
+    parser.add_argument("--jobs", **COUNT, help="tasks at once (default: as many as fit)")
+    parser.add_argument("--threads", **COUNT, help="cores a task (default: 1; with --jobs, an even share)")
     parser.add_argument(
         "--pack",
         type=_pack,
@@ -45,12 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="at most N runs trained together in a population; auto: as many as pay (default: as the sweep file says)",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: GPUs where visible")
-    parser.add_argument("--limit", type=whole_number, default=0, metavar="N", help="take up only the first N open runs")
+    parser.add_argument("--limit", **COUNT, help="take up only the first N open runs")
     parser.add_argument("--retry-failed", action="store_true", help="take up failed runs again")
     parser.add_argument("--retry-cancelled", action="store_true", help="take up cancelled runs again")
     parser.add_argument("--dry-run", action="store_true", help="say what would run; write nothing")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON and do not follow the sweep")
-    slurm.add_arguments(parser)
+    add_submit_options(parser)
 
 
 def _pack(text: str) -> int:
@@ -62,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
     sweep = SweepDir(find_sweep(args.sweep))
     cluster = cluster_of(read_manifest(sweep.path), given=args.cluster)
     if cluster != LOCAL:
-        return slurm.run(args, sweep=sweep, cluster=cluster)
+        from band.cli import submit_slurm
+
+        return submit_slurm.run(args, sweep=sweep, cluster=cluster)
     watch = Watch(sweep, scheduler=scheduler_for(sweep))
     survey = watch.look()
     again = [state for state in ("failed", "cancelled") if getattr(args, f"retry_{state}")]

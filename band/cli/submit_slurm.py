@@ -7,9 +7,9 @@ import shlex
 import sys
 import time
 
-from band.cli.common import fail, print_json, whole_number
+from band.cli.common import fail, print_json
 from band.cli.progress import duration, plural, size
-from band.errors import ConfigError
+from band.cli.slurm_options import options_of
 from band.run_dir import SweepDir
 from band.slurm.command import SlurmError
 from band.sweep.closing import close
@@ -24,42 +24,8 @@ from band.sweep.slurm_submit import Fed
 from band.sweep.space import space
 from band.sweep.status import Survey, take_survey
 
-# What stands in the help; any other option of sbatch is given by --sbatch.
-COMMON = {
-    "account": "whose allocation pays",
-    "constraint": "features that a node must have",
-    "cpus-per-task": "CPUs of a task; the trainer's threads",
-    "exclude": "nodes to avoid",
-    "gpus": "GPUs of a task",
-    "gres": "generic resources, such as gpu:1",
-    "mem": "memory of a task (default: estimated)",
-    "partition": "where to queue",
-    "qos": "quality of service",
-    "time": "time limit of a task (default: estimated)",
-}
 HOLD_WAIT_S = 30.0
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what only a cluster needs."""
-    group = parser.add_argument_group("on a Slurm cluster")
-    add_options(group)
-    group.add_argument("--max-parallel", type=whole_number, default=0, metavar="N", help="array tasks that run at once")
-    group.add_argument(
-        "--canary", action="store_true", help="one run of each shape goes ahead; the rest follows if it ends well"
-    )
-    group.add_argument(
-        "--allow-version-difference", action="store_true", help="run though the node's torch or numpy differs from here"
-    )
-
-
-def add_options(group: argparse._ArgumentGroup) -> None:
-    """Add the options of sbatch, which `options_of` reads again."""
-    for name, words in COMMON.items():
-        group.add_argument(f"--{name}", metavar="VALUE", dest=f"sbatch_{name}", help=words)
-    group.add_argument(
-        "--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any option of sbatch; may be repeated"
-    )
+UNKNOWN = "no run is lost or sent twice: band-sweep reconcile finds out what Slurm has"
 
 
 def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
@@ -77,24 +43,20 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
     with hold(sweep, wait_s=HOLD_WAIT_S) as claim:
         for line in close(sweep, claim=claim):
             print(line, file=sys.stderr)
-        survey = _look(sweep)
-        again = [state for state in ("failed", "cancelled") if getattr(args, f"retry_{state}")]
-        if again and retry(sweep, survey, runs=survey.in_state(*again)):
-            survey = _look(sweep)
+        survey = _look_again(args, sweep=sweep)
         made = _plan(args, sweep=sweep, survey=survey, request=request)
         if not args.json:
             print(plan_text(made, survey=survey, sweep=sweep))
         if not made.plan.runs:
-            if args.json:
-                print_json({**as_json(made), "submission": "", "sent": [], "waiting": []})
             code, words = _nothing(survey, name=sweep.name)
             print(words, file=sys.stderr if args.json else sys.stdout)
+            if args.json:
+                print_json({**as_json(made), "submission": "", "sent": [], "waiting": []})
             return code
         try:
             intent, fed = send(made, sweep=sweep, survey=survey, claim=claim)
         except SlurmError as error:
-            hint = "no run is lost or sent twice: band-sweep reconcile finds out what Slurm has"
-            return fail(f"{error}\n{hint}" if error.kind == "timeout" else str(error), code=error.exit_code)
+            return fail(f"{error}\n{UNKNOWN}" if error.kind == "timeout" else str(error), code=error.exit_code)
     if args.json:
         sent = [{"array": array.number, "job_id": array.job_id, "tasks": list(array.tasks)} for array in fed.arrays]
         print_json({**as_json(made), "submission": intent.number, "sent": sent, "waiting": fed.planned})
@@ -103,24 +65,15 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
     return 0 if fed.arrays or not fed.planned else 4
 
 
-def options_of(args: argparse.Namespace) -> dict[str, object]:
-    """Return the options of sbatch that the command line gives.
-
-    Raises:
-        ConfigError: --sbatch is given no name.
-    """
-    options: dict[str, object] = {}
-    for text in args.sbatch:
-        name, is_given, value = text.partition("=")
-        if not name.strip("-"):
-            raise ConfigError(f"--sbatch must be given KEY=VALUE or KEY, such as --sbatch nice=100, got {text!r}")
-        options[name.strip().lstrip("-")] = value if is_given else True
-    given = {name: getattr(args, f"sbatch_{name}") for name in COMMON}
-    return {**options, **{name: value for name, value in given.items() if value is not None}}
-
-
 def _look(sweep: SweepDir) -> Survey:
     return take_survey(sweep, read_manifest(sweep.path), scheduler=scheduler_for(sweep))
+
+
+def _look_again(args: argparse.Namespace, *, sweep: SweepDir) -> Survey:
+    """Return the sweep's state, after what was asked for is to be tried again."""
+    survey = _look(sweep)
+    again = [state for state in ("failed", "cancelled") if getattr(args, f"retry_{state}")]
+    return _look(sweep) if again and retry(sweep, survey, runs=survey.in_state(*again)) else survey
 
 
 def _plan(args: argparse.Namespace, *, sweep: SweepDir, survey: Survey, request: Request) -> SlurmPlan:

@@ -21,6 +21,10 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "generate": Command("band.cli.generate", "expand and check a sweep file, say what will run, write the sweep"),
+    "import": Command(
+        "band.cli.import_config",
+        "turn a configuration of lfads-torch or BAND-torch into a sweep file, and say what became of each key",
+    ),
     "submit": Command("band.cli.submit", "run what is not yet done of a sweep"),
     "status": Command("band.cli.status", "say how far a sweep is, run by run; changes nothing"),
     "logs": Command("band.cli.logs", "show what runs printed"),

@@ -48,6 +48,7 @@ COMMANDS = {  # each with HELP, add_arguments(parser) and run(args)
     "nlb": "band.cli.nlb",
     "check-causal": "band.cli.check_causal",
     "export": "band.cli.export",
+    "import": "band.cli.import_run",
 }
 AXES = ("pair", "seeds", "folds", "grid", "zip", "random", "list", "exclude")  # left aside: one run has none of them
 

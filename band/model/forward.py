@@ -72,6 +72,7 @@ class Scales:
     loss_scale: float = 1.0
     recon_reduce_mean: bool = False
     kl_co_reduce: str = "sum"
+    kl_target: str = "free"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +176,18 @@ def compute_losses(
     behavior = _behavior_loss(params, latents, batch, arch, scales)
     recon, behavior = (losses.session_mean(term, batch.weight, sizes=sizes) for term in (recon, behavior))
     kl_ic, kl_co = _divergences(params, latents, batch, arch, scales.kl_co_reduce, noise)
-    kl = scales.kl_ic_scale * (kl_ic - scales.kl_ic_target).clamp(min=0)
-    kl = kl + scales.kl_co_scale * (kl_co - scales.kl_co_target).clamp(min=0)
+    kl = scales.kl_ic_scale * _beyond(kl_ic, scales.kl_ic_target, scales.kl_target)
+    kl = kl + scales.kl_co_scale * _beyond(kl_co, scales.kl_co_target, scales.kl_target)
     l2 = losses.recurrent_l2(params, scales=scales.l2)
     for penalty in _penalties(params, arch, len(sizes)):
         l2 = l2 + penalty
     total = recon + scales.behavior_weight * behavior + kl_ramp * kl + l2_ramp * l2
     return Losses(loss=scales.loss_scale * total, recon=recon, behavior=behavior, kl_ic=kl_ic, kl_co=kl_co, l2=l2)
+
+
+def _beyond(kl: Tensor, target: Tensor, rule: str) -> Tensor:
+    """Return what a divergence (M,) costs: how far it lies above its target, or how far from it."""
+    return (kl - target).abs() if rule == "absolute" else (kl - target).clamp(min=0)
 
 
 def _reconstruction(params: Params, latents: Latents, batch: Batch, arch: Arch, scales: Scales, noise: Noise) -> Tensor:
@@ -218,9 +224,10 @@ def _behavior_loss(params: Params, latents: Latents, batch: Batch, arch: Arch, s
     if latents.behavior is None or batch.behavior is None:
         return torch.zeros_like(batch.weight)
     observed = batch.behavior_observed
-    loss = behavior_likelihood_of(arch).loss(
-        latents.behavior, batch.behavior, params.room("behavior_likelihood"), observed=observed
-    )
+    kind = behavior_likelihood_of(arch)
+    loss = kind.loss(latents.behavior, batch.behavior, params.room("behavior_likelihood"), observed=observed)
+    constant = kind.constant(batch.behavior)
+    loss = loss if constant is None else loss + constant
     return loss / _count(batch.behavior, observed) if scales.recon_reduce_mean else loss
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from band.config import Arch
 from band.errors import DataError
-from band.model.params import Params
+from band.model.params import Params, has_controller
 
 _LINEAR = {
     "ic_linear": "encoder.ic_linear",
@@ -37,6 +40,31 @@ def their_names(name: str) -> list[str]:
     if room in _BY_SESSION:
         return [f"{room}.0.{kind}"]
     return [f"{_LINEAR.get(room, room)}.{kind}"]
+
+
+_DECODER = re.compile(r"behavior_readout\.(?:0\.)?layers\.[12]\.(weight|bias)")  # in a list or not, with dropout or not
+_UNTRAINED = re.compile(r".*\.bias_hh|(ic|co)_prior\.logvar|decoder\.con_h0|valid_recon_smth\..*")
+
+
+def standard_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict of any version of theirs under the names that `their_names` gives."""
+    return {_DECODER.sub(r"behavior_readout.layers.2.\1", name): value for name, value in state.items()}
+
+
+def left_over(state: Mapping[str, Tensor], names: list[str]) -> list[str]:
+    """Return the names in a state dict that none of our parameters `names` is made of, and that mean something."""
+    used = {key for name in names for key in their_names(name)}
+    return [key for key in state if key not in used and not _UNTRAINED.fullmatch(key)]
+
+
+def untrained(state: Mapping[str, Tensor], arch: Arch) -> dict[str, Tensor]:
+    """Return what a state dict of theirs has beside what `to_lfads_torch` gives: all that is fixed."""
+    like = next(iter(state.values()))
+    found = {key.replace("bias_ih", "bias_hh"): torch.zeros_like(state[key]) for key in state if "bias_ih" in key}
+    for room, variance, size in (("ic", arch.ic_prior_var, arch.ic_dim), ("co", arch.co_prior_var, arch.co_dim)):
+        if f"{room}_prior.mean" in state:
+            found[f"{room}_prior.logvar"] = like.new_full((size,), math.log(variance))
+    return found if has_controller(arch) else {**found, "decoder.con_h0": like.new_zeros(1, arch.con_dim)}
 
 
 def row_from_lfads_torch(state: Mapping[str, Tensor], shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> Tensor:

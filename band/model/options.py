@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -20,7 +21,7 @@ def named_option(name: str, built_in: Mapping[str, str], *, key: str, base: type
         base: what the class must derive from.
 
     Raises:
-        ConfigError: no such word, no such module or class, or the class is of another kind.
+        ConfigError: no such word, no such module or class, or the class is of another kind or lacks a method.
     """
     path = built_in.get(name, name)
     module, _, attribute = path.partition(":")
@@ -29,6 +30,8 @@ def named_option(name: str, built_in: Mapping[str, str], *, key: str, base: type
     found = _imported(module, attribute, key)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{key}: {name} must be a class derived from {base.__module__}.{base.__name__}")
+    if inspect.isabstract(found):
+        raise ConfigError(f"{key}: {name} lacks {', '.join(sorted(found.__abstractmethods__))}")
     return found
 
 

@@ -158,18 +158,18 @@ def r2_against_bits(comparisons: Sequence[Comparison], *, shown: Setting) -> Fig
             axes.axhline(fmean(baseline), color=QUIET, linewidth=0.7, dashes=(4, 2), zorder=0)
             ends[-1].append(Line(fmean(baseline), "condition means", QUIET))
         axes.set(xlabel="bits per spike, test", ylabel=f"behaviour R², {words}, test")
-        axes.margins(0.12)
-        _widen(axes, at_least=SMALLEST_BITS)
-        axes.locator_params(axis="x", nbins=5)
+        _limit(axes)
         panel(axes, letter)
     label_ends(figure, all_axes, ends)
     return figure
 
 
-def _widen(axes: Axes, *, at_least: float) -> None:
+def _limit(axes: Axes) -> None:
+    axes.margins(0.12)
     low, high = axes.get_xlim()
-    missing = max(at_least - (high - low), 0.0)
+    missing = max(SMALLEST_BITS - (high - low), 0.0)
     axes.set_xlim(low - missing / 2, high + missing / 2)
+    axes.locator_params(axis="x", nbins=5)
 
 
 def _draw_pairs(

@@ -81,6 +81,10 @@ LEGACY: dict[str, Any] = {
     "hyper.behavior_dropout_rate": 0.5,
     "hyper.cd_rate": 0.3,
     "hyper.cd_pass_rate": 0.0,
+    "hyper.jitter_width": 0,
+    "hyper.shift_std": 0.0,
+    "hyper.shift_max": 6,
+    "hyper.sv_rate": 0.0,
     "hyper.kl_ic_scale": 1.0,
     "hyper.kl_co_scale": 1.0,
     "hyper.kl_ic_target": 0.0,
@@ -102,6 +106,9 @@ LEGACY: dict[str, Any] = {
     "train.loss_scale": 1.0,
     "train.recon_reduce_mean": False,
     "train.kl_co_reduce": "sum",
+    "train.augmentations": "jitter, shift",
+    "train.inference_augmentations": "",
+    "train.kl_target": "free",
     "train.valid_samples": 1,
     "train.posterior_samples": 50,
     "train.dtype": "float32",
@@ -128,24 +135,81 @@ def _has_folds(config: Mapping[str, Any]) -> bool:
     return bool(config["data"]["num_folds"] > 1)
 
 
+def _names(key: str, *built_in: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Return the test whether an option of `arch` is one of these; one of a user's own may read any field."""
+    return lambda config: config["arch"][key] in built_in
+
+
+def _has_no_classes(config: Mapping[str, Any]) -> bool:
+    return _names("reconstruction", *_PLAIN, _ZIG)(config) and _names("behavior_likelihood", *_PLAIN)(config)
+
+
+def _has_no_student_t(config: Mapping[str, Any]) -> bool:
+    has_co = config["arch"]["co_dim"] > 0
+    return _names("ic_prior", "normal")(config) and (not has_co or _names("co_prior", "normal", _AR)(config))
+
+
+def _has_no_zero_inflated_gamma(config: Mapping[str, Any]) -> bool:
+    return _names("reconstruction", *_PLAIN)(config) and _names("behavior_likelihood", *_PLAIN, "categorical")(config)
+
+
 def _has_no_l2(config: Mapping[str, Any]) -> bool:
     names = ("l2_ic_enc_scale", "l2_ci_enc_scale", "l2_gen_scale", "l2_con_scale", "weight_decay")
     return not any(config["hyper"][name] for name in names)
 
 
+_AR, _ZIG = "autoregressive", "zero_inflated_gamma"
+_PLAIN = ("poisson", "poisson_stirling", "gaussian", "gamma", "mse")
+_NO_LAG = ("trial", "bin")
 _CONTROLLER = (
     "arch.ci_lag",
     "arch.causal_con",
     "arch.con_dim",
     "arch.ci_enc_dim",
+    "arch.co_prior",
     "arch.co_prior_var",
+    "arch.co_prior_tau",
+    "arch.co_prior_nvar",
     "hyper.kl_co_scale",
     "hyper.kl_co_target",
     "train.kl_co_reduce",
 )
 WITHOUT_EFFECT = (
+    # The likelihood of behaviour stays: it says whether scores are of classes or of quantities, for LFADS too.
     Condition(
-        ("hyper.behavior_dropout_rate",), "hyper.behavior_weight is 0", lambda c: not c["hyper"]["behavior_weight"]
+        ("hyper.behavior_dropout_rate", "arch.behavior_decoder", "arch.behavior_lags"),
+        "hyper.behavior_weight is 0",
+        lambda c: not c["hyper"]["behavior_weight"],
+    ),
+    Condition(("arch.behavior_lags",), "arch.behavior_decoder is not causal_lag", _names("behavior_decoder", *_NO_LAG)),
+    Condition(
+        ("arch.behavior_classes",),
+        "arch.behavior_likelihood is not categorical",
+        _has_no_classes,
+    ),
+    Condition(
+        ("arch.co_prior_tau", "arch.co_prior_nvar"),
+        "arch.co_prior is not autoregressive",
+        _names("co_prior", "normal", "student_t", "student_t_lfads_torch"),
+    ),
+    Condition(("arch.co_prior_var",), "arch.co_prior is autoregressive", _names("co_prior", _AR)),
+    Condition(("arch.prior_df",), "no prior is student_t", _has_no_student_t),
+    Condition(
+        ("arch.gamma_loc", "arch.gamma_scale_init", "arch.gamma_scale_prior", "arch.gamma_scale_penalty"),
+        "nothing is zero_inflated_gamma",
+        _has_no_zero_inflated_gamma,
+    ),
+    Condition(
+        ("arch.gamma_scale_prior",),
+        "arch.gamma_scale_penalty is 0",
+        lambda c: not c["arch"]["gamma_scale_penalty"] and _names("reconstruction", _ZIG)(c),
+    ),
+    Condition(("arch.readin",), "arch.readin_dim is 0", lambda c: not c["arch"]["readin_dim"]),
+    Condition(("hyper.shift_max",), "hyper.shift_std is 0", lambda c: not c["hyper"]["shift_std"]),
+    Condition(
+        ("train.kl_target",),
+        "hyper.kl_ic_target and hyper.kl_co_target are 0",
+        lambda c: not (c["hyper"]["kl_ic_target"] or c["hyper"]["kl_co_target"]),
     ),
     Condition(("hyper.cd_pass_rate",), "hyper.cd_rate is 0", lambda c: not c["hyper"]["cd_rate"]),
     Condition(_CONTROLLER, "arch.co_dim is 0", lambda c: not c["arch"]["co_dim"]),

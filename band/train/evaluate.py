@@ -16,6 +16,7 @@ from band.model.forward import Batch, Latents, Scales, compute_losses, run_model
 from band.model.noise import Noise
 from band.model.params import Params
 from band.model.reconstructions import behavior_likelihood_of, reconstruction_of
+from band.train.augment import Augmenter
 from band.train.noise import NoiseSource
 from band.train.trials import Trials
 
@@ -25,6 +26,7 @@ def evaluate(
     trials: Trials,
     noise: NoiseSource,
     *,
+    augmenter: Augmenter,
     arch: Arch,
     scales: Scales,
     ramps: tuple[Tensor, Tensor],
@@ -38,6 +40,7 @@ def evaluate(
         params: M members.
         trials: the recording.
         noise: source of the draws, of the same M members.
+        augmenter: what happens to the trials at inference, of the same M members.
         arch: sizes.
         scales: weights of the loss terms, of the same M members.
         ramps: KL and L2 ramps, (M,) each.
@@ -46,7 +49,7 @@ def evaluate(
         num_samples: posterior draws.
     """
     index, weight = trials.whole("valid", members)
-    batch = trials.batch(index, weight)
+    batch = augmenter.inference(trials.batch(index, weight), *purpose)
     totals: list[dict[str, float]] = [{} for _ in members]
     for sample in range(num_samples):
         drawn = noise.posterior(batch.weight.shape[1], *purpose, sample)
@@ -94,7 +97,8 @@ def bits_per_spike(latents: Latents, batch: Batch, *, arch: Arch) -> Tensor:
         return torch.full_like(batch.weight[:, 0], math.nan)
     weights = batch.weight.split(batch.sizes, dim=1)
     found = []
-    for session, (log_rates, counts) in enumerate(zip(latents.outputs, batch.recon, strict=True)):
+    for session, (outputs, counts) in enumerate(zip(latents.outputs, batch.recon, strict=True)):
+        log_rates = outputs[..., : counts.shape[3]]
         observed = None if batch.recon_observed is None else batch.recon_observed[session]
         found.append(_session_bits_per_spike(log_rates, counts, _seen(counts, weights[session], observed)))
     return torch.stack(found).mean(dim=0)

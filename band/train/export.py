@@ -15,15 +15,17 @@ import torch
 
 from band.config import RunConfig, to_dict
 from band.files import write_atomic
-from band.model.params import Params, has_controller
+from band.model.params import Params, Widths, has_controller
 from band.run_dir import seal
 from band.train.loop import effective_beta
 from band.train.outputs import SPLITS, Posterior, compute_posterior, score_member, write_outputs
 from band.train.population import COLUMNS, Member, Population
+from band.train.schedule import Schedule
 from band.train.trials import Trials
 
 SCHEMA = 1
 INTEGERS = ("epoch", "step")
+IMPORTED = "imported"  # in place of what stopped a member that was trained by another package
 
 
 def metrics_lines(rows: Iterable[list[float]], *, header: bool) -> str:
@@ -67,7 +69,7 @@ def export_member(
     folder.mkdir(parents=True, exist_ok=True)
     has_diverged = member.schedule.stopped_by == "diverged"
     scores: dict[str, dict[str, float | None]] = {split: {} for split in SPLITS}
-    _write_model(folder / "model.pt", population, position, trials)
+    write_model(folder / "model.pt", population, position, widths=trials.widths)
     write_atomic(folder / "metrics.csv", metrics_lines(member.history, header=True).encode())
     if not has_diverged:
         posterior, ablated = posteriors(
@@ -84,7 +86,7 @@ def export_member(
         "run_id": member.run_id,
         "config": to_dict(member.config),
         "dataset": {"path": dataset["path"], "digest": dataset["digest"]},
-        "training": _training(member, population, trials, outcome),
+        "training": training_section(member, population, trials.widths, outcome),
         "scores": scores,
         "split": {**sizes, "how": "; ".join(dict.fromkeys(split.how for split in splits))},
         "provenance": provenance,
@@ -93,7 +95,8 @@ def export_member(
     return outcome
 
 
-def _training(member: Member, population: Population, trials: Trials, outcome: str) -> dict[str, Any]:
+def training_section(member: Member, population: Population, widths: Widths, outcome: str) -> dict[str, Any]:
+    """Return the section of a `result.json` that tells how a member was trained."""
     schedule = member.schedule
     reason = f"first tensor not finite: {member.first_non_finite}" if outcome == "diverged" else None
     return {
@@ -103,18 +106,31 @@ def _training(member: Member, population: Population, trials: Trials, outcome: s
         "steps": population.step,
         "best_epoch": schedule.best_epoch if schedule.best_epoch >= 0 else None,
         "best_monitor": schedule.best if math.isfinite(schedule.best) else None,
-        "parameters": "best" if schedule.best_epoch >= 0 else "last: no epoch had the full KL and L2 weights",
+        "parameters": "imported"
+        if schedule.stopped_by == IMPORTED
+        else "best"
+        if schedule.best_epoch >= 0
+        else "last: no epoch had the full KL and L2 weights",
         "stopped_by": schedule.stopped_by,
         "seconds": round(population.seconds, 3),
-        "effective_beta": effective_beta(member.config.hyper, member.config.train, trials.widths),
+        "effective_beta": effective_beta(member.config.hyper, member.config.train, widths),
     }
 
 
-def _write_model(path: Path, population: Population, position: int, trials: Trials) -> None:
+def _which(schedule: Schedule) -> str:
+    """Return in words which parameters a member leaves."""
+    if schedule.stopped_by == IMPORTED:
+        return "imported"
+    return "best" if schedule.best_epoch >= 0 else "last: no epoch had the full KL and L2 weights"
+
+
+def write_model(path: Path, population: Population, position: int, *, widths: Widths | None = None) -> None:
+    """Write the parameters that a member leaves, with its configuration and, where known, its recording's sizes."""
     params = population.final_params(position)
     buffer = io.BytesIO()
-    config, widths = population.members[position].config, dataclasses.asdict(trials.widths)
-    meta = {"schema": SCHEMA, "config": to_dict(config), "widths": widths}
+    meta = {"schema": SCHEMA, "config": to_dict(population.members[position].config)}
+    if widths is not None:
+        meta["widths"] = dataclasses.asdict(widths)
     torch.save({"meta": json.dumps(meta), "params": {n: v[0].clone().cpu() for n, v in params.items()}}, buffer)
     write_atomic(path, buffer.getvalue())
 

@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 
 from band.config import Hyper, TrainConfig
-from band.model.forward import Latents, Losses, Scales, compute_losses, run_model
+from band.model.forward import Batch, Latents, Losses, Scales, compute_losses, run_model
 from band.model.losses import ramp
 from band.model.params import Params, Widths, session_room
+from band.model.reconstructions import reconstruction_of
+from band.train.augment import Augmenter
+from band.train.augmentations.sample_validation import held_out_recon
 from band.train.evaluate import evaluate
 from band.train.noise import NoiseSource, Rates
 from band.train.optimiser import AdamWSettings, adamw_step_, clip_gradient_
-from band.train.population import COLUMNS, TRAIN_TERMS, Population
+from band.train.population import COLUMNS, SUMMED, TRAIN_TERMS, Population
 from band.train.schedule import monitored
 from band.train.start import trained_columns
 from band.train.trials import Trials
@@ -32,6 +35,7 @@ L2_ROOMS = ("ic_enc", "ci_enc", "gen", "con")
 class _Fixed:
     """What depends only on which members are active."""
 
+    augmenter: Augmenter
     noise: NoiseSource
     scales: Scales
     settings: AdamWSettings
@@ -61,13 +65,15 @@ class Loop:
     def step(self) -> list[int]:
         """Do one optimiser step of every member; return the positions of those that completed an epoch or diverged."""
         population, fixed = self.population, self._fixed
-        batch = self._trials.batch(*self._next_batch())
+        index, weight = self._next_batch()
+        batch, held_out = fixed.augmenter.training(self._trials.batch(index, weight), index, step=population.step)
         noise = fixed.noise.training(population.step)
         latents = run_model(population.params, batch, arch=self._arch, widths=self._trials.widths, noise=noise)
         terms = compute_losses(
             population.params, latents, batch, arch=self._arch, scales=fixed.scales,
             kl_ramp=self._kl_ramp, l2_ramp=self._l2_ramp, noise=noise,
         )  # fmt: skip
+        recon_sv = self._held_out_recon(latents, held_out)
         gradient = population.params.gradient(terms.loss)
         if self._trained is not None:
             gradient *= self._trained
@@ -80,7 +86,7 @@ class Loop:
             step=population.step, lr=self._lr, decay_ramp=self._l2_ramp, settings=fixed.settings,
             trained=self._trained,
         )  # fmt: skip
-        self._add(terms, norm)
+        self._add(terms, norm, recon_sv)
         return self._completed(diverged)
 
     def end_epochs(self, positions: list[int]) -> None:
@@ -103,7 +109,7 @@ class Loop:
             inner = fixed if whole else self._fixed_for(some)
             chosen = index if whole else index[torch.tensor(rows, device=self._device)]
             found = evaluate(
-                some.params, self._trials, inner.noise, arch=self._arch, scales=inner.scales,
+                some.params, self._trials, inner.noise, augmenter=inner.augmenter, arch=self._arch, scales=inner.scales,
                 ramps=(self._kl_ramp[chosen], self._l2_ramp[chosen]), members=inner.places,
                 purpose=("valid", epoch), num_samples=self._train.valid_samples,
             )  # fmt: skip
@@ -142,6 +148,7 @@ class Loop:
             loss_scale=train.loss_scale,
             recon_reduce_mean=train.recon_reduce_mean,
             kl_co_reduce=train.kl_co_reduce,
+            kl_target=train.kl_target,
         )
         names = ("dropout_rate", "behavior_dropout_rate", "cd_rate", "cd_pass_rate")
         noise = NoiseSource(
@@ -152,7 +159,9 @@ class Loop:
         )  # fmt: skip
         names = ("adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "grad_clip")
         settings = AdamWSettings(*(per_member(name) for name in names))
-        return _Fixed(noise, scales, settings, [self._places[member.run_id] for member in population.members])
+        augmenter = Augmenter([member.config for member in population.members])
+        places = [self._places[member.run_id] for member in population.members]
+        return _Fixed(augmenter, noise, scales, settings, places)
 
     def _shuffled(self, position: int) -> list[tuple[Tensor, Tensor]]:
         member = self.population.members[position]
@@ -187,9 +196,14 @@ class Loop:
             [torch.stack([weight for _, weight in session]) for session in by_session],
         )
 
-    def _add(self, terms: Losses, norm: Tensor) -> None:
+    def _held_out_recon(self, latents: Latents, held_out: Batch | None) -> Tensor:
+        if held_out is None:
+            return torch.full((len(self.population),), math.nan, dtype=self._dtype, device=self._device)
+        return held_out_recon(self.population.params, latents, held_out, reconstruction_of(self._arch))
+
+    def _add(self, terms: Losses, norm: Tensor, recon_sv: Tensor) -> None:
         values = [getattr(terms, name) for name in TRAIN_TERMS[:-1]]
-        self.population.sums += torch.stack([*(value.detach() for value in values), norm], dim=1)
+        self.population.sums += torch.stack([*(value.detach() for value in values), norm, recon_sv], dim=1)
 
     def _find_diverged(self, latents: Latents, terms: Losses, gradient: Tensor, norm: Tensor) -> list[int]:
         """Return the positions of members whose loss or gradient is not finite, after naming what was so first."""
@@ -219,8 +233,9 @@ class Loop:
         member = population.members[position]
         hyper = member.config.hyper
         score = _without_behavior(score) if hyper.behavior_weight == 0 else score
-        means = population.sums[position] / member.batch
-        row = {f"train_{name}": value for name, value in zip(TRAIN_TERMS, means.tolist(), strict=True)}
+        means = dict(zip(SUMMED, (population.sums[position] / member.batch).tolist(), strict=True))
+        row = {f"train_{name}": means[name] for name in TRAIN_TERMS}
+        score = score | {"valid_recon_sv": means["recon_sv"]}
         if hyper.behavior_weight == 0:
             row["train_behavior"] = math.nan
         row.update(epoch=member.epoch, step=population.step, lr=member.schedule.lr, **score)
@@ -315,6 +330,7 @@ def effective_beta(hyper: Hyper, train: TrainConfig, widths: Widths) -> dict[str
     unit = widths.num_recon_bins * neurons if train.recon_reduce_mean else 1
     bins = widths.num_recon_bins if train.kl_co_reduce == "mean" else 1
     share = hyper.cd_rate + (1 - hyper.cd_rate) * hyper.cd_pass_rate if hyper.cd_rate > 0 else 1.0
+    share *= 1 - hyper.sv_rate
     return {
         "beta_ic": hyper.kl_ic_scale * unit,
         "beta_co": hyper.kl_co_scale * unit / bins,

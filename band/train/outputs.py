@@ -21,6 +21,7 @@ from band.model.forward import Batch, read_in, read_out
 from band.model.noise import Noise
 from band.model.params import Params, has_controller, session_room
 from band.model.reconstructions import behavior_likelihood_of, reconstruction_of
+from band.train.augment import Augmenter
 from band.train.noise import NoiseSource, Rates
 from band.train.scores import Modelled, Observed, pool_sessions, score_splits
 from band.train.trials import SessionTrials, Trials
@@ -111,7 +112,7 @@ class Pass:
         """Return means and spreads over draws for some trials of one session: encoded once, decoded often."""
         totals: dict[str, Tensor] = {}
         count = self.config.train.posterior_samples
-        encoded = self.encode(session, chunk)
+        encoded = self.encode(session, chunk, purpose=purpose)
         for sample in range(count):
             _accumulate(totals, self.draw(encoded, (*purpose, sample)))
         found = {name: value / count for name, value in totals.items()}
@@ -122,9 +123,10 @@ class Pass:
         return {name: value[0].float().cpu().numpy() for name, value in found.items()}
 
     @torch.no_grad()
-    def encode(self, session: int, chunk: np.ndarray) -> Encoded:
-        """Return what the encoders make of some trials of one session."""
-        arch, batch = self.config.arch, self._batch(session, chunk)
+    def encode(self, session: int, chunk: np.ndarray, *, purpose: tuple[int, ...]) -> Encoded:
+        """Return what the encoders make of some trials of one session, augmented as inference asks for."""
+        arch = self.config.arch
+        batch = Augmenter([self.config]).inference(self._batch(session, chunk), "posterior", *purpose)
         seen = read_in(self.params, batch.encod, arch=arch, widths=self.trials.widths, noise=Noise())
         mean, log_var, controller_input = encode(self.params, seen, arch=arch, noise=Noise())
         std = (log_var.exp() + arch.ic_post_var_min).sqrt()

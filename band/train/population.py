@@ -17,12 +17,13 @@ from band.model.params import Params, Widths, initial_params, parameter_shapes
 from band.train.schedule import Schedule
 
 TRAIN_TERMS = ("recon", "behavior", "kl_ic", "kl_co", "l2", "loss", "grad_norm")
+SUMMED = (*TRAIN_TERMS, "recon_sv")  # over the batches of an epoch
 COLUMNS = (
     "epoch", "step", "lr",
     *(f"train_{name}" for name in TRAIN_TERMS),
     "kl_ramp", "l2_ramp",
     "valid_recon", "valid_behavior", "valid_kl_ic", "valid_kl_co", "valid_loss",
-    "valid_bits_per_spike", "valid_behavior_r2",
+    "valid_bits_per_spike", "valid_behavior_r2", "valid_recon_sv",
     "monitor_smoothed",
 )  # fmt: skip
 
@@ -53,7 +54,7 @@ class Population:
     params: Params
     moments: tuple[Tensor, Tensor]  # (M, P) each
     best: Tensor  # (M, P), parameters of the best epoch; meaningful where best_epoch >= 0
-    sums: Tensor  # (M, len(TRAIN_TERMS)), over the batches of each member's running epoch
+    sums: Tensor  # (M, len(SUMMED)), over the batches of each member's running epoch
     step: int = 0  # optimiser steps done, the same for every member
     seconds: float = 0.0  # spent training, over all attempts
 
@@ -69,7 +70,7 @@ class Population:
             params=params,
             moments=(torch.zeros_like(params.flat), torch.zeros_like(params.flat)),
             best=params.flat.clone(),
-            sums=torch.zeros(len(runs), len(TRAIN_TERMS), dtype=torch.float64, device=device),
+            sums=torch.zeros(len(runs), len(SUMMED), dtype=torch.float64, device=device),
         )
 
     def __len__(self) -> int:

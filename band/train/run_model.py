@@ -111,9 +111,12 @@ def own_trials(model: Model, *, data: str | Path | None = None, device: torch.de
         device: where the tensors are to lie.
 
     Raises:
+        ConfigError: the run was imported without a recording, and none is given.
         DataError: the recording is not there, or is another one.
     """
     dataset = model.result["dataset"]
+    if data is None and not dataset["path"]:
+        raise ConfigError(f"{model.folder} was imported without a recording; give one by --data")
     path = Path(data or dataset["path"])
     if not path.is_file():
         raise DataError(f"{path}: the run's recording is not there; say where it is by --data FILE")

@@ -16,6 +16,7 @@ import torch
 from band.config import RunConfig, run_config_from_dict
 from band.errors import ConfigError, PublishError
 from band.run_dir import verify
+from band.train.augmentations import augmentations_of
 from band.train.checkpoint import newest_checkpoint, restore_population, save_checkpoint
 from band.train.export import export_member, metrics_lines
 from band.train.loop import Loop, effective_beta, train_population
@@ -63,6 +64,8 @@ def train_task(
     torch.set_num_threads(int(task.get("threads", 1)))
     device = torch.device(task.get("device", "cpu"))
     configs = {run: known[run] for run in runs}
+    for key in ("augmentations", "inference_augmentations"):
+        augmentations_of(list(configs.values()), key)  # one that is not there is told before anything is trained
     trials = Trials.load(data, list(configs.values()), device=device)
     # What this process has finished is the supervisor's from then on, who publishes it and takes the folder away.
     finished = {run for run in runs if is_finished(work / "runs" / run)}

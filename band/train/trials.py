@@ -19,10 +19,10 @@ from band.data.holdout import hold_out
 from band.data.recording import Recording, open_sessions
 from band.data.sessions import check_alike
 from band.data.splits import Split, make_split
-from band.errors import ConfigError
+from band.errors import ConfigError, DataError
 from band.model.forward import Batch
 from band.model.params import Widths, derived_generator
-from band.model.reconstructions import reconstruction_of
+from band.model.reconstructions import behavior_likelihood_of, reconstruction_of
 
 Cut = Callable[[Recording, DataConfig], Split]
 
@@ -65,6 +65,7 @@ class SessionTrials:
         if encod.shape == recon.shape and torch.equal(encod, recon):
             recon = encod
         behavior, behavior_observed = _padded(*held("behavior"), bins=recon.shape[0])
+        _check_values(recording, recon, behavior, configs)
         return SessionTrials(
             recording=recording,
             splits=tuple(known[config.data] for config in configs),
@@ -80,6 +81,25 @@ class SessionTrials:
     def split(self, name: str, member: int) -> np.ndarray:
         """Return the trials of one member's "train", "valid" or "test" split."""
         return np.asarray(getattr(self.splits[member], name))
+
+
+def _check_values(recording: Recording, recon: Tensor, behavior: Tensor | None, configs: Sequence[RunConfig]) -> None:
+    """Raise DataError unless counts and behaviour, 0 where unobserved, can be what the configuration says they are."""
+    arch = configs[0].arch
+    likelihood = behavior_likelihood_of(arch)
+    is_used = any(config.hyper.behavior_weight for config in configs) or not likelihood.is_quantity
+    for key, values, kind, option in (
+        ("recon_data", recon, reconstruction_of(arch), f"arch.reconstruction={arch.reconstruction}"),
+        ("behavior", behavior if is_used else None, likelihood, f"arch.behavior_likelihood={arch.behavior_likelihood}"),
+    ):
+        holds = None if values is None else kind.holds(values)
+        if values is None or holds is None or bool(holds.all()):
+            continue
+        trial = int((~holds).any(dim=2).any(dim=0).nonzero()[0])
+        value = float(values[:, trial][~holds[:, trial]][0])
+        raise DataError(
+            f"{recording.path}: {recording.where(key, trial)} must hold {kind.rule} where {option}, found {value:g}"
+        )
 
 
 def _padded(values: Tensor | None, observed: Tensor | None, *, bins: int) -> tuple[Tensor | None, Tensor | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from golden_case import GoldenCase, Pass, run_case
 
+from band.model.forward import compute_losses, run_model
 from band.model.params import has_controller, session_room
 from band.model.reconstructions import reconstruction_of
 
@@ -90,6 +92,26 @@ def test_a_golden_case_is_reproduced_alone_and_among_others(path, dtype):
     case = GoldenCase.read(path)
     check(case, run_case(case, dtype), 0)
     check(case, run_case(case, dtype, neighbours=3, member=2), 2)
+
+
+@pytest.mark.parametrize("target", [0.0, 1e3])
+def test_a_divergence_below_its_target_costs_nothing_or_as_much_as_one_above(target):
+    case, f64 = GoldenCase.read(FOLDER / "ramps_and_l2.npz"), torch.float64
+    params, batch, noise, arch = case.params(f64), case.batch(f64), case.noise(f64), case.arch()
+    latents = run_model(params, batch, arch=arch, widths=case.widths(), noise=noise)
+    wanted = torch.tensor([target], dtype=f64)
+    found = {}
+    for rule in ("free", "absolute"):
+        scales = replace(case.scales(f64), kl_ic_target=wanted, kl_co_target=wanted, kl_target=rule)
+        found[rule] = compute_losses(
+            params, latents, batch, arch=arch, scales=scales, kl_ramp=case.ramp("kl", f64),
+            l2_ramp=case.ramp("l2", f64), noise=noise,
+        )  # fmt: skip
+    free, absolute = found["free"], found["absolute"]
+    below = scales.kl_ic_scale * (wanted - free.kl_ic) + scales.kl_co_scale * (wanted - free.kl_co)
+    extra = scales.loss_scale * case.ramp("kl", f64) * below if target else torch.zeros(1, dtype=f64)
+    torch.testing.assert_close(absolute.loss - free.loss, extra, rtol=1e-9, atol=1e-9)
+    assert (absolute.loss > free.loss).item() == (target > 0)
 
 
 def test_the_golden_folder_holds_all_seventeen_cases():

@@ -130,6 +130,7 @@ def scene(shared_slurm_lab: Lab, recording: Path) -> Iterator[Scene]:
         director.submit_real(recording, "other_versions", BAND_VERSIONS='{"python": "2.7.18", "torch": ""}')
         bar(director)
         act(director)
+        wait_for_ends(director)
         yield director.scene()
 
 
@@ -197,6 +198,10 @@ def act(director: Director) -> None:
         return not (actions or shut)
 
     lab.wait_for(is_done, timeout_s=PATIENCE_S, what="tasks that were disturbed")
+
+
+def wait_for_ends(director: Director) -> None:
+    """Wait until every task has come to its end."""
     done = ["limited", "preempted", "warned", "again", "undisturbed", "requeued", "spared", "last_but_one"]
     director.wait_for_state([*done, "trimmed", "shunned"], "COMPLETED")
     director.wait_for_state(["unwarned"], "COMPLETED", "TIMEOUT")
@@ -372,10 +377,11 @@ def test_of_a_lost_node_nothing_is_lost_and_what_it_does_on_waking_changes_nothi
     with lab.configured(SlurmdTimeout=5):
         lab.run(["scontrol", "update", "NodeName=c2", "State=DRAIN", "Reason=test"], check=True)
         director.submit_real(recording, "lost")
-        director.wait_for_checkpoint("lost")
-        director.submit(frozen={"a": LONG}, alive={"a": GATED})
+        director.submit(alive={"a": GATED})
+        director.wait_for_checkpoint("lost", "alive")
+        director.submit(frozen={"a": LONG})  # the last, and so stopped long before it could end
+        director.wait_for_checkpoint("frozen")
         frozen, alive, lost = (director.tasks[name] for name in ("frozen", "alive", "lost"))
-        director.wait_for_checkpoint("frozen", "alive")
         lab.run(["scontrol", "update", "NodeName=c2", "State=RESUME"], check=True)
         asleep = lab.nodes["c1"].pids(job=director.jobs["frozen"])
         for pid in asleep:
@@ -386,13 +392,20 @@ def test_of_a_lost_node_nothing_is_lost_and_what_it_does_on_waking_changes_nothi
             task.gate.unlink()
         lab.wait_for(frozen.published, timeout_s=PATIENCE_S, what="the second attempt at the frozen task")
         director.wait_for_state(["frozen", "alive", "lost"], "COMPLETED")
-        before = tree(frozen.sweep.runs), alive.published()
+        before = tree(frozen.sweep.runs)
         for pid in asleep:
             os.kill(pid, signal.SIGCONT)
-        is_gone = lambda: not lab.nodes["c1"].pids(job=director.jobs["frozen"])  # noqa: E731
-        lab.wait_for(is_gone, timeout_s=PATIENCE_S, what="the frozen attempt to end")
+        lab.wait_for(frozen.endings, timeout_s=PATIENCE_S, what="the frozen attempt to give way")
+        lab.wait_for(lambda: not lab.nodes["c1"].pids(job=director.jobs["frozen"]), what="its processes to end")
         lab.nodes["c1"].start()
+    assert_moved_once(director)
     assert_as_undisturbed(lost, recording=recording, folder=tmp_path)
+    assert tree(frozen.sweep.runs) == before and not frozen.sweep.superseded.exists()
+
+
+def assert_moved_once(director: Director) -> None:
+    """Assert that each task went from the lost node to the other, once, and that its first attempt gave way."""
+    frozen, alive, lost = (director.tasks[name] for name in ("frozen", "alive", "lost"))
     for task in (frozen, alive, lost):
         assert task.endings() == [("another attempt holds the task", False)]
         assert [event["host"] for event in task.events("claimed")] == ["c1", "c2"]
@@ -400,6 +413,5 @@ def test_of_a_lost_node_nothing_is_lost_and_what_it_does_on_waking_changes_nothi
         assert task.state("a") == expected_state("a", epochs=60)
         assert [event["run"] for event in task.events("published")] == ["a"]
     assert sorted(event["run"] for event in lost.events("published")) == ["run0", "run1"]
-    assert tree(frozen.sweep.runs) == before[0] and not frozen.sweep.superseded.exists()
     accounts = director.scene().account
     assert [[state for state, _ in accounts[job]] for job in director.jobs.values()] == [["NODE_FAIL", "COMPLETED"]] * 3

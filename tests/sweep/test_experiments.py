@@ -16,7 +16,7 @@ from band.sweep.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
-NAMES = ("mc_maze", "m1_stevenson", "reach", "reach_control", "demo")
+NAMES = ("mc_maze", "m1_stevenson", "reach", "reach_control", "demo", "heldout")
 REAL = Path(os.environ.get("BAND_DATA", ROOT.parent / "shared" / "data"))
 MAZE, STEVENSON = "mc_maze_large_9cond-10ms.h5", "m1_stevenson-50ms-T28.h5"
 
@@ -56,6 +56,12 @@ def test_real_recordings_are_fitted_by_lfads_and_two_weights_of_band(
     expected = [(recording, weight, seed) for seed in range(3) for weight in (0.0, 0.1, 1.0)]
     assert settings(expansion) == expected
     assert expansion.excluded == 0 and not expansion.duplicates and not expansion.notes
+
+
+def test_a_quarter_of_the_neurons_of_both_recordings_is_held_out(recordings: Path) -> None:
+    expansion = expand_file(EXPERIMENTS / "heldout.yaml")
+    assert settings(expansion) == [(name, weight, 0) for name in (MAZE, STEVENSON) for weight in (0.0, 0.1)]
+    assert expansion.base["data"]["heldout_share"] == 0.25
 
 
 def test_the_maze_has_the_settings_of_the_published_model(recordings: Path) -> None:

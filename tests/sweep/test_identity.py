@@ -77,9 +77,22 @@ def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
     return config
 
 
+ZIG = "zero_inflated_gamma"
+EFFECTIVE = {  # what has to hold for fields that only some options read
+    "arch.behavior_lags": Arch(behavior_decoder="causal_lag"),
+    "arch.behavior_classes": Arch(behavior_likelihood="categorical"),
+    "arch.co_prior_tau": Arch(co_prior="autoregressive"),
+    "arch.co_prior_nvar": Arch(co_prior="autoregressive"),
+    "arch.prior_df": Arch(co_prior="student_t"),
+    "arch.readin": Arch(readin_dim=5),
+    **{f"arch.gamma_{name}": Arch(reconstruction=ZIG, gamma_scale_penalty=1.0) for name in ("loc", "scale_init")},
+    **{f"arch.gamma_scale_{name}": Arch(reconstruction=ZIG, gamma_scale_penalty=1.0) for name in ("prior", "penalty")},
+}
+
+
 @pytest.mark.parametrize("key", FIELDS)
 def test_every_field_that_is_not_idle_or_left_out_changes_the_id(key: str) -> None:
-    # A BAND run by blocks with L2 penalties: nearly every field has its effect in it.
+    # A BAND run by blocks with L2 penalties and shifts: nearly every field has its effect in it.
     config = to_dict(
         RunConfig(
             data=DataConfig(
@@ -87,12 +100,22 @@ def test_every_field_that_is_not_idle_or_left_out_changes_the_id(key: str) -> No
                 group_key="g",
                 heldout_share=0.2,
             ),
-            hyper=Hyper(behavior_weight=1.0, l2_gen_scale=1.0),
+            arch=EFFECTIVE.get(key, Arch()),
+            hyper=Hyper(behavior_weight=1.0, l2_gen_scale=1.0, shift_std=1.0, kl_co_target=0.1),
             output=OutputConfig(),
         )
     )
     same = run_id(config, dataset_digest=DIGEST) == run_id(changed(config, key), dataset_digest=DIGEST)
     assert same == (key in UNHASHED), without_effect(config)
+
+
+def test_an_option_of_ones_own_may_read_any_field() -> None:
+    own = "lab:Own"
+    names = ("reconstruction", "ic_prior", "co_prior", "behavior_decoder", "behavior_likelihood")
+    config = to_dict(RunConfig(arch=Arch(**dict.fromkeys(names, own)), hyper=Hyper(behavior_weight=1.0)))
+    for key in ("co_prior_var", *(key.partition(".")[2] for key in EFFECTIVE if key != "arch.readin")):
+        different = changed(config, f"arch.{key}")
+        assert run_id(config, dataset_digest=DIGEST) != run_id(different, dataset_digest=DIGEST), key
 
 
 @pytest.mark.parametrize("condition", WITHOUT_EFFECT, ids=lambda condition: condition.where)
@@ -105,6 +128,16 @@ def test_a_field_without_effect_does_not_change_the_id(condition: Any) -> None:
         "hyper.lr_decay is 1": RunConfig(hyper=Hyper(lr_decay=1)),
         "data.num_folds cuts the trials": RunConfig(data=DataConfig(num_folds=5)),
         "data.heldout_share is 0": RunConfig(),
+        "arch.behavior_decoder is not causal_lag": RunConfig(hyper=Hyper(behavior_weight=1.0)),
+        "arch.behavior_likelihood is not categorical": RunConfig(),
+        "arch.co_prior is not autoregressive": RunConfig(arch=Arch(co_prior="student_t")),
+        "arch.co_prior is autoregressive": RunConfig(arch=Arch(co_prior="autoregressive")),
+        "no prior is student_t": RunConfig(arch=Arch(co_dim=0, co_prior="student_t")),
+        "nothing is zero_inflated_gamma": RunConfig(arch=Arch(reconstruction="gamma")),
+        "arch.gamma_scale_penalty is 0": RunConfig(arch=Arch(reconstruction=ZIG)),
+        "arch.readin_dim is 0": RunConfig(),
+        "hyper.shift_std is 0": RunConfig(),
+        "hyper.kl_ic_target and hyper.kl_co_target are 0": RunConfig(),
         "data.split is shipped": RunConfig(data=DataConfig(split="shipped")),
         "data.split is blocked": RunConfig(data=DataConfig(split="blocked")),
         "data.split is not grouped": RunConfig(data=DataConfig(split="stratified")),

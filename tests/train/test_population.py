@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tiny import config, make_loop, train, write_recording
 
+from band.errors import DataError
 from band.model.params import derived_generator
 from band.train.population import COLUMNS, Population
 from band.train.trials import spread, steps_per_epoch
@@ -48,6 +52,56 @@ def test_a_member_among_others_ends_like_it_does_alone(recording, dtype, bound):
             assert distance(other_row, row) <= bound, run
         steps = member.history[-1][COLUMNS.index("step")]
         assert steps == 201 or run in ("fast", "fold")
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ({"behavior_likelihood": "categorical"}, "train_behavior trial 0 must hold whole numbers from 0 to below"),
+        (
+            {"behavior_likelihood": "poisson"},
+            "must hold non-negative whole counts where arch.behavior_likelihood=poisson",
+        ),
+        ({"reconstruction": "zero_inflated_gamma", "gamma_loc": 1.0}, "must hold 0 or values above arch.gamma_loc"),
+    ],
+    ids=str,
+)
+def test_data_that_cannot_be_what_the_configuration_says_are_refused(recording, arch, message):
+    run = config(behavior_weight=1.0)
+    with pytest.raises(DataError, match=re.escape(message)):
+        make_loop(recording, {"a": replace(run, arch=replace(run.arch, **arch))})
+
+
+OPTIONS = {
+    "ic_prior": "student_t", "co_prior": "autoregressive", "behavior_decoder": "causal_lag", "behavior_lags": 2,
+    "behavior_likelihood": "gaussian", "ic_enc_seq_len": 3,
+}  # fmt: skip
+
+
+def augmented(dtype: str) -> dict:
+    """Return runs whose trials are changed each in another way, with other priors and another decoder."""
+    common = {"dtype": dtype, "max_epochs": 12, "batch_size": 8}
+    runs = {
+        "still": config(seed=1, behavior_weight=0.5, train=common),
+        "jitter": config(seed=1, jitter_width=2, train=common),
+        "shift": config(seed=2, shift_std=1.5, behavior_weight=0.3, fold=1, num_folds=4, train=common),
+        "sample": config(seed=3, sv_rate=0.3, jitter_width=1, cd_rate=0.0, train=common),
+    }
+    return {run: replace(one, arch=replace(one.arch, **OPTIONS)) for run, one in runs.items()}
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_a_member_whose_trials_are_changed_ends_among_others_like_it_does_alone(recording, dtype, bound):
+    runs = augmented(dtype)
+    together = train(recording, runs)
+    ends = {}
+    for run, run_config in runs.items():
+        ends[run], member = train(recording, {run: run_config})[run]
+        assert distance(together[run][0], ends[run]) <= bound, run
+        own, other = (np.array(one.history) for one in (together[run][1], member))
+        np.testing.assert_allclose(own, other, rtol=1e-3 if dtype == "float32" else 1e-8)
+    unchanged = replace(runs["jitter"], hyper=replace(runs["jitter"].hyper, jitter_width=0))
+    assert distance(train(recording, {"a": unchanged})["a"][0], ends["jitter"]) > 1e-3, "the jitter is meant to act"
 
 
 def test_an_lfads_band_pair_differs_in_the_behaviour_weight_alone(recording):

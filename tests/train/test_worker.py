@@ -86,32 +86,50 @@ def test_a_finished_run_is_four_files_and_says_what_was_done(undisturbed):
     assert undisturbed["lfads"]["scores"]["test"].get("behavior_r2/own/mean") is None
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_trainer_killed_at_random_moments_ends_bit_identical(course, recording, tmp_path, seed):
-    undisturbed, length_s = course
-    moments = random.Random(seed)
-    task = write_task(tmp_path, recording, runs())
-    work, kills = tmp_path / "work", 0
-    last_checkpoint, starts = 0, []
+def train_with_kills(folder, recording, configs, *, moments, length_s, kills) -> None:
+    """Train to the end, killed as often at random moments and started again; nothing is done twice."""
+    task, work = write_task(folder, recording, configs), folder / "work"
+    last_checkpoint, killed = 0, 0
     while True:
-        worker = Worker(task, work, recording, list(runs()))
+        worker = Worker(task, work, recording, list(configs))
         patience = time.monotonic() + moments.uniform(0.0, 1.2)  # its start included
         for event in worker.events():
             if event["event"] == "started":
-                starts.append((event["step"], last_checkpoint))
+                assert event["step"] >= last_checkpoint, "no step before the last checkpoint is done again"
                 patience = time.monotonic() + moments.uniform(0.0, length_s / 3)
             if event["event"] == "checkpoint":
                 last_checkpoint = event["step"]
-            if kills < 4 and time.monotonic() > patience:
+            if killed < kills and time.monotonic() > patience:
                 worker.process.send_signal(signal.SIGKILL)
-                kills += 1
+                killed += 1
                 break
         if worker.wait() == 0:
             break
-    assert kills >= 2
-    assert all(step >= known for step, known in starts), "no step before the last checkpoint is done again"
+    assert killed >= 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_trainer_killed_at_random_moments_ends_bit_identical(course, recording, tmp_path, seed):
+    undisturbed, length_s = course
+    train_with_kills(tmp_path, recording, runs(), moments=random.Random(seed), length_s=length_s, kills=4)
     for run in runs():
-        assert_same(finished(work / "runs" / run), undisturbed[run])
+        assert_same(finished(tmp_path / "work" / "runs" / run), undisturbed[run])
+
+
+def test_a_trainer_that_changes_its_trials_ends_bit_identical_too(course, recording, tmp_path):
+    base = {"train": {"max_epochs": 20, "checkpoint_s": 0.05, "inference_augmentations": "shift"}}
+    configs = {
+        "moved": config(seed=1, jitter_width=2, shift_std=1.0, **base),
+        "sample": config(seed=2, sv_rate=0.2, jitter_width=1, behavior_weight=0.5, **base),
+    }
+    task = write_task(tmp_path / "once", recording, configs)
+    assert Worker(task, tmp_path / "once" / "work", recording, list(configs)).wait() == 0
+    length_s = 0.3 * course[1]  # fewer runs and epochs
+    train_with_kills(tmp_path / "killed", recording, configs, moments=random.Random(5), length_s=length_s, kills=2)
+    for run in configs:
+        once, killed = (finished(tmp_path / how / "work" / "runs" / run) for how in ("once", "killed"))
+        assert_same(once, killed)
+        assert b"valid_recon_sv" in once["metrics"]
 
 
 @pytest.mark.parametrize("source", ["scratch", "home"])

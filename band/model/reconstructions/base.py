@@ -22,8 +22,9 @@ class Reconstruction(ABC):
 
     num_params = 1  # P
     support = "gaussian"  # of the data: a key of band.data.checks.SUPPORTS
+    rule = "what `holds` asks for"  # in words, for messages
     harmless = 1.0  # a value inside the support, which stands in for data that are not there
-    is_counts = False  # bits per spike exist for counts alone
+    is_counts = False  # bits per spike exist for counts alone; the first number is the log of the expected count
     is_quantity = True  # R² exists for quantities alone, not for classes
 
     def __init__(self, arch: Arch) -> None:
@@ -43,6 +44,10 @@ class Reconstruction(ABC):
     @abstractmethod
     def means(self, outputs: Tensor, own: Mapping[str, Tensor]) -> Tensor:
         """Return the expected data (M, B, R, N'); arguments as of `terms`."""
+
+    def holds(self, data: Tensor) -> Tensor | None:
+        """Return where data can be as the configuration has it, beyond what `support` says; None: everywhere."""
+        return None
 
     def starts(self) -> dict[str, tuple[tuple[int, ...], float]]:
         """Return what is trained beside the read-out: {name: (shape before N', where it starts)}."""

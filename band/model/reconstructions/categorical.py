@@ -15,6 +15,7 @@ class Categorical(Reconstruction):
     """Cross-entropy in nats; the expected value is the most probable class."""
 
     support = "poisson"
+    rule = "whole numbers from 0 to below arch.behavior_classes"
     harmless = 0.0
     is_quantity = False
 
@@ -22,6 +23,10 @@ class Categorical(Reconstruction):
         """Take the number of classes."""
         super().__init__(arch)
         self.num_params = arch.behavior_classes
+
+    def holds(self, data: Tensor) -> Tensor:
+        """Return where data are one of the classes."""
+        return (data >= 0) & (data < self.arch.behavior_classes) & (data == data.floor())
 
     def terms(self, outputs: Tensor, data: Tensor, own: Mapping[str, Tensor]) -> Tensor:
         """Return minus the log probability of the class."""

@@ -15,8 +15,13 @@ class Poisson(Reconstruction):
     """Negative log-likelihood of counts, in nats."""
 
     support = "poisson"
+    rule = "non-negative whole counts"
     is_counts = True
     stirling = False
+
+    def holds(self, data: Tensor) -> Tensor:
+        """Return where data are counts."""
+        return (data >= 0) & (data == data.floor())
 
     def terms(self, outputs: Tensor, data: Tensor, own: Mapping[str, Tensor]) -> Tensor:
         """Return the negative log-likelihood but for log(count!)."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from band.config import Arch
 from band.model.reconstructions.base import Reconstruction
 from band.model.reconstructions.gamma import gamma_nll
 
@@ -21,7 +22,16 @@ class ZeroInflatedGamma(Reconstruction):
 
     num_params = 3
     support = "zero_inflated_gamma"
-    harmless = 10.0  # well beyond the smallest value
+    rule = "0 or values above arch.gamma_loc"
+
+    def __init__(self, arch: Arch) -> None:
+        """Take the smallest value; what stands in for data that are not there lies beyond it."""
+        super().__init__(arch)
+        self.harmless = arch.gamma_loc + 1.0
+
+    def holds(self, data: Tensor) -> Tensor:
+        """Return where data are 0 or beyond `arch.gamma_loc`."""
+        return (data == 0) | (data > self.arch.gamma_loc)
 
     def terms(self, outputs: Tensor, data: Tensor, own: Mapping[str, Tensor]) -> Tensor:
         """Return the negative log-likelihood of zeros and of values beyond `arch.gamma_loc`."""
