@@ -59,7 +59,10 @@ def run(args: argparse.Namespace) -> int:
     for key, found in broken.items():
         print_breakdown(key, found)
     was = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-    print(f"differs from result.json: {was}" if changed else "equal to the scores in result.json")
+    same = (
+        "equal to the scores in result.json" if model.result["scores"] else "result.json has no scores to compare with"
+    )
+    print(f"differs from result.json: {was}" if changed else same)
     return 0
 
 
