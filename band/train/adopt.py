@@ -24,7 +24,7 @@ from band.model.reconstructions import reconstruction_of
 from band.run_dir import seal
 from band.train.checkpoint import Saved, save_checkpoint
 from band.train.export import IMPORTED, SCHEMA, export_member, training_section, write_model
-from band.train.population import TRAIN_TERMS, Member, Population
+from band.train.population import SUMMED, Member, Population
 from band.train.provenance import provenance
 from band.train.schedule import Schedule
 from band.train.trials import Trials
@@ -157,7 +157,7 @@ def adopt(checkpoint: ForeignCheckpoint, config: RunConfig, widths: Widths, *, r
         params=Params(row[None], shapes, requires_grad=True),
         moments=moments,
         best=row[None].clone(),
-        sums=torch.zeros(1, len(TRAIN_TERMS), dtype=torch.float64),
+        sums=torch.zeros(1, len(SUMMED), dtype=torch.float64),
         step=checkpoint.adam.step if checkpoint.adam else 0,
     )
 

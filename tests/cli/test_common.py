@@ -84,7 +84,7 @@ def test_an_unknown_command_is_met_with_the_nearest(capsys: pytest.CaptureFixtur
     assert sweep.main(["stauts"]) == 2
     assert capsys.readouterr().err == "error: band-sweep has no command 'stauts'; did you mean status?\n"
     assert sweep.main(["xyz"]) == 2
-    assert "choose from generate, submit" in capsys.readouterr().err
+    assert "choose from generate, import" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
