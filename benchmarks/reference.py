@@ -177,4 +177,5 @@ def _kl(mean: Tensor, var: Tensor, prior_mean: Tensor, prior_var: float) -> Tens
 
 def member_noise(noise: Noise, member: int) -> dict[str, Tensor]:
     """Return one member's draws and masks as the reference takes them."""
-    return {name: value[member] for name, value in vars(noise).items() if value is not None}
+    drawn = {name: value for name, value in vars(noise).items() if value is not None}
+    return {name: (value[0] if isinstance(value, tuple) else value)[member] for name, value in drawn.items()}

@@ -73,7 +73,7 @@ def reference(case_name: str, members: int) -> Callable[[], None]:
     ]
     optimisers = [torch.optim.AdamW(model.parameters(), lr=4e-3) for model in models]
     assert problem.batch.behavior is not None
-    trials = [(problem.batch.recon[m].contiguous(), problem.batch.behavior[m].contiguous()) for m in range(members)]
+    trials = [(problem.batch.recon[0][m].contiguous(), problem.batch.behavior[m].contiguous()) for m in range(members)]
 
     def step() -> None:
         for model, optimiser, (data, behavior) in zip(models, optimisers, trials, strict=True):
@@ -111,7 +111,7 @@ def difference(case_name: str) -> float:
     assert problem.batch.behavior is not None
     with torch.no_grad():
         found = model.loss(
-            problem.batch.recon[1], problem.batch.behavior[1], member_noise(noise, 1), behavior_weight=1.0
+            problem.batch.recon[0][1], problem.batch.behavior[1], member_noise(noise, 1), behavior_weight=1.0
         )
     return abs(found.item() / terms.loss[1].item() - 1)
 
