@@ -1,0 +1,68 @@
+"""What rsync takes for its remote shell: runs a command at the far end and passes on what that command prints.
+
+A login may print before any command does: banners, a `.bashrc` that echoes. All of it ends where a mark stands that the
+far shell prints just before it becomes the command. Run as a program of its own, `-I -S`, with nothing of band imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shlex
+import subprocess
+import sys
+
+SETTINGS = "BAND_SYNC_SHELL"  # in the environment: {"ssh": [words], "setup": lines, "life": file descriptor or -1}
+CHUNK_BYTES = 1 << 18
+MOST_NOISE_BYTES = 1 << 20
+NO_MARK = 254  # exit code: the login ended before the command began
+
+
+def far_command(words: list[str], *, setup: str, mark: str) -> str:
+    """Return the one string that the far login shell is given; every word of it is quoted."""
+    shell = ["bash", "-lc"] if setup else ["sh", "-c"]
+    return shlex.join([*shell, f'{setup}printf %s "$0"; exec "$@"', mark, *words])
+
+
+def relay(source: int, *, target: int, mark: bytes, life: int) -> bool | None:
+    """Pass on what follows the mark until the source ends; return whether the mark came, None if `life` ended first."""
+    noise, has_begun = b"", False
+    watched = [source] if life < 0 else [source, life]
+    while True:
+        if life in select.select(watched, [], [])[0]:
+            return None
+        data = os.read(source, CHUNK_BYTES)
+        if not data:
+            if not has_begun:
+                sys.stderr.write(noise[-2000:].decode("utf-8", "replace"))
+            return has_begun
+        if not has_begun:
+            noise = (noise + data)[-MOST_NOISE_BYTES:]
+            place = noise.find(mark)
+            if place < 0:
+                continue
+            has_begun, data = True, noise[place + len(mark) :]
+        view = memoryview(data)
+        while view:
+            view = view[os.write(target, view) :]
+
+
+def main() -> int:
+    """Run the command that follows the name of the far host, which the settings know better."""
+    settings = json.loads(os.environ[SETTINGS])
+    mark = f"band-sync:{os.urandom(8).hex()}:"
+    command = far_command(sys.argv[2:], setup=settings["setup"], mark=mark)
+    with subprocess.Popen([*settings["ssh"], command], stdout=subprocess.PIPE) as far:
+        assert far.stdout is not None
+        try:
+            has_begun = relay(far.stdout.fileno(), target=1, mark=mark.encode(), life=settings["life"])
+        except OSError:
+            has_begun = None  # nobody reads any more
+        if has_begun is None:
+            far.terminate()
+    return NO_MARK if has_begun is False and far.returncode == 0 else far.returncode & 0xFF
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
