@@ -51,8 +51,8 @@ COMMANDS = {
     ),
 }
 EPILOG = """\
-HOST is what `ssh HOST` takes; ~/.ssh/config says how it is reached. One connection is opened, asking for a second factor
-once, and kept for ten minutes. Exit codes: 0 done, 1 your input, 2 usage, 3 ssh, 4 partial."""
+HOST is what `ssh HOST` takes; ~/.ssh/config says how it is reached. One connection is opened, asking for a second
+factor once, and kept for ten minutes. Exit codes: 0 done, 1 your input, 2 usage, 3 ssh, 4 partial."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
 def dispatch(arguments: list[str]) -> int:
     """Run the command that `arguments` begin with; usage errors and --help end in SystemExit as argparse does it."""
     if not arguments or arguments[0] not in COMMANDS:
-        parser = _parser("band-sync", "Bring results home, send recordings out, look at a sweep elsewhere.", _all_examples())
+        parser = _parser(
+            "band-sync", "Bring results home, send recordings out, look at a sweep elsewhere.", _all_examples()
+        )
         commands = parser.add_subparsers(metavar="COMMAND", required=True)
         for name, command in COMMANDS.items():
             commands.add_parser(name, help=command.help)

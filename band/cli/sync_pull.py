@@ -29,7 +29,9 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", metavar="SOURCE", help="HOST:PATH of a sweep, or a sweep at home that knows its source")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="HOST:PATH of a sweep, or a sweep at home that knows its source"
+    )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="run ids, their beginnings, or patterns with * and ?")
     parser.add_argument(
         "--what",

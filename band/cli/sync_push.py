@@ -1,4 +1,4 @@
-"""`band-sync push`: sends recordings and other files to another machine; verified there, and never over something else."""
+"""`band-sync push`: sends recordings and other files to another machine; verified there, never over something else."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from band.cli.common import print_json, printable
-from band.cli.progress import plural, size
+from band.cli.progress import plural, size, transfer
 from band.errors import ConfigError
 from band.sync.connection import connect, parse_place
 from band.sync.push import Parcel, Shipment, offer, parcel, send
@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"{plural(len(parcels), 'file')} for {printable(str(place))}: {size(shipment.size_bytes)} to send")
     if not args.dry_run:
-        send(connection, shipment, bwlimit=rate)
+        with transfer(shipment.size_bytes, is_quiet=args.json) as show:
+            send(connection, shipment, bwlimit=rate, look=show)
     _say(shipment, args=args, host=place.host)
     return 4 if "differs" in shipment.states else 0
 

@@ -18,10 +18,14 @@ from band.sync.sources import Source, sources_of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", metavar="SOURCE", help="HOST:PATH of a sweep, or a sweep at home that knows its source")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="HOST:PATH of a sweep, or a sweep at home that knows its source"
+    )
     parser.add_argument("--from", dest="hosts", action="append", default=[], metavar="HOST", help="of several sources")
     parser.add_argument("--runs", action="store_true", help="list every run")
-    parser.add_argument("--json", action="store_true", help="as JSON: what `band-sweep status --json` says there, and what is here")
+    parser.add_argument(
+        "--json", action="store_true", help="as JSON: what `band-sweep status --json` says there, and what is here"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -108,18 +108,19 @@ class Connection:
             raise self.failure(done.returncode, said, what="python3")
         return read_answer(done.stdout, host=self.host)
 
-    def band(self, *, path: str, words: Sequence[str], code: str = "") -> int:
+    def band(self, *, path: str, words: Sequence[str], code: str = "", needs: Sequence[str] = ()) -> int:
         """Run `band-sweep` there on a sweep, have it print here, and return its exit code.
 
         Args:
             path: the sweep's folder there.
             words: the command and its options; the sweep's path follows the command.
             code: digest of the copy of the code in the sweep's folder that is to run; "": what is found there.
+            needs: packages that the interpreter there must have.
 
         Raises:
             RemoteError: the connection broke.
         """
-        return self._band(path=path, words=words, code=code, stdout=None)[0]
+        return self._band(path=path, words=words, code=code, needs=needs, stdout=None)[0]
 
     def band_says(self, *, path: str, words: Sequence[str]) -> tuple[int, Any]:
         """Run `band-sweep` there on a sweep, and return its exit code and the JSON that it prints.
@@ -127,14 +128,16 @@ class Connection:
         Raises:
             RemoteError: the connection broke, or it printed something else.
         """
-        code, said = self._band(path=path, words=words, code="", stdout=subprocess.PIPE)
+        code, said = self._band(path=path, words=words, code="", needs=(), stdout=subprocess.PIPE)
         try:
             return code, json.loads(said)
         except ValueError:
             raise RemoteError(f"band-sweep {words[0]} at {self.host} ended with {code} and without JSON") from None
 
-    def _band(self, *, path: str, words: Sequence[str], code: str, stdout: int | None) -> tuple[int, bytes]:
-        request = {"path": path, "start": self.config.path, "python": self.config.python}
+    def _band(
+        self, *, path: str, words: Sequence[str], code: str, needs: Sequence[str], stdout: int | None
+    ) -> tuple[int, bytes]:
+        request = {"path": path, "start": self.config.path, "python": self.config.python, "needs": list(needs)}
         sys.stdout.flush()
         done = subprocess.run(
             [*self.shell(), *self.python()],
@@ -159,7 +162,9 @@ class Connection:
                 f"found: hosts: {{{self.host}: {{setup: [module load …]}}}}"
             )
         if code == NO_MARK:
-            return RemoteError(f"{self.host} lets nobody run a command{said}; `ssh {self.host} true` shows what it does")
+            return RemoteError(
+                f"{self.host} lets nobody run a command{said}; `ssh {self.host} true` shows what it does"
+            )
         if code == CONNECTION:
             return RemoteError(f"the connection to {self.host} broke{said}; give the same command again")
         return RemoteError(f"{what} at {self.host} ended with {code}{said}")
@@ -261,7 +266,9 @@ def socket_folder() -> Path:
     for path in map(Path, tried):
         if len(os.fsencode(path)) + SOCKET_BYTES <= MOST_SOCKET_BYTES and "%" not in str(path) and _is_private(path):
             return path
-    raise ConfigError(f"no private folder for ssh's sockets: tried {', '.join(tried)}; set XDG_RUNTIME_DIR to a short one")
+    raise ConfigError(
+        f"no private folder for ssh's sockets: tried {', '.join(tried)}; set XDG_RUNTIME_DIR to a short one"
+    )
 
 
 def _is_private(path: Path) -> bool:

@@ -60,9 +60,7 @@ def look(connection: Connection, path: str, *, known: Mapping[str, str], manifes
         RemoteError: the connection broke, or what came is no listing.
     """
     start = connection.config.path
-    answer = connection.call(
-        "list", path=path, start=start, known=dict(known), manifest_sha256=manifest, logs=has_logs
-    )
+    answer = connection.call("list", path=path, start=start, known=dict(known), manifest_sha256=manifest, logs=has_logs)
     bad = {str(name): str(why) for name, why in answer["bad"].items()}
     runs = {}
     for name, entry in answer["runs"].items():

@@ -1,4 +1,4 @@
-"""What a sweep at home holds of the runs of another machine, what it lacks, and how what has come is put in its place."""
+"""What a sweep at home holds of another machine's runs, what it lacks, and how what has come is put in its place."""
 
 from __future__ import annotations
 

@@ -163,9 +163,7 @@ def fetch(
 class _Fetch:
     """One call of rsync for many runs, of which those that are complete are put in their places meanwhile."""
 
-    def __init__(
-        self, plan: PullPlan, *, pulled: Pulled, left: list[Wanted], show: Callable[[int], None]
-    ) -> None:
+    def __init__(self, plan: PullPlan, *, pulled: Pulled, left: list[Wanted], show: Callable[[int], None]) -> None:
         self._source, self._plan, self._pulled, self._show = plan.source, plan, pulled, show
         self._left = left
         self._damaged: dict[str, Wanted] = {}
@@ -183,7 +181,7 @@ class _Fetch:
             self._settle(self._left)
         return [*self._damaged.values(), *self._left]
 
-    def _look(self) -> None:
+    def _look(self, moved: int) -> None:
         self._settle(self._left[:LOOK_AHEAD])
         first = self._left[:2]
         partial = sum(_arrived(self._source, wanted) for wanted in first)
@@ -224,10 +222,6 @@ def _arrived(source: Source, wanted: Wanted) -> int:
 def _fetch_logs(plan: PullPlan, connection: Connection, *, pulled: Pulled, lock: int, bwlimit: str) -> None:
     """Bring logs into a folder of their source; what grew is continued, what is longer here stays."""
     plan.source.logs.mkdir(parents=True, exist_ok=True)
-    transfer = Transfer(
-        source=f"{plan.far.path}/logs", target=str(plan.source.logs), names=plan.logs, options=CHANGING
-    )
-    pulled.trouble = move(connection, transfer, lock=lock, bwlimit=bwlimit, look=lambda: None) or pulled.trouble
+    transfer = Transfer(source=f"{plan.far.path}/logs", target=str(plan.source.logs), names=plan.logs, options=CHANGING)
+    pulled.trouble = move(connection, transfer, lock=lock, bwlimit=bwlimit, look=lambda moved: None) or pulled.trouble
     pulled.num_logs = len(plan.logs)
-
-

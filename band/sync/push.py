@@ -1,4 +1,4 @@
-"""Files sent to another machine: verified there, whole or not at all, continued where they stopped, replacing nothing."""
+"""Files sent to another machine: verified there, whole or not at all, continued where they stopped, over nothing."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def parcel(path: Path, *, name: str = "", sha256: str = "") -> Parcel:
     """
     try:
         real = path.resolve(strict=True)
-        return Parcel(
-            path=real, name=name or path.name, size=real.stat().st_size, sha256=sha256 or sha256_file(real)
-        )
+        return Parcel(path=real, name=name or path.name, size=real.stat().st_size, sha256=sha256 or sha256_file(real))
     except (OSError, BandError) as error:
         raise DataError(f"{path} cannot be sent: {error}") from None
 
@@ -94,7 +92,7 @@ def offer(connection: Connection, parcels: Sequence[Parcel], *, folder: str, **o
 
 
 def send(
-    connection: Connection, shipment: Shipment, *, bwlimit: str = "", look: Callable[[], None] = lambda: None
+    connection: Connection, shipment: Shipment, *, bwlimit: str = "", look: Callable[[int], None] = lambda moved: None
 ) -> None:
     """Send what the far end does not have, and have it verified and put in its place there.
 

@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from typing import IO, Any
 
 CHUNK_BYTES = 1 << 20
 MOST_RESULT_BYTES = 1 << 26
@@ -37,7 +38,7 @@ def sha256_of(path: str) -> str:
     return digest.hexdigest()
 
 
-def open_regular(path: str) -> "object":
+def open_regular(path: str) -> "IO[bytes]":
     """Open a regular file, never what a link points to."""
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -76,15 +77,15 @@ def read_text(path: str) -> "str | None":
 # --- a sweep and its runs ---------------------------------------------------------------------------------------------
 
 
-def list_sweep(request: dict) -> dict:
+def list_sweep(request: "dict[str, Any]") -> "dict[str, Any]":
     """Return the published runs of a sweep, with sizes and digests; of runs in "known" only that they are the same."""
     sweep = far_path(request["path"], start=request.get("start", ""))
     manifest = read_text(os.path.join(sweep, "manifest.jsonl"))
     if manifest is None:
-        raise Refused("%s is no sweep: it has no manifest.jsonl" % sweep)
+        raise Refused(f"{sweep} is no sweep: it has no manifest.jsonl")
     folder = os.path.join(sweep, "runs")
     if kind_of(folder) == "link":
-        raise Refused("%s is a link, and links are not followed" % folder)
+        raise Refused(f"{folder} is a link, and links are not followed")
     runs, bad = {}, {}
     for name in sorted(os.listdir(folder)) if kind_of(folder) == "folder" else []:
         if not name.startswith("."):
@@ -103,10 +104,10 @@ def list_sweep(request: dict) -> dict:
     }
 
 
-def look_at_run(folder: str, *, known: str) -> dict:
+def look_at_run(folder: str, *, known: str) -> "dict[str, Any]":
     """Return what a published run consists of."""
     if kind_of(folder) != "folder":
-        raise Refused("%s is a %s, not a folder" % (folder, kind_of(folder)))
+        raise Refused(f"{folder} is a {kind_of(folder)}, not a folder")
     with open_regular(os.path.join(folder, RESULT)) as file:
         data = file.read(MOST_RESULT_BYTES)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -119,7 +120,8 @@ def look_at_run(folder: str, *, known: str) -> dict:
         path = os.path.join(folder, name)
         found = kind_of(path)
         if not (found == "" and name in absent) and (found != "file" or os.lstat(path).st_size != size):
-            raise Refused("%s is %s" % (path, "a link" if found == "link" else "not what its manifest says"))
+            why = "a link" if found == "link" else "not what its manifest says"
+            raise Refused(f"{path} is {why}")
     return {
         "sha256": sha256,
         "size": len(data),
@@ -129,7 +131,7 @@ def look_at_run(folder: str, *, known: str) -> dict:
     }
 
 
-def list_logs(folder: str) -> list:
+def list_logs(folder: str) -> "list[Any]":
     """Return name and size of each log."""
     if kind_of(folder) != "folder":
         return []
@@ -137,7 +139,7 @@ def list_logs(folder: str) -> list:
     return [[name, os.lstat(path).st_size] for name, path in paths if kind_of(path) == "file"]
 
 
-def clear_runs(request: dict) -> dict:
+def clear_runs(request: "dict[str, Any]") -> "dict[str, Any]":
     """Remove all but result.json of runs that are what the request says, each file read once more before."""
     folder = os.path.join(far_path(request["path"]), "runs")
     cleared, kept = [], {}
@@ -150,7 +152,7 @@ def clear_runs(request: dict) -> dict:
             files = [entry for entry in found["files"] if entry not in found["absent"]]
             for entry in files:
                 if sha256_of(os.path.join(run, entry)) != found["files"][entry][1]:
-                    raise Refused("%s is not what its manifest says" % os.path.join(run, entry))
+                    raise Refused(f"{os.path.join(run, entry)} is not what its manifest says")
             write_new(os.path.join(run, ABSENT), {"schema": 1, "files": sorted(found["files"])})
             for entry in files:
                 os.unlink(os.path.join(run, entry))
@@ -162,7 +164,7 @@ def clear_runs(request: dict) -> dict:
 
 def write_new(path: str, value: "object") -> None:
     """Write JSON, or text, as a whole, and put it in its place."""
-    temporary = "%s.%d.tmp" % (path, os.getpid())
+    temporary = f"{path}.{os.getpid()}.tmp"
     text = value if isinstance(value, str) else json.dumps(value)
     with open(temporary, "wb") as file:
         file.write(text.encode("utf-8"))
@@ -174,7 +176,7 @@ def write_new(path: str, value: "object") -> None:
 # --- files that are brought here --------------------------------------------------------------------------------------
 
 
-def target_of(request: dict) -> tuple:
+def target_of(request: "dict[str, Any]") -> "tuple[str, list[str]]":
     """Return the folder that files are to come into, and their names below it."""
     folder = far_path(request["folder"], start=request.get("start", ""))
     names = [entry["name"] for entry in request["files"]]
@@ -192,7 +194,7 @@ def incoming_of(folder: str, *, is_whole: bool) -> str:
     return os.path.join(os.path.dirname(folder) if is_whole else folder, INCOMING)
 
 
-def offer_files(request: dict) -> dict:
+def offer_files(request: "dict[str, Any]") -> "dict[str, Any]":
     """Return what is here already of files that are to come, and where rsync is to put the others.
 
     With "is_whole" the folder is there or not; with "reuse" a file of that content counts under any name.
@@ -214,7 +216,7 @@ def offer_files(request: dict) -> dict:
     return {"folder": folder, "incoming": incoming, "files": states}
 
 
-def state_of(path: str, entry: dict) -> str:
+def state_of(path: str, entry: "dict[str, Any]") -> str:
     """Return "new", "same" or "differs"."""
     if not os.path.lexists(path):
         return "new"
@@ -222,7 +224,7 @@ def state_of(path: str, entry: dict) -> str:
     return "same" if is_same and sha256_of(path) == entry["sha256"] else "differs"
 
 
-def same_content(folder: str, entry: dict) -> "tuple | None":
+def same_content(folder: str, entry: "dict[str, Any]") -> "tuple[str, str] | None":
     """Return path and state of a file in a folder that holds what is to come."""
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         path = os.path.join(folder, name)
@@ -231,7 +233,7 @@ def same_content(folder: str, entry: dict) -> "tuple | None":
     return None
 
 
-def place_files(request: dict) -> dict:
+def place_files(request: "dict[str, Any]") -> "dict[str, Any]":
     """Put files that have come where they belong, if they are what was sent; nothing that is there is replaced."""
     folder, names = target_of(request)
     is_whole = bool(request.get("is_whole"))
@@ -241,8 +243,8 @@ def place_files(request: dict) -> dict:
         if kind_of(path) != "file" or sha256_of(path) != entry["sha256"]:
             if kind_of(path) == "file" and os.lstat(path).st_size >= entry["size"]:
                 os.unlink(path)
-            raise Refused("%s did not arrive as it was sent; send it again" % entry["name"])
-    base = os.path.join(incoming, "%d.tmp" % os.getpid()) if is_whole else folder
+            raise Refused("{} did not arrive as it was sent; send it again".format(entry["name"]))
+    base = os.path.join(incoming, f"{os.getpid()}.tmp") if is_whole else folder
     for name, entry in zip(names, request["files"]):
         path = os.path.join(base, name)
         make_folder(os.path.dirname(path))
@@ -271,18 +273,18 @@ def put_whole(source: str, folder: str) -> None:
         shutil.rmtree(source)
 
 
-def read_sweep(request: dict) -> dict:
+def read_sweep(request: "dict[str, Any]") -> "dict[str, Any]":
     """Return the manifest of a sweep, None where there is none."""
     path = far_path(request["path"], start=request.get("start", ""))
     return {"path": path, "manifest": read_text(os.path.join(path, "manifest.jsonl"))}
 
 
-def write_sweep(request: dict) -> dict:
+def write_sweep(request: "dict[str, Any]") -> "dict[str, Any]":
     """Write a sweep's manifest and file, if the manifest is still what the request says."""
     path = far_path(request["path"], start=request.get("start", ""))
     manifest = os.path.join(path, "manifest.jsonl")
     if read_text(manifest) != request["expected"]:
-        raise Refused("%s has changed meanwhile; give the same command again" % manifest)
+        raise Refused(f"{manifest} has changed meanwhile; give the same command again")
     make_folder(path)
     if request["sweep_yaml"] is not None:
         write_new(os.path.join(path, "sweep.yaml"), request["sweep_yaml"])
@@ -298,7 +300,7 @@ START = (
 )
 
 
-def run_band(request: dict) -> dict:
+def run_band(request: "dict[str, Any]") -> "dict[str, Any]":
     """Become `band-sweep` with the words given, of the code given or whichever is found."""
     start = far_path(request.get("start", ""))
     sweep = far_path(request["path"], start=start)
@@ -307,14 +309,14 @@ def run_band(request: dict) -> dict:
     for python in [request["python"]] if request["python"] else pythons_for(sweep):
         python = os.path.join(start, os.path.expanduser(python)) if "/" in python else shutil.which(python)
         for place in [code] if code else ["", *snapshots_of(sweep)]:
-            problem = why_not(python, place) if python else "not found"
+            problem = why_not(python, place, request["needs"]) if python else "not found"
             if not problem:
                 become(python, place, start, [request["words"][0], sweep, *request["words"][1:]])
-            tried.append("%s: %s" % (python, problem))
-    raise Refused("no Python here can run band (%s)" % "; ".join(tried[:3]))
+            tried.append(f"{python}: {problem}")
+    raise Refused("no Python here can run band ({})".format("; ".join(tried[:3])))
 
 
-def pythons_for(sweep: str) -> list:
+def pythons_for(sweep: str) -> "list[Any]":
     """Return interpreters that may have band: those of environments above the sweep, then what is on the path."""
     found, folder = [], sweep
     while folder != os.path.dirname(folder):
@@ -324,26 +326,32 @@ def pythons_for(sweep: str) -> list:
     return [*found, "python3"]
 
 
-def snapshots_of(sweep: str) -> list:
+def snapshots_of(sweep: str) -> "list[Any]":
     """Return the copies of the code that the sweep has, the newest first."""
     folder = os.path.join(sweep, "code")
     names = [name for name in os.listdir(folder) if not name.startswith(".")] if kind_of(folder) == "folder" else []
     return sorted((os.path.join(folder, name) for name in names), key=os.path.getmtime, reverse=True)
 
 
-def why_not(python: str, code: str) -> str:
+def why_not(python: str, code: str, needs: "list[str]") -> str:
     """Return why an interpreter cannot run band, "" where it can."""
-    program = "import sys; sys.path[:1] = sys.argv[1:]; import band; assert sys.version_info >= (3, 10), sys.version"
+    program = (
+        "import sys; names = sys.argv[2:]; sys.path[:1] = sys.argv[1:2] if sys.argv[1] else []; "
+        "import importlib.util as u; lacks = [name for name in names if u.find_spec(name) is None]; "
+        "sys.exit('is ' + sys.version.split()[0] if sys.version_info < (3, 10) else "
+        "'lacks ' + ', '.join(lacks) if lacks else 0)"
+    )
+    command = [python, "-c", program, code, "band", *needs]
     try:
-        subprocess.check_output([python, "-c", program, *([code] if code else [])], stderr=subprocess.STDOUT)
+        subprocess.check_output(command, stderr=subprocess.STDOUT)
     except subprocess.CalledProcessError as error:
-        return (error.output.decode("utf-8", "replace").strip().splitlines() or ["?"])[-1]
+        return str((error.output.decode("utf-8", "replace").strip().splitlines() or ["?"])[-1])
     except OSError as error:
         return str(error)
     return ""
 
 
-def become(python: str, code: str, folder: str, words: list) -> None:
+def become(python: str, code: str, folder: str, words: "list[str]") -> None:
     """Replace this process."""
     os.chdir(folder)
     if code:
@@ -372,7 +380,7 @@ def main() -> int:
     except (Refused, OSError, UnicodeDecodeError) as error:
         answer = {"error": str(error)}
         if request["op"] == "band":
-            sys.stderr.write("error: %s\n" % error)
+            sys.stderr.write(f"error: {error}\n")
             return 3
     print(json.dumps(answer))
     return 0

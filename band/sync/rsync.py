@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import IO
 
 from band.errors import BandError, ConfigError
-from band.sync.connection import CONNECTION, NO_MARK, NOT_FOUND, Connection, tail
+from band.sync.connection import CONNECTION, NOT_FOUND, Connection, tail
+from band.sync.shell import NO_MARK
 
 POLL_S = 0.1
 SOME_FILES_FAILED = (23, 24)
@@ -22,6 +23,7 @@ FAR_ENDED = (NOT_FOUND, NO_MARK, CONNECTION)
 # What is known beforehand, sizes and digests, is checked afterwards, so rsync need not read anything twice.
 OPTIONS = ("--append", "--times", "--omit-dir-times", "-s", "--from0", "--files-from=-")
 CHANGING = ("--append-verify", *OPTIONS[1:])  # of files without a digest, such as logs that grow
+_MOVED = re.compile(rb"\r\s*([0-9]+)\s+[0-9]+%")
 _RATE = re.compile(r"[0-9]+(\.[0-9]+)?[KMGkmg]?")
 
 
@@ -48,14 +50,15 @@ def check_rate(text: str) -> str:
 
 
 def words(transfer: Transfer, *, shell: list[str], bwlimit: str = "") -> list[str]:
-    """Return the command line. The far host is in the connection: no name of a file or host is ever a word of a shell."""
+    """Return the command line. The connection names the host: no name of a file or host is a word of a shell."""
     far = "far:" + (transfer.target if transfer.is_push else transfer.source).rstrip("/") + "/"
     near = os.path.abspath(transfer.source if transfer.is_push else transfer.target).rstrip("/") + "/"
     ends = (near, far) if transfer.is_push else (far, near)
     limit = [f"--bwlimit={bwlimit}"] if bwlimit else []
-    links = ["--copy-links"] if transfer.is_push else []  # ours, made for this; without it links are passed over
+    # The links of a push are ours, made for it; without the option links are passed over.
+    push = ["--copy-links", "--info=progress2", "--no-human-readable"] if transfer.is_push else []
     rsync = shutil.which("rsync") or "rsync"
-    return [rsync, *transfer.options, *links, *limit, f"--rsh={_rsh(shell)}", "--", *ends]
+    return [rsync, *transfer.options, *push, *limit, f"--rsh={_rsh(shell)}", "--", *ends]
 
 
 def _rsh(shell: list[str]) -> str:
@@ -65,7 +68,7 @@ def _rsh(shell: list[str]) -> str:
 
 
 def move(
-    connection: Connection, transfer: Transfer, *, lock: int = -1, bwlimit: str = "", look: Callable[[], None]
+    connection: Connection, transfer: Transfer, *, lock: int = -1, bwlimit: str = "", look: Callable[[int], None]
 ) -> str:
     """Move files, and return what rsync said of those that it could not move, "" where it moved all.
 
@@ -74,7 +77,7 @@ def move(
         transfer: what to move.
         lock: a descriptor that rsync holds as long as it lives, -1: none.
         bwlimit: as `check_rate` returns it.
-        look: called again and again meanwhile.
+        look: called again and again meanwhile, with the bytes that a push has moved so far.
 
     Raises:
         RemoteError: the connection broke, or there is no rsync.
@@ -82,19 +85,24 @@ def move(
     """
     if not transfer.names:
         return ""
-    with tempfile.TemporaryFile() as names, tempfile.TemporaryFile() as errors, _life_line() as (life, held):
+    with (
+        tempfile.TemporaryFile() as names,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+        _life_line() as (life, held),
+    ):
         names.write(b"".join(os.fsencode(name) + b"\0" for name in transfer.names))
         names.seek(0)
         with subprocess.Popen(
             words(transfer, shell=connection.shell(), bwlimit=bwlimit),
             stdin=names,
-            stdout=subprocess.DEVNULL,
+            stdout=output,
             stderr=errors,
             env=connection.environment(life=life),
             pass_fds=[file for file in (life, lock) if file >= 0],
         ) as process:
             os.close(life)
-            code = _wait(process, look=look, held=held)
+            code = _wait(process, look=lambda: look(_moved(output)), held=held)
         said = tail(errors)
     if code in SOME_FILES_FAILED:
         return said
@@ -113,6 +121,13 @@ def _life_line() -> Iterator[tuple[int, list[int]]]:
     finally:
         for end in ends:
             os.close(end)
+
+
+def _moved(output: IO[bytes]) -> int:
+    """Return the bytes in the last line of progress that rsync has written."""
+    end = output.seek(0, os.SEEK_END)
+    numbers = _MOVED.findall(os.pread(output.fileno(), 400, max(end - 400, 0)))
+    return int(numbers[-1]) if numbers else 0
 
 
 def _wait(process: subprocess.Popen[bytes], *, look: Callable[[], None], held: list[int]) -> int:

@@ -1,7 +1,7 @@
 """What rsync takes for its remote shell: runs a command at the far end and passes on what that command prints.
 
 A login may print before any command does: banners, a `.bashrc` that echoes. All of it ends where a mark stands that the
-far shell prints just before it becomes the command. Run as a program of its own, `-I -S`, with nothing of band imported.
+far shell prints just before it becomes the command. This is a program of its own and imports nothing of band.
 """
 
 from __future__ import annotations

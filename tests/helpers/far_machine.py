@@ -54,7 +54,12 @@ class FarMachine:
         """Write what stands for ~/.ssh/config, and the `ssh` that reads it alone."""
         known = self.folder / "known_hosts"
         known.write_text(f"[127.0.0.1]:{self.port} {(self.folder / 'host_key.pub').read_text()}")
-        common = [f"IdentityFile {self.folder}/key", "IdentitiesOnly yes", f"User {USER}", f"UserKnownHostsFile {known}"]
+        common = [
+            f"IdentityFile {self.folder}/key",
+            "IdentitiesOnly yes",
+            f"User {USER}",
+            f"UserKnownHostsFile {known}",
+        ]
         common += ["GlobalKnownHostsFile none", "StrictHostKeyChecking yes"]
         hosts = [
             "Host far behind other", f"Port {self.port}", "HostName 127.0.0.1",
@@ -64,7 +69,8 @@ class FarMachine:
         (self.folder / "ssh_config").write_text("\n".join(hosts) + "\n")
         wrapper = self.folder / "client" / "ssh"
         wrapper.parent.mkdir(exist_ok=True)
-        wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh", path="/usr/bin:/bin")} -F {self.folder}/ssh_config "$@"\n')
+        ssh = shutil.which("ssh", path="/usr/bin:/bin")
+        wrapper.write_text(f'#!/bin/sh\nexec {ssh} -F {self.folder}/ssh_config "$@"\n')
         wrapper.chmod(0o755)
 
     def start(self) -> None:
