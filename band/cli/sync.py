@@ -75,7 +75,7 @@ def dispatch(arguments: list[str]) -> int:
     parser = _parser(f"band-sync {arguments[0]}", command.help, command.examples)
     module = importlib.import_module(command.module)
     module.add_arguments(parser)
-    code: int = module.run(parser.parse_args(arguments[1:]))
+    code: int = module.run(parser.parse_intermixed_args(arguments[1:]))
     return code
 
 

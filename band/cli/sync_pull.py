@@ -12,7 +12,7 @@ from typing import Any
 
 from band.cli.common import INTERRUPTED, fail, print_json, printable
 from band.cli.progress import duration, plural, size, transfer
-from band.errors import BandError, ConfigError, RemoteError
+from band.errors import BandError, RemoteError
 from band.run_dir import SweepDir, check_name
 from band.sweep.manifest import SWEEPS, find_sweep
 from band.sync.choice import DEFAULT_PARTS, PARTS, STATES, Choice, parse_list, parse_where
@@ -109,9 +109,7 @@ def _sources(args: argparse.Namespace) -> list[Source]:
 def _home_of(path: str, *, given: str | None) -> Path:
     if given:
         return Path(given).resolve()
-    name = re.sub(r"[^A-Za-z0-9._+=@-]+", "-", path.rstrip("/").rpartition("/")[2]).lstrip("-.+=@_")[:160]
-    if not name:
-        raise ConfigError(f"{path!r} ends in no name that a folder here could have; give --into FOLDER")
+    name = re.sub(r"[^A-Za-z0-9._+=@-]+", "-", path.rstrip("/").rpartition("/")[2]).lstrip("-.+=@_")[:160] or "sweep"
     try:
         return find_sweep(check_name(name))
     except BandError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from band.sync.connection import Connection, Place
 from band.sync.far_sweep import FarRun, FarSweep, look
 from band.sync.holding import Settled, Wanted, compare, has_come, settle, whole_runs
 from band.sync.merge import merge
-from band.sync.rsync import CHANGING, Transfer, in_order, move
+from band.sync.rsync import CHANGING, Transfer, in_order, move, no_room
 from band.sync.sources import Source, remember
 
 LOOK_AHEAD = 64  # runs, in rsync's order, that are looked at for having come
@@ -148,24 +149,29 @@ def fetch(
         BandError: the disk is full …
     """
     pulled = Pulled(damaged=dict(plan.far.bad))
-    left: Sequence[Wanted] = plan.wanted
-    for _ in range(TRIES):
-        if not left:
-            break
-        left = _Fetch(plan, pulled=pulled, left=list(left), show=show).run(connection, lock=lock, bwlimit=bwlimit)
-    for wanted in left:
-        pulled.damaged.setdefault(wanted.run.id, f"did not come: {pulled.trouble or 'it changed while it was read'}")
-    if plan.logs:
-        _fetch_logs(plan, connection, pulled=pulled, lock=lock, bwlimit=bwlimit)
+    try:
+        left: Sequence[Wanted] = plan.wanted
+        for _ in range(TRIES):
+            if left:
+                left = _Fetch(plan, pulled=pulled, left=left, show=show).run(connection, lock=lock, bwlimit=bwlimit)
+        for wanted in left:
+            why = f"did not come: {pulled.trouble or 'it changed while it was read'}"
+            pulled.damaged.setdefault(wanted.run.id, why)
+        if plan.logs:
+            _fetch_logs(plan, connection, pulled=pulled, lock=lock, bwlimit=bwlimit)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_room(str(error)) from None
+        raise
     return pulled
 
 
 class _Fetch:
     """One call of rsync for many runs, of which those that are complete are put in their places meanwhile."""
 
-    def __init__(self, plan: PullPlan, *, pulled: Pulled, left: list[Wanted], show: Callable[[int], None]) -> None:
+    def __init__(self, plan: PullPlan, *, pulled: Pulled, left: Sequence[Wanted], show: Callable[[int], None]) -> None:
         self._source, self._plan, self._pulled, self._show = plan.source, plan, pulled, show
-        self._left = left
+        self._left = list(left)
         self._damaged: dict[str, Wanted] = {}
 
     def run(self, connection: Connection, *, lock: int, bwlimit: str) -> list[Wanted]:

@@ -146,15 +146,20 @@ def _wait(process: subprocess.Popen[bytes], *, look: Callable[[], None], held: l
 
 def _failure(connection: Connection, code: int, said: str) -> BandError:
     if "No space left" in said or "Disk quota exceeded" in said:
-        return BandError(
-            f"{said}\nno room for more; what has come is kept: make room, or want less (--what), "
-            "and give the same command again"
-        )
+        return no_room(said)
     if code in FAR_ENDED or "command not found" in said:
         return connection.failure(NOT_FOUND if "not found" in said else code, said, what="rsync")
     if code in (1, 2, 3, 4, 11, 13, 22):
         return BandError(f"rsync ended with {code}: {said}; what has come is kept")
     return connection.failure(CONNECTION, said, what="rsync")
+
+
+def no_room(said: str) -> BandError:
+    """Return the error for a disk that is full, here or there."""
+    return BandError(
+        f"{said}\nno room for more; what has come is kept: make room, or want less (--what), "
+        "and give the same command again"
+    )
 
 
 def in_order(names: Iterable[str]) -> list[str]:

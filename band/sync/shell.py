@@ -51,6 +51,7 @@ def relay(source: int, *, target: int, mark: bytes, life: int) -> bool | None:
 def main() -> int:
     """Run the command that follows the name of the far host, which the settings know better."""
     settings = json.loads(os.environ[SETTINGS])
+    os.set_blocking(1, True)  # rsync makes both ends of its pipes non-blocking
     mark = f"band-sync:{os.urandom(8).hex()}:"
     command = far_command(sys.argv[2:], setup=settings["setup"], mark=mark)
     with subprocess.Popen([*settings["ssh"], command], stdout=subprocess.PIPE) as far:

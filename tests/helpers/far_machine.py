@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,16 +26,32 @@ def free_port() -> int:
 class FarMachine:
     """One sshd. What the test runs as `ssh` knows it as `far`; nobody's own ~/.ssh is touched."""
 
-    def __init__(self, folder: Path, *, banner: str = "") -> None:
-        self.folder, self.home, self.port = folder, folder / "home", free_port()
-        self.log = folder / "sshd.log"
-        self.home.mkdir(parents=True)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        home: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        inside: Sequence[str] = (),
+    ) -> None:
+        """Lay it out.
+
+        Args:
+            folder: an empty folder for keys, logs and configuration.
+            home: the home there; None: one in the folder.
+            environment: what a session there finds, beside HOME.
+            inside: words before the command line of sshd, which put it into namespaces.
+        """
+        self.folder, self.home, self.port = folder, home or folder / "home", free_port()
+        self.log, self._inside = folder / "sshd.log", list(inside)
+        self._environment = {"PATH": os.environ["PATH"], **(environment or {}), "HOME": str(self.home)}
+        self.home.mkdir(parents=True, exist_ok=True)
         self.bin = folder / "bin"  # comes first in the PATH of a session there
         self.bin.mkdir()
         for name in ("host_key", "key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
         (folder / "authorized_keys").write_text((folder / "key.pub").read_text())
-        (folder / "banner").write_text(banner)
+        (folder / "banner").write_text("")
         self.write_server_config()
         self.write_client_config()
         self._process: subprocess.Popen[bytes] | None = None
@@ -46,9 +62,22 @@ class FarMachine:
             f"Port {self.port}", "ListenAddress 127.0.0.1", f"HostKey {self.folder}/host_key", "UsePAM no",
             f"AuthorizedKeysFile {self.folder}/authorized_keys", "StrictModes no", "PermitRootLogin yes",
             "PidFile none", f"Banner {self.folder}/banner", "MaxStartups 100", "MaxSessions 50", "LogLevel INFO",
-            f'SetEnv HOME={self.home} "PATH={self.bin}:{os.environ["PATH"]}"',
+            "SetEnv " + " ".join(f'"{name}={value}"' for name, value in self._session().items()),
         ]  # fmt: skip
         (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")
+
+    def _session(self) -> dict[str, str]:
+        return {**self._environment, "PATH": f"{self.bin}:{self._environment['PATH']}"}
+
+    def hide(self, name: str) -> None:
+        """Have a session there lack a command."""
+        links = [path for folder in ("/usr/bin", "/bin") for path in Path(folder).iterdir() if path.name != name]
+        shadow = self.folder / f"without-{name}"
+        shadow.mkdir()
+        for path in links:
+            if not (shadow / path.name).exists():
+                (shadow / path.name).symlink_to(path)
+        self._environment["PATH"] = str(shadow)
 
     def write_client_config(self, *more: str) -> None:
         """Write what stands for ~/.ssh/config, and the `ssh` that reads it alone."""
@@ -77,7 +106,7 @@ class FarMachine:
         """Start sshd and wait until it listens."""
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
-        command = [SSHD, "-D", "-f", self.folder / "sshd_config", "-E", self.log]
+        command = [*self._inside, SSHD, "-D", "-f", self.folder / "sshd_config", "-E", self.log]
         self._process = subprocess.Popen(command, start_new_session=True)
         deadline = time.monotonic() + START_S
         while True:
@@ -87,6 +116,12 @@ class FarMachine:
             except OSError:
                 assert time.monotonic() < deadline and self._process.poll() is None, self.log.read_text()
                 time.sleep(0.02)
+
+    def restart(self) -> None:
+        """Have sessions find what has changed since it was started."""
+        self.stop()
+        self.write_server_config()
+        self.start()
 
     def stop(self) -> None:
         """End sshd and every session of it."""
@@ -126,13 +161,12 @@ class FarMachine:
     def environment(self, runtime: Path) -> dict[str, str]:
         """Return the environment of a command at home: its `ssh` is ours, its sockets stand in `runtime`."""
         path = f"{self.folder}/client:{os.environ['PATH']}"
-        return {**os.environ, "PATH": path, "XDG_RUNTIME_DIR": str(runtime), "XDG_CONFIG_HOME": str(runtime / "config")}
+        return {"PATH": path, "XDG_RUNTIME_DIR": str(runtime), "XDG_CONFIG_HOME": str(runtime / "config")}
 
 
 @contextmanager
-def far_machine(folder: Path, *, banner: str = "") -> Iterator[FarMachine]:
+def running(machine: FarMachine) -> Iterator[FarMachine]:
     """Start a machine, and end it with all its connections."""
-    machine = FarMachine(folder, banner=banner)
     machine.start()
     try:
         yield machine
