@@ -33,6 +33,7 @@ QUIET = ("-T", "-a", "-x", "-o", "RemoteCommand=none", "-o", "ClearAllForwarding
 ALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+-]*@)?[A-Za-z0-9_][A-Za-z0-9._-]*")
 NOT_FOUND = 127
+_CONSEQUENCES = ("rsync error:", "rsync: connection unexpectedly closed")
 CONNECTION = 255
 
 
@@ -79,14 +80,16 @@ class Connection:
         """Return the words that run a command at the far end, but for the command."""
         return [sys.executable, "-I", "-S", str(SHELL), "far"]
 
-    def environment(self, *, life: int = -1) -> dict[str, str]:
+    def environment(self, *, folder: str = "", life: int = -1) -> dict[str, str]:
         """Return the environment that those words need.
 
         Args:
+            folder: where the far command runs, "" for wherever a login starts.
             life: a file descriptor; once its other end is closed, the far command is ended.
         """
         setup = "".join(f"{line}\n" for line in self.config.setup)
-        return {**os.environ, SETTINGS: json.dumps({"ssh": self.ssh, "setup": setup, "life": life}), "LC_ALL": "C"}
+        settings = {"ssh": self.ssh, "setup": setup, "folder": folder, "life": life}
+        return {**os.environ, SETTINGS: json.dumps(settings), "LC_ALL": "C"}
 
     def call(self, operation: str, **request: Any) -> dict[str, Any]:
         """Return what the helper at the far end answers; it is band/sync/remote.py, sent along and never stored.
@@ -198,7 +201,8 @@ def tail(file: IO[bytes]) -> str:
     """Return the end of what a command said on stderr, on one line."""
     file.seek(0)
     lines = [line.strip() for line in file.read()[-4000:].decode("utf-8", "replace").splitlines() if line.strip()]
-    return "; ".join(lines[-3:])
+    causes = [line for line in lines if not line.startswith(_CONSEQUENCES)]
+    return "; ".join((causes or lines)[-3:])
 
 
 def connect(host: str) -> Connection:

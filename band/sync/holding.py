@@ -142,9 +142,11 @@ def settle(source: Source, arrived: Iterable[Wanted]) -> Settled:
     sync_file_system(source.incoming)  # what gets its name now is whole, after a power cut too
     for wanted in right:
         _place(source.incoming / wanted.run.id, wanted)
-        source.note(wanted.run.id, sha256=wanted.run.sha256, files=wanted.files)
         settled.placed.append(wanted)
     fsync_folder(source.sweep.runs)
+    with suppress(OSError):  # a disk that is full: what has its place now is worth more than a note of where it is from
+        for wanted in right:
+            source.note(wanted.run.id, sha256=wanted.run.sha256, files=wanted.files)
     return settled
 
 

@@ -18,11 +18,11 @@ from band.sync.shell import NO_MARK
 
 POLL_S = 0.1
 SOME_FILES_FAILED = (23, 24)
-FAR_ENDED = (NOT_FOUND, NO_MARK, CONNECTION)
 # Continued where they stopped, in place: whatever killed the last transfer, what had come is there under its name.
 # What is known beforehand, sizes and digests, is checked afterwards, so rsync need not read anything twice.
 OPTIONS = ("--append", "--times", "--omit-dir-times", "-s", "--from0", "--files-from=-")
 CHANGING = ("--append-verify", *OPTIONS[1:])  # of files without a digest, such as logs that grow
+_NO_RSYNC = re.compile(r"rsync: (?:command )?not found")
 _MOVED = re.compile(rb"\r\s*([0-9]+)\s+[0-9]+%")
 _RATE = re.compile(r"[0-9]+(\.[0-9]+)?[KMGkmg]?")
 
@@ -37,6 +37,11 @@ class Transfer:
     is_push: bool = False
     options: tuple[str, ...] = OPTIONS
 
+    @property
+    def far_folder(self) -> str:
+        """The end that is there."""
+        return self.target if self.is_push else self.source
+
 
 def check_rate(text: str) -> str:
     """Return a bandwidth limit as rsync takes it: bytes a second with K, M or G, without one K.
@@ -49,16 +54,16 @@ def check_rate(text: str) -> str:
     return text
 
 
-def words(transfer: Transfer, *, shell: list[str], bwlimit: str = "") -> list[str]:
+def words(transfer: Transfer, *, far_shell: list[str], bwlimit: str = "") -> list[str]:
     """Return the command line. The connection names the host: no name of a file or host is a word of a shell."""
-    far = "far:" + (transfer.target if transfer.is_push else transfer.source).rstrip("/") + "/"
+    far = "far:./"  # the folder in which it runs: a name would be taken for a pattern there
     near = os.path.abspath(transfer.source if transfer.is_push else transfer.target).rstrip("/") + "/"
     ends = (near, far) if transfer.is_push else (far, near)
     limit = [f"--bwlimit={bwlimit}"] if bwlimit else []
     # The links of a push are ours, made for it; without the option links are passed over.
     push = ["--copy-links", "--info=progress2", "--no-human-readable"] if transfer.is_push else []
     rsync = shutil.which("rsync") or "rsync"
-    return [rsync, *transfer.options, *push, *limit, f"--rsh={_rsh(shell)}", "--", *ends]
+    return [rsync, *transfer.options, *push, *limit, f"--rsh={_rsh(far_shell)}", "--", *ends]
 
 
 def _rsh(shell: list[str]) -> str:
@@ -94,11 +99,11 @@ def move(
         names.write(b"".join(os.fsencode(name) + b"\0" for name in transfer.names))
         names.seek(0)
         with subprocess.Popen(
-            words(transfer, shell=connection.shell(), bwlimit=bwlimit),
+            words(transfer, far_shell=connection.shell(), bwlimit=bwlimit),
             stdin=names,
             stdout=output,
             stderr=errors,
-            env=connection.environment(life=life),
+            env=connection.environment(folder=transfer.far_folder, life=life),
             pass_fds=[file for file in (life, lock) if file >= 0],
         ) as process:
             os.close(life)
@@ -147,8 +152,10 @@ def _wait(process: subprocess.Popen[bytes], *, look: Callable[[], None], held: l
 def _failure(connection: Connection, code: int, said: str) -> BandError:
     if "No space left" in said or "Disk quota exceeded" in said:
         return no_room(said)
-    if code in FAR_ENDED or "command not found" in said:
-        return connection.failure(NOT_FOUND if "not found" in said else code, said, what="rsync")
+    if code == NOT_FOUND or _NO_RSYNC.search(said):
+        return connection.failure(NOT_FOUND, said, what="rsync")
+    if code == NO_MARK:
+        return connection.failure(NO_MARK, said, what="rsync")
     if code in (1, 2, 3, 4, 11, 13, 22):
         return BandError(f"rsync ended with {code}: {said}; what has come is kept")
     return connection.failure(CONNECTION, said, what="rsync")

@@ -13,16 +13,20 @@ import shlex
 import subprocess
 import sys
 
-SETTINGS = "BAND_SYNC_SHELL"  # in the environment: {"ssh": [words], "setup": lines, "life": file descriptor or -1}
+SETTINGS = (
+    "BAND_SYNC_SHELL"  # in the environment, as JSON: ssh (words), setup (lines), folder (there), life (descriptor)
+)
 CHUNK_BYTES = 1 << 18
 MOST_NOISE_BYTES = 1 << 20
+NO_FOLDER = 66  # exit code: the folder in which the command is to run is not there
 NO_MARK = 254  # exit code: the login ended before the command began
 
 
-def far_command(words: list[str], *, setup: str, mark: str) -> str:
+def far_command(words: list[str], *, setup: str, folder: str, mark: str) -> str:
     """Return the one string that the far login shell is given; every word of it is quoted."""
     shell = ["bash", "-lc"] if setup else ["sh", "-c"]
-    return shlex.join([*shell, f'{setup}printf %s "$0"; exec "$@"', mark, *words])
+    program = f'{setup}[ -z "$1" ] || cd -- "$1" || exit {NO_FOLDER}; shift; printf %s "$0"; exec "$@"'
+    return shlex.join([*shell, program, mark, folder, *words])
 
 
 def relay(source: int, *, target: int, mark: bytes, life: int) -> bool | None:
@@ -53,7 +57,7 @@ def main() -> int:
     settings = json.loads(os.environ[SETTINGS])
     os.set_blocking(1, True)  # rsync makes both ends of its pipes non-blocking
     mark = f"band-sync:{os.urandom(8).hex()}:"
-    command = far_command(sys.argv[2:], setup=settings["setup"], mark=mark)
+    command = far_command(sys.argv[2:], setup=settings["setup"], folder=settings["folder"], mark=mark)
     with subprocess.Popen([*settings["ssh"], command], stdout=subprocess.PIPE) as far:
         assert far.stdout is not None
         try:

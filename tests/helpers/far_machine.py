@@ -47,7 +47,7 @@ class FarMachine:
         self._environment = {"PATH": os.environ["PATH"], **(environment or {}), "HOME": str(self.home)}
         self.home.mkdir(parents=True, exist_ok=True)
         self.bin = folder / "bin"  # comes first in the PATH of a session there
-        self.bin.mkdir()
+        self.bin.mkdir(parents=True)
         for name in ("host_key", "key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
         (folder / "authorized_keys").write_text((folder / "key.pub").read_text())
@@ -79,22 +79,21 @@ class FarMachine:
                 (shadow / path.name).symlink_to(path)
         self._environment["PATH"] = str(shadow)
 
+    def knows(self, other: FarMachine, *, name: str, through: str = "") -> None:
+        """Let home reach another machine too, by a name of its own and perhaps through this one, with the same key."""
+        (other.folder / "authorized_keys").write_text((self.folder / "key.pub").read_text())
+        jump = [f"ProxyJump {through}"] if through else []
+        self.write_client_config(f"Host {name}", "HostName 127.0.0.1", f"Port {other.port}", *jump)
+        with (self.folder / "known_hosts").open("a") as known:
+            known.write((other.folder / "known_hosts").read_text())
+
     def write_client_config(self, *more: str) -> None:
         """Write what stands for ~/.ssh/config, and the `ssh` that reads it alone."""
         known = self.folder / "known_hosts"
         known.write_text(f"[127.0.0.1]:{self.port} {(self.folder / 'host_key.pub').read_text()}")
-        common = [
-            f"IdentityFile {self.folder}/key",
-            "IdentitiesOnly yes",
-            f"User {USER}",
-            f"UserKnownHostsFile {known}",
-        ]
-        common += ["GlobalKnownHostsFile none", "StrictHostKeyChecking yes"]
-        hosts = [
-            "Host far behind other", f"Port {self.port}", "HostName 127.0.0.1",
-            "Host behind", "ProxyJump far", *more,
-            "Host *", *common,
-        ]  # fmt: skip
+        common = [f"IdentityFile {self.folder}/key", "IdentitiesOnly yes", f"User {USER}"]
+        common += [f"UserKnownHostsFile {known}", "GlobalKnownHostsFile none", "StrictHostKeyChecking yes"]
+        hosts = ["Host far other", f"Port {self.port}", "HostName 127.0.0.1", *more, "Host *", *common]
         (self.folder / "ssh_config").write_text("\n".join(hosts) + "\n")
         wrapper = self.folder / "client" / "ssh"
         wrapper.parent.mkdir(exist_ok=True)

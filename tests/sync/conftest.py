@@ -71,10 +71,10 @@ def far(can_run_sshd: None, tmp_path: Path) -> Iterator[FarMachine]:
 
 @pytest.fixture
 def home(
-    far: FarMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    far: FarMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Home]:
     """The near machine; its connections end with the test."""
-    near = Home(tmp_path / "near", capsys, far.environment(tmp_path / "run"))
+    near = Home(tmp_path / "near", capfd, far.environment(tmp_path / "run"))
     for folder in (near.folder, tmp_path / "run"):
         folder.mkdir(mode=0o700)
     for name, value in near.environment.items():

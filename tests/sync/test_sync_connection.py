@@ -39,11 +39,7 @@ def test_banners_and_a_login_that_prints_do_no_harm(far: FarMachine, home: Home)
 
 def test_a_host_behind_another_is_reached_through_it(far: FarMachine, home: Home, tmp_path: Path) -> None:
     with running(FarMachine(tmp_path / "behind", home=far.home)) as behind:
-        known = far.folder / "known_hosts"
-        key = (far.folder / "authorized_keys").read_text()
-        (behind.folder / "authorized_keys").write_text(key)
-        far.write_client_config(f"HostName 127.0.0.1\nPort {behind.port}")
-        known.write_text(known.read_text() + (behind.folder / "known_hosts").read_text())
+        far.knows(behind, name="behind", through="far")
         publish(far.home / "maze", range(2))
         assert len(home.json("pull", "behind:maze")["new"]) == 2
         assert (far.logins, behind.logins) == (1, 1)
@@ -140,13 +136,15 @@ def test_what_is_no_place_is_refused(text: str) -> None:
 @pytest.mark.parametrize("path", ["a b", "-x", "$(touch pwned)", "a'b\"c", "new\nline", "*", "~/x", "../y"])
 def test_no_path_becomes_a_word_of_a_shell(path: str, tmp_path: Path) -> None:
     transfer = Transfer(source=path, target=str(tmp_path), names=("--delete",))
-    made = words(transfer, shell=["/a python/bin", "-I", "far"], bwlimit=check_rate("1.5M"))
-    assert made[made.index("--") + 1 :] == [f"far:{path}/", f"{tmp_path}/"] and "--bwlimit=1.5M" in made
+    made = words(transfer, far_shell=["/a python/bin", "-I", "far"], bwlimit=check_rate("1.5M"))
+    assert made[made.index("--") + 1 :] == ["far:./", f"{tmp_path}/"] and "--bwlimit=1.5M" in made
     assert '--rsh="/a python/bin" -I' in made and "--delete" not in made
-    done = subprocess.run(
-        ["sh", "-c", far_command(["printf", "<%s>", path], setup="", mark="M")], capture_output=True, text=True
-    )
-    assert done.stdout == f"M<{path}>"
+    inside = tmp_path / path.replace("/", "_")
+    inside.mkdir()
+    show = ["sh", "-c", 'printf "<%s> %s" "$1" "$PWD"', "sh", path]
+    command = far_command(show, setup="", folder=str(inside), mark="M")
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.stdout == f"M<{path}> {inside}" and not list(tmp_path.rglob("pwned"))
 
 
 @pytest.mark.parametrize("rate", ["fast", "1M; rm", "-1", "1 M"])

@@ -71,7 +71,7 @@ def test_one_connection_serves_every_command_until_it_is_closed(far: FarMachine,
 
 
 def test_parts_come_one_after_the_other_and_a_run_in_part_is_not_taken_for_a_damaged_one(
-    far: FarMachine, home: Home, capsys: pytest.CaptureFixture[str]
+    far: FarMachine, home: Home
 ) -> None:
     far_sweep(far, range(4))
     home.band_sync(*PULL, "--what", "results,metrics")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -15,7 +14,6 @@ from far_machine import FarMachine, running
 from local_sweep import LocalSweep, make_sweep
 from sealed_runs import publish
 from slurm_lab.lab import Lab
-from test_slurm_proofs import SWEEP, TEMPLATE
 from tiny import write_recording
 
 from band.cli import sweep as band_sweep
@@ -151,18 +149,46 @@ def test_a_connection_that_breaks_while_submitting_says_what_to_do(
     assert "nothing is sent to Slurm twice" in said and "band-sync status demo" in said
 
 
+TEMPLATE = """#!/bin/bash
+#SBATCH --time=10
+#SBATCH --mem=500M
+export BAND_SCRATCH=/disk/scratch/band
+export PYTHONPATH=$PYTHONPATH:{helpers}
+export BAND_TRAINER="{python} {helpers}/fake_trainer.py" FAKE_LEDGER=/tmp/ledger
+"""
+
+
 def test_a_sweep_is_submitted_to_slurm_from_another_machine(
     slurm_lab: Lab, home: Home, far: FarMachine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lab = slurm_lab
-    inside = lab.login_command([])[:-1]
-    machine = FarMachine(tmp_path / "login", home=lab.home, environment=lab.environment, inside=inside)
-    with running(machine):
-        far.write_client_config(f"HostName 127.0.0.1\nPort {machine.port}")
-        write_recording(home.folder / "one.h5")
-        write_recording(home.folder / "two.h5", trials=50)
-        (home.folder / "experiments").mkdir()
-        (home.folder / "experiments/proof.yaml").write_text(SWEEP.replace("seeds: 10", "seeds: 1").replace("[", "[", 1))
-        (home.folder / "sbatch_templates").mkdir()
-        (home.folder / "sbatch_templates/lab.sh").write_text(TEMPLATE)
-    assert json
+    inside = lab.login_command([])
+    login = FarMachine(tmp_path / "login", home=lab.home, environment=lab.environment, inside=inside)
+    helpers = Path(__file__).parents[1] / "helpers"
+    with running(login):
+        far.knows(login, name="login")
+        for folder in ("experiments", "sbatch_templates"):
+            (home.folder / folder).mkdir()
+        write_recording(home.folder / "experiments/one.h5")
+        text = "datasets: [one.h5]\nbase: {train: {batch_size: 8, max_epochs: 3}}\nseeds: 3\n"
+        (home.folder / "experiments/proof.yaml").write_text(text)
+        (home.folder / "sbatch_templates/lab.sh").write_text(TEMPLATE.format(helpers=helpers, python=sys.executable))
+        assert band_sweep.main(["generate", "experiments/proof.yaml"]) == 0
+        home.configure(f"hosts: {{login: {{python: {sys.executable}}}}}")
+        arguments = (
+            "submit",
+            "experiments/proof.yaml",
+            "--host",
+            "login:project",
+            "--cluster=lab",
+            "--sbatch=nice=1",
+        )
+        assert band_sweep.main([*arguments]) == 0, capfd.readouterr()
+        assert "job " in capfd.readouterr().out
+        there = SweepDir(lab.home / "project/experiments/sweeps/proof")
+        assert "--nice=1" in (there.submission("0001") / "array.1.sh").read_text()
+        lab.wait_for(lambda: len(list(there.runs.glob("[!.]*"))) == 3, timeout_s=60, what="three runs")
+        assert band_sweep.main([*arguments]) == 0
+        assert "nothing" in capfd.readouterr().out
+        assert len(home.json("pull", "proof")["new"]) == 3
+        home.band_sync("disconnect", "login")
