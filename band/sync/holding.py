@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,9 +62,10 @@ def _has_all(folder: Path) -> bool:
 def _size(path: Path) -> int:
     """Return the size of a regular file, -1 where there is none."""
     try:
-        return path.lstat().st_size if path.is_file() and not path.is_symlink() else -1
+        found = os.lstat(path)
     except OSError:
         return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 def compare(sweep: SweepDir, run: FarRun, *, choice: Choice, is_thorough: bool = False) -> Wanted:

@@ -6,17 +6,18 @@ far shell prints just before it becomes the command. This is a program of its ow
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import select
 import shlex
 import subprocess
 import sys
+import threading
 
 SETTINGS = (
     "BAND_SYNC_SHELL"  # in the environment, as JSON: ssh (words), setup (lines), folder (there), life (descriptor)
 )
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 20
 MOST_NOISE_BYTES = 1 << 20
 NO_FOLDER = 66  # exit code: the folder in which the command is to run is not there
 NO_MARK = 254  # exit code: the login ended before the command began
@@ -29,18 +30,10 @@ def far_command(words: list[str], *, setup: str, folder: str, mark: str) -> str:
     return shlex.join([*shell, program, mark, folder, *words])
 
 
-def relay(source: int, *, target: int, mark: bytes, life: int) -> bool | None:
-    """Pass on what follows the mark until the source ends; return whether the mark came, None if `life` ended first."""
+def relay(source: int, *, target: int, mark: bytes) -> bool:
+    """Pass on what follows the mark until the source ends; return whether the mark came."""
     noise, has_begun = b"", False
-    watched = [source] if life < 0 else [source, life]
-    while True:
-        if life in select.select(watched, [], [])[0]:
-            return None
-        data = os.read(source, CHUNK_BYTES)
-        if not data:
-            if not has_begun:
-                sys.stderr.write(noise[-2000:].decode("utf-8", "replace"))
-            return has_begun
+    while data := os.read(source, CHUNK_BYTES):
         if not has_begun:
             noise = (noise + data)[-MOST_NOISE_BYTES:]
             place = noise.find(mark)
@@ -50,6 +43,16 @@ def relay(source: int, *, target: int, mark: bytes, life: int) -> bool | None:
         view = memoryview(data)
         while view:
             view = view[os.write(target, view) :]
+    if not has_begun:
+        sys.stderr.write(noise[-2000:].decode("utf-8", "replace"))
+    return has_begun
+
+
+def end_with(life: int, far: subprocess.Popen[bytes]) -> None:
+    """End the far command once the other end of a pipe is closed: whoever had it has died."""
+    with contextlib.suppress(OSError):
+        os.read(life, 1)
+    far.terminate()
 
 
 def main() -> int:
@@ -58,15 +61,16 @@ def main() -> int:
     os.set_blocking(1, True)  # rsync makes both ends of its pipes non-blocking
     mark = f"band-sync:{os.urandom(8).hex()}:"
     command = far_command(sys.argv[2:], setup=settings["setup"], folder=settings["folder"], mark=mark)
-    with subprocess.Popen([*settings["ssh"], command], stdout=subprocess.PIPE) as far:
+    has_begun = True
+    with subprocess.Popen([*settings["ssh"], command], stdout=subprocess.PIPE, pipesize=CHUNK_BYTES) as far:
         assert far.stdout is not None
+        if settings["life"] >= 0:
+            threading.Thread(target=end_with, args=(settings["life"], far), daemon=True).start()
         try:
-            has_begun = relay(far.stdout.fileno(), target=1, mark=mark.encode(), life=settings["life"])
+            has_begun = relay(far.stdout.fileno(), target=1, mark=mark.encode())
         except OSError:
-            has_begun = None  # nobody reads any more
-        if has_begun is None:
-            far.terminate()
-    return NO_MARK if has_begun is False and far.returncode == 0 else far.returncode & 0xFF
+            far.terminate()  # nobody reads any more
+    return far.returncode & 0xFF if has_begun or far.returncode else NO_MARK
 
 
 if __name__ == "__main__":
