@@ -73,17 +73,17 @@ def killed_pull(there: SweepDir, relay: Relay, *, kills: int) -> dict[str, float
     size = sum(path.stat().st_size for path in there.runs.rglob("*") if path.is_file())
     begun, started = time.monotonic(), relay.received
     while done < kills:
-        process = pull(
-            "relayed", "--bwlimit", str(size // 1024 // (4 * kills))
-        )  # slow enough for kills to fall into it
-        time.sleep(1 + 2 * draws.random())
+        process = pull("relayed", "--bwlimit", str(int(size / 1024 / (1.2 * kills))))  # so that kills fall all over it
+        time.sleep(1 + 1.5 * draws.random())
         if process.poll() is not None:
             break
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         done += 1
     published = len(list(home.runs.glob("[!.]*")))
-    assert pull("relayed").wait() == 0
+    last = pull("relayed")
+    last.communicate()
+    assert last.returncode == 0
     assert verified(home) == verified(there) and tree(home.runs) == tree(there.runs)
     return {
         "kills": done, "runs": len(verified(home)), "published_by_last_kill": published, "tree_bytes": size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ class FarFile:
 
     size: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError(f"no file has {self.size} bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +73,10 @@ def look(connection: Connection, path: str, *, known: Mapping[str, str], manifes
             runs[check_name(name, what="run id")] = _run(name, entry)
         except (BandError, KeyError, TypeError, ValueError, AttributeError) as error:
             bad[name] = str(error)
-    logs = {str(name): int(size) for name, size in answer["logs"] if is_plain(name)}
     try:
+        if not os.path.isabs(answer["path"]) or not _can_be_path(answer["path"]):
+            raise ValueError(f"no path: {answer['path']!r}")
+        logs = {str(name): int(size) for name, size in answer["logs"] if is_plain(name)}
         return FarSweep(
             path=str(answer["path"]),
             manifest=answer["manifest"],
@@ -84,7 +91,14 @@ def look(connection: Connection, path: str, *, known: Mapping[str, str], manifes
 
 def is_plain(name: object) -> bool:
     """Return whether a name, whatever is in it, is that of a file in a folder and nowhere else."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & set(name)
+    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and _can_be_path(name)
+
+
+def _can_be_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _run(name: str, entry: Mapping[str, Any]) -> FarRun:

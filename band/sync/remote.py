@@ -146,8 +146,10 @@ def clear_runs(request: "dict[str, Any]") -> "dict[str, Any]":
     for name, wanted in request["runs"].items():
         run = os.path.join(folder, name)
         try:
+            if "/" in name or kind_of(folder) != "folder":
+                raise Refused("it is no run of this sweep")
             found = look_at_run(run, known="")
-            if "/" in name or kind_of(folder) != "folder" or found["sha256"] != wanted:
+            if found["sha256"] != wanted:
                 raise Refused("it is not the run that is at home")
             files = [entry for entry in found["files"] if entry not in found["absent"]]
             for entry in files:

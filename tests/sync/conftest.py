@@ -40,10 +40,11 @@ class Home:
         """Run `band-sync … --json` and return what it says."""
         return dict(json.loads(self.band_sync(*arguments, "--json", code=code).splitlines()[0]))
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         """Start `band-sync` in a process, and a process group, of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "band.cli.sync", *arguments],
+            stdin=stdin,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 

@@ -13,13 +13,16 @@ from conftest import Home
 from far_machine import FarMachine, running
 from sealed_runs import publish, run_id, tree
 
-from band.errors import ConfigError
+from band.errors import ConfigError, RemoteError
+from band.slurm.user_config import HostConfig
 from band.sync import connection, remote
-from band.sync.connection import HELPER, connect, is_place, parse_place, socket_folder
+from band.sync.connection import HELPER, Connection, connect, is_place, parse_place, socket_folder
+from band.sync.far_sweep import look
 from band.sync.rsync import Transfer, check_rate, words
 from band.sync.shell import far_command
 
 PULL = ("pull", "far:maze")
+RUN = {"sha256": "b" * 64, "size": 1, "outcome": "ok", "absent": []}
 
 
 def test_banners_and_a_login_that_prints_do_no_harm(far: FarMachine, home: Home) -> None:
@@ -98,6 +101,23 @@ def test_a_connection_of_the_users_own_is_used_where_one_is_open(
         subprocess.run([ssh, "-O", "exit", "far"], check=True, stderr=subprocess.DEVNULL)
 
 
+def test_what_ssh_has_to_ask_it_asks_once(
+    far: FarMachine, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-p", "-N", "second factor", "-f", far.folder / "key"], check=True)
+    asked = tmp_path / "asked"
+    program = tmp_path / "askpass"
+    program.write_text(f"#!/bin/sh\necho >>{asked}\necho second factor\n")
+    program.chmod(0o755)
+    for name, value in {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force", "SSH_AUTH_SOCK": ""}.items():
+        monkeypatch.setenv(name, value)
+    publish(far.home / "maze", range(2))
+    for _ in range(2):
+        home.band_sync(*PULL)
+    home.band_sync("pull", "maze", "--check", "--what", "all")
+    assert asked.read_text() == "\n" and far.logins == 1
+
+
 def test_an_unused_connection_closes_by_itself(far: FarMachine, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "KEEP_S", 1)
     connect("far")
@@ -172,3 +192,32 @@ def test_a_pull_reads_no_password_and_writes_none(far: FarMachine, home: Home) -
     text = b"".join(tree(home.folder / "sweeps/maze/sync").values())
     assert b"PRIVATE" not in text and b"IdentityFile" not in text
     assert not {"SSH_ASKPASS", "PASSWORD"} & set(os.environ) and run_id(0).encode() in text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"runs": {"../x": {"sha256": "a" * 64}}},
+        {
+            "runs": {
+                "a": {"sha256": "b" * 64, "size": 1, "outcome": "ok", "absent": [], "files": {"../x": [1, "c" * 64]}}
+            }
+        },
+        {"runs": {"a": {"sha256": "../../x"}}},
+        {"logs": [["../x", 1], ["a/b", 1], ["", 1], ["..", 1], ["nul\0", 1], ["\ud800", 1]]},
+        {"path": "relative"},
+        {"path": "/a\0b"},
+    ],
+)
+def test_a_far_end_that_lies_gets_no_name_past_the_listing(
+    answer: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"path": "/p", "manifest": None, "sweep_yaml": None, "runs": {}, "bad": {}, "logs": [], **answer}
+    liar = Connection(host="far", ssh=(), config=HostConfig())
+    monkeypatch.setattr(Connection, "call", lambda self, operation, **request: whole)
+    try:
+        found = look(liar, "p", known={}, manifest="", has_logs=True)
+    except RemoteError as error:
+        assert "no listing" in str(error)
+    else:
+        assert not found.runs and not found.logs

@@ -259,6 +259,20 @@ def test_runs_are_deleted_there_only_when_both_ends_hold_them_and_somebody_said_
     assert home.json("pull", "maze", run_id(2))["held"] == 1
 
 
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_at_a_terminal_deleting_there_asks_and_does_as_it_is_told(answer: str, far: FarMachine, home: Home) -> None:
+    there = far_sweep(far, range(1))
+    home.band_sync(*PULL)
+    near, terminal = os.openpty()
+    process = home.start("pull", "maze", "--delete-remote-after-verify", stdin=terminal)
+    os.write(near, f"{answer}\n".encode())
+    output, _ = process.communicate(timeout=20)
+    os.close(near), os.close(terminal)
+    assert "1 run of far:" in output and "[y/N]" in output
+    assert process.returncode == (0 if answer == "y" else 4)
+    assert (there.run(run_id(0)) / "model.pt").exists() == (answer == "n")
+
+
 NAMES = ("my sweep", "it's", 'a"b', "new\nline", "-rf", "$(touch pwned)", "`touch pwned`", "a;touch pwned", "ß→", "*")
 
 
