@@ -81,14 +81,26 @@ def killed_pull(there: SweepDir, relay: Relay, *, kills: int) -> dict[str, float
         process.communicate()
         done += 1
     published = len(list(home.runs.glob("[!.]*")))
-    last = pull("relayed")
-    last.communicate()
-    assert last.returncode == 0
+    to_the_end("relayed")
+    wire = relay.received - started
     assert verified(home) == verified(there) and tree(home.runs) == tree(there.runs)
+    seconds = time.monotonic() - begun
+    shutil.rmtree(home.path)
+    started = relay.received
+    to_the_end("relayed")
+    undisturbed = relay.received - started
     return {
         "kills": done, "runs": len(verified(home)), "published_by_last_kill": published, "tree_bytes": size,
-        "wire_bytes": relay.received - started, "seconds": time.monotonic() - begun,
+        "wire_bytes": wire, "wire_bytes_undisturbed": undisturbed, "twice": (wire - undisturbed) / size,
+        "seconds": seconds,
     }  # fmt: skip
+
+
+def to_the_end(name: str) -> None:
+    """Pull and wait."""
+    process = pull(name)
+    process.communicate()
+    assert process.returncode == 0
 
 
 def timed_pull() -> float:

@@ -273,7 +273,7 @@ def test_at_a_terminal_deleting_there_asks_and_does_as_it_is_told(answer: str, f
     assert (there.run(run_id(0)) / "model.pt").exists() == (answer == "n")
 
 
-NAMES = ("my sweep", "it's", 'a"b', "new\nline", "-rf", "$(touch pwned)", "`touch pwned`", "a;touch pwned", "ß→", "*")
+NAMES = ("my sweep", "it's", 'a"b', "new\nline", "-rf", "$(touch pwned)`touch pwned`;touch pwned", "ß→", "*")
 
 
 def test_sweeps_and_logs_of_any_name_come_home(far: FarMachine, home: Home) -> None:
