@@ -24,6 +24,7 @@ from band.sync.sources import Source, alone, sources_of
 
 SCHEMA = 1
 MOST_NAMED = 20
+UNKNOWN = frozenset([""])  # runs of which nobody knows: their machine was not reached
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 
 
@@ -86,14 +87,15 @@ def run(args: argparse.Namespace) -> int:
 def _watch(args: argparse.Namespace, *, choice: Choice) -> int:
     """Pull until every run of the sweep has come; a connection that breaks is tried again the next time."""
     while True:
-        code, is_complete = 0, True
+        code, waiting = 0, None
         for source in _sources(args):
             try:
-                found, is_whole = _pull(source, args=args, choice=choice)
+                found, open_runs = _pull(source, args=args, choice=choice)
             except RemoteError as error:
-                found, is_whole = fail(str(error), code=error.exit_code), False
-            code, is_complete = max(code, found), is_complete and is_whole
-        if is_complete:
+                found, open_runs = fail(str(error), code=error.exit_code), UNKNOWN
+            code = max(code, found)
+            waiting = open_runs if waiting is None else waiting & open_runs  # another machine may train the rest
+        if not waiting and not code:
             return code
         time.sleep(args.watch)
 
@@ -117,14 +119,14 @@ def _home_of(path: str, *, given: str | None) -> Path:
         return ((here if here.is_dir() else Path()) / SWEEPS / name).resolve()
 
 
-def _pull(source: Source, *, args: argparse.Namespace, choice: Choice) -> tuple[int, bool]:
-    """Pull from one source once; return the exit code, and whether every run of the sweep is at home as wanted."""
+def _pull(source: Source, *, args: argparse.Namespace, choice: Choice) -> tuple[int, frozenset[str]]:
+    """Pull from one source once; return the exit code, and which of the runs asked for are published nowhere yet."""
     begun = time.monotonic()
     connection = connect(source.place.host)
     if args.dry_run:
         plan = make_plan(source, connection, choice=choice, is_thorough=args.check)
         _say(plan, None, args=args, seconds=time.monotonic() - begun)
-        return 0, True
+        return 0, frozenset()
     with alone(source.sweep) as lock:
         plan = make_plan(source, connection, choice=choice, is_thorough=args.check)
         write_sweep(plan)
@@ -135,7 +137,7 @@ def _pull(source: Source, *, args: argparse.Namespace, choice: Choice) -> tuple[
         cleared = _clear(plan, connection, args=args, choice=choice) if args.delete_remote_after_verify else None
     _say(plan, pulled, args=args, seconds=time.monotonic() - begun, cleared=cleared)
     is_partial = bool(pulled.damaged or pulled.trouble or (cleared is not None and cleared.kept))
-    return 4 if is_partial else 0, not plan.waiting and not is_partial
+    return 4 if is_partial else 0, plan.waiting
 
 
 def _clear(plan: PullPlan, connection: Connection, *, args: argparse.Namespace, choice: Choice) -> Clearing:
@@ -181,7 +183,7 @@ def _plan_text(plan: PullPlan) -> str:
     sweep = plan.source.sweep
     parts = [f"{plural(plan.held, 'run')} at home"]
     parts += [f"{len(plan.wanted)} to come ({size(plan.size_bytes)})"] if plan.wanted else []
-    parts += [f"{plan.waiting} not published there"] if plan.waiting else []
+    parts += [f"{len(plan.waiting)} not published there"] if plan.waiting else []
     lines = [f"{sweep.name}: from {plan.source.place} into {sweep.path}", f"  {', '.join(parts)}"]
     free = _free(sweep.path)
     if plan.size_bytes > free:
@@ -231,7 +233,7 @@ def _json(plan: PullPlan, pulled: Pulled | None, *, seconds: float, cleared: Cle
         "source": {"host": plan.source.place.host, "path": plan.source.place.path},
         "is_dry_run": pulled is None,
         "held": plan.held,
-        "not_published": plan.waiting,
+        "not_published": sorted(plan.waiting),
         "wanted": {wanted.run.id: sorted(wanted.files) for wanted in plan.wanted},
         "wanted_bytes": plan.size_bytes,
         "seconds": seconds,

@@ -48,6 +48,12 @@ def _against(home: Manifest, other: Manifest, run: Run, *, dataset: int) -> Run:
     return Run(run.id, dataset, overrides, run.retired)
 
 
+def are_related(home: Manifest, other: Manifest) -> bool:
+    """Return whether two manifests have a run or a recording in common, as two of one sweep do."""
+    digests = [{dataset.get("digest") for dataset in manifest.datasets} for manifest in (home, other)]
+    return bool(digests[0] & digests[1]) or len(lacks(home, other)) < len(other.runs)
+
+
 def lacks(home: Manifest, other: Manifest) -> list[str]:
     """Return the ids of the other's runs that the one at home does not have."""
     known = {run.id for run in home.runs}

@@ -13,13 +13,14 @@ from band.errors import SweepError
 from band.files import write_atomic
 from band.run_dir import SweepDir
 from band.sweep.manifest import Manifest, manifest_text, parse_manifest
+from band.sweep.status import published_runs
 from band.sync.choice import Choice
 from band.sync.connection import Connection, Place
 from band.sync.far_sweep import FarRun, FarSweep, look
 from band.sync.holding import Settled, Wanted, compare, has_come, settle, whole_runs
-from band.sync.merge import merge
+from band.sync.merge import are_related, merge
 from band.sync.rsync import CHANGING, Transfer, in_order, move, no_room
-from band.sync.sources import Source, remember
+from band.sync.sources import Source, read_sources, remember
 
 LOOK_AHEAD = 64  # runs, in rsync's order, that are looked at for having come
 TRIES = 2  # of a run that did not come as its manifest says
@@ -34,7 +35,7 @@ class PullPlan:
     manifest: Manifest  # at home, with what the other machine adds
     wanted: tuple[Wanted, ...]
     held: int  # runs of the choice that are at home as far as they are wanted
-    waiting: int  # runs of the sweep that are not published there yet
+    waiting: frozenset[str]  # of the choice: neither published there nor at home
     logs: tuple[str, ...] = ()
 
     @property
@@ -77,7 +78,7 @@ def make_plan(source: Source, connection: Connection, *, choice: Choice, is_thor
     known = {} if is_thorough else whole_runs(sweep)
     sha256 = hashlib.sha256(text.encode()).hexdigest() if text else ""
     far = look(connection, source.place.path, known=known, manifest=sha256, has_logs="logs" in choice.parts)
-    manifest = _merged(sweep, text, far)
+    manifest = _merged(source, text, far)
     chosen = [run.id for run in choice.runs(manifest)]
     runs = [far.runs[run] for run in chosen if run in far.runs]
     compared = [compare(sweep, run, choice=choice, is_thorough=is_thorough) for run in _open(runs, choice=choice)]
@@ -88,13 +89,19 @@ def make_plan(source: Source, connection: Connection, *, choice: Choice, is_thor
         manifest=manifest,
         wanted=tuple(wanted),
         held=len([run for run in runs if run.files is None]) + len(compared) - len(wanted),
-        waiting=len([run for run in manifest.active() if run.id not in far.runs]),
+        waiting=_waiting(sweep, chosen, far=far, manifest=manifest),
         logs=tuple(in_order(far.logs)),
     )
 
 
 def _open(runs: Iterable[FarRun], *, choice: Choice) -> list[FarRun]:
     return [run for run in runs if run.files is not None and choice.has_outcome(run.outcome)]
+
+
+def _waiting(sweep: SweepDir, chosen: Iterable[str], *, far: FarSweep, manifest: Manifest) -> frozenset[str]:
+    here = published_runs(sweep)
+    active = {run.id for run in manifest.active()}
+    return frozenset(run for run in chosen if run in active and run not in far.runs and run not in here)
 
 
 def _manifest_at_home(sweep: SweepDir) -> str:
@@ -104,14 +111,19 @@ def _manifest_at_home(sweep: SweepDir) -> str:
         return ""
 
 
-def _merged(sweep: SweepDir, text: str, far: FarSweep) -> Manifest:
+def _merged(source: Source, text: str, far: FarSweep) -> Manifest:
+    sweep = source.sweep
     home = parse_manifest(text, path=sweep.manifest) if text else None
     if far.manifest is None:
         if home is None:
             raise SweepError(f"{far.path} sent no manifest")
         return home
     other = parse_manifest(far.manifest, path=Path(far.path, "manifest.jsonl"))
-    return other if home is None else merge(home, other)
+    if home is None:
+        return other
+    if not read_sources(sweep) and not are_related(home, other):
+        raise SweepError(f"{sweep.path} is another sweep (no run and no recording in common); give --into FOLDER")
+    return merge(home, other)
 
 
 def write_sweep(plan: PullPlan) -> None:
