@@ -23,6 +23,7 @@ from band.files import (
 )
 
 SCHEMA = 1
+SOURCES = (".py", ".cpp")
 RESULT = "result.json"
 ABSENT = ".absent.json"  # in a run's folder: which files of its manifest are not here because nobody wanted them here
 CHECKPOINTS = (
@@ -324,12 +325,13 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def code_digest(package: Path) -> str:
-    """Return the sha256 over every Python file of a package's folder, names included.
+    """Return the sha256 over every source file, Python or C++, of a package's folder, names included.
 
     Raises:
         OSError: a file cannot be read.
     """
-    files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py") if path.is_file()}
+    paths = [path for path in package.rglob("*") if path.suffix in SOURCES and path.is_file()]
+    files = {path.relative_to(package).as_posix(): path for path in paths}
     return _digest({name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()})
 
 
