@@ -134,6 +134,7 @@ def _pull(source: Source, *, args: argparse.Namespace, choice: Choice) -> tuple[
             print(_plan_text(plan))
         with transfer(plan.size_bytes, is_quiet=args.json) as show:
             pulled = fetch(plan, connection, lock=lock, bwlimit=args.bwlimit, show=show)
+            show(pulled.num_bytes)
         cleared = _clear(plan, connection, args=args, choice=choice) if args.delete_remote_after_verify else None
     _say(plan, pulled, args=args, seconds=time.monotonic() - begun, cleared=cleared)
     is_partial = bool(pulled.damaged or pulled.trouble or (cleared is not None and cleared.kept))

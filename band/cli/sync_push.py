@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         with transfer(shipment.size_bytes, is_quiet=args.json) as show:
             send(connection, shipment, bwlimit=rate, look=show)
+            show(shipment.size_bytes)
     _say(shipment, args=args, host=place.host)
     return 4 if "differs" in shipment.states else 0
 

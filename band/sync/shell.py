@@ -7,6 +7,7 @@ far shell prints just before it becomes the command. This is a program of its ow
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shlex
@@ -62,8 +63,10 @@ def main() -> int:
     mark = f"band-sync:{os.urandom(8).hex()}:"
     command = far_command(sys.argv[2:], setup=settings["setup"], folder=settings["folder"], mark=mark)
     has_begun = True
-    with subprocess.Popen([*settings["ssh"], command], stdout=subprocess.PIPE, pipesize=CHUNK_BYTES) as far:
+    with subprocess.Popen([*settings["ssh"], command], stdout=subprocess.PIPE) as far:
         assert far.stdout is not None
+        with contextlib.suppress(OSError):  # more than an administrator allows: it is slower then
+            fcntl.fcntl(far.stdout, fcntl.F_SETPIPE_SZ, CHUNK_BYTES)
         if settings["life"] >= 0:
             threading.Thread(target=end_with, args=(settings["life"], far), daemon=True).start()
         try:
