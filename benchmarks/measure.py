@@ -27,9 +27,7 @@ def answer(process: subprocess.Popen[str]) -> dict[str, float]:
     return dict(json.loads(text))
 
 
-def step(
-    case: str, members: int, what: str, *, threads: int, seconds: float, **environment: str
-) -> dict[str, float]:
+def step(case: str, members: int, what: str, *, threads: int, seconds: float, **environment: str) -> dict[str, float]:
     """Measure one process."""
     return answer(start(case, members, what, threads, seconds, threads=threads, **environment))
 

@@ -164,7 +164,7 @@ def main() -> None:
         curves = {"reference": reference(path), "one": ours(path, 1), "population": ours(path, MEMBERS)}
     target = max(min(loss for _, loss in found) for found in curves.values())
     seconds = {name: next(s for s, loss in found if loss <= target) for name, found in curves.items()}
-    epochs = {name: next(i + 1 for i, (_, loss) in enumerate(found) if loss <= target) for name, found in curves.items()}
+    epochs = {name: [loss <= target for _, loss in found].index(True) + 1 for name, found in curves.items()}
     print(json.dumps({"loss": target, "seconds": seconds, "epochs": epochs, "members": MEMBERS, "curves": curves}))
 
 
