@@ -134,8 +134,20 @@ class Bench:
 SECTIONS: dict[str, tuple[str, Sequence[str], str]] = {
     "steps": (
         "Training step",
-        ("case", "members", "reference ms", "ours ms", "member-steps/s", "x reference", "products ms", "x
-         products", "GFLOP/s", "random numbers", "reference MiB", "ours MiB"),
+        (
+            "case",
+            "members",
+            "reference ms",
+            "ours ms",
+            "member-steps/s",
+            "x reference",
+            "products ms",
+            "x products",
+            "GFLOP/s",
+            "random numbers",
+            "reference MiB",
+            "ours MiB",
+        ),
         "large: generator 200, batch 256, T 40, 20 neurons; small: generator 64, batch 64, T 40, 20 neurons; "
         "maze: generator 100, batch 64, T 50, 162 neurons. reference: one step of one model of "
         "`benchmarks/reference.py`; ours: one step of the whole population. x reference: member-steps a second "
@@ -145,8 +157,16 @@ SECTIONS: dict[str, tuple[str, Sequence[str], str]] = {
     ),
     "members": (
         "Populations",
-        ("members", "ours ms", "member-steps/s", "x reference", "x alone", "in shares", "shares x
-         reference", "shares x reference in shares"),
+        (
+            "members",
+            "ours ms",
+            "member-steps/s",
+            "x reference",
+            "x alone",
+            "in shares",
+            "shares x reference",
+            "shares x reference in shares",
+        ),
         "Case small. In shares: one process a core with one thread and its share of the members, which is how a "
         "sweep runs with `--threads 1`; the last column compares with the reference in one process a core.",
     ),
@@ -177,7 +197,7 @@ SECTIONS: dict[str, tuple[str, Sequence[str], str]] = {
         ("runs", "generate s", "plan s", "status s", "peak MiB", "files"),
         "`generate`, `submit --dry-run`, `status --json` of a sweep of so many runs.",
     ),
-}  # fmt: skip
+}
 
 
 def ms(seconds: float) -> str:
