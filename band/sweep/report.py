@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from band.errors import SweepError
-from band.sweep.collect import WEIGHT, Collection, PublishedRun, Setting, collect
+from band.sweep.collect import WEIGHT, Collection, PublishedRun, Setting, collect, named
 from band.sweep.compare import Beside, Choice, Comparison, choose, compare, is_band_alone, varying
 from band.sweep.statistics import MIN_UNITS, Summary
 
@@ -87,12 +87,13 @@ class Report:
 
 
 def build_report(
-    folder: Path, *, metrics: Sequence[str] = (), sort: str | None = None, choose_by: str = CHOOSE_BY
+    folder: Path, *others: Path, metrics: Sequence[str] = (), sort: str | None = None, choose_by: str = CHOOSE_BY
 ) -> Report:
-    """Return the report of the sweep in `folder`, from its published runs alone.
+    """Return the report of the sweep in `folder`, from its published runs alone, or of several sweeps together.
 
     Args:
         folder: of the sweep.
+        others: folders of sweeps that are compared with it.
         metrics: names of scores for a single table; empty: the usual tables.
         sort: a parameter or score to sort rows by, best score first; None: by setting.
         choose_by: the score on valid that chooses among settings, of LFADS and BAND alike.
@@ -100,7 +101,7 @@ def build_report(
     Raises:
         SweepError: nothing is published, or a score or key is not known; says what is.
     """
-    collection = collect(folder)
+    collection = collect(folder, *others)
     on_test = [run.scores.get("test", {}) for run in collection.runs]
     known = sorted({name for scores in on_test for name in scores})
     found = {name for scores in on_test for name, value in scores.items() if value is not None}
@@ -108,7 +109,8 @@ def build_report(
     for name in metrics:
         _check_known(name, known, what="score")
     _check_known(choose_by, [name for name in known if not is_band_alone(name)], what="score of both models")
-    comparisons, left_out = compare(collection.runs)
+    runs, shared = _unique(collection.runs)
+    comparisons, left_out = compare(runs)
     comparisons = _sorted(comparisons, parameters, sort=sort, known=known)
     choices, no_candidates = choose(comparisons, by=choose_by)
     scores = metrics or [name for name in MAIN if name in found]
@@ -122,8 +124,18 @@ def build_report(
         collection=collection,
         comparisons=comparisons,
         sections=sections,
-        left_out=[*collection.left_out, *left_out, *no_candidates],
+        left_out=[*collection.left_out, *shared, *left_out, *no_candidates],
     )
+
+
+def _unique(runs: Sequence[PublishedRun]) -> tuple[list[PublishedRun], list[str]]:
+    """Return each run once, that of the first sweep that has it, and what is counted once alone, in words."""
+    found: dict[str, PublishedRun] = {}
+    for run in runs:
+        found.setdefault(run.id, run)
+    twice = [run.id for run in runs if found[run.id] is not run]
+    words = f"in several sweeps, LFADS beside BAND counts the first sweep's: {named(twice)}"
+    return list(found.values()), [words] if twice else []
 
 
 def _check_known(name: str, known: Sequence[str], *, what: str) -> None:
