@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from band.sweep.report import Report
 
+FIGURES = "figures"
 HELP = "tables and figures of a sweep's results, LFADS beside BAND"
 
 
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         SweepError: there is no such sweep, nothing of it is published, or a score is not known.
     """
     from band.cli.common import console, print_json
+    from band.page.build import write_page
     from band.sweep.collect import write_results
     from band.sweep.manifest import find_sweep
     from band.sweep.report import build_report
@@ -48,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     files = [write_results(report.collection)]
     target = files[0].parent
     if not args.no_figures:
-        files += _draw(report, folder=target, behavior=args.behavior)
+        files += _draw(report, folder=target / FIGURES, behavior=args.behavior)
+    files.append(write_page(report, folder=target, figures=files[1:]))
     if args.json:
         print_json({**as_json(report), "files": [str(path) for path in files]})
         return 0
@@ -56,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = WIDTH
     print_report(report, console=out)
-    figures = ", ".join(dict.fromkeys(path.stem for path in files[1:]))
-    drawn = f" and, as PDF and PNG, {figures}" if figures else ""
-    out.print(f"Wrote {files[0].name}{drawn}\nto {target}", markup=False, soft_wrap=True)
+    figures = ", ".join(dict.fromkeys(path.stem for path in files if path.parent.name == FIGURES))
+    tables = ", ".join(path.name for path in files if path.parent == target)
+    drawn = f" and, in {FIGURES}/ as PDF and PNG, {figures}" if figures else ""
+    out.print(f"Wrote {tables}{drawn}\nto {target}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -41,9 +41,7 @@ def across(runs: Sequence[PublishedRun], scores: Sequence[str]) -> list[Across]:
             own = [{key: cells for key, cells in side.items() if key[0] == weight} for side in sides]
             by_score = {name: pair for name in scores if (pair := _summaries(own[0], own[1], name))}
             if by_score:
-                found.append(
-                    Across(first=names[0], second=second, differs=differs, weight=weight, by_score=by_score)
-                )
+                found.append(Across(first=names[0], second=second, differs=differs, weight=weight, by_score=by_score))
     return found
 
 

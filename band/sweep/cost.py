@@ -18,6 +18,7 @@ from band.sweep.ledger import Intent, read_intents
 
 PEAK = "peak_memory_bytes"
 PEAK_GPU = "peak_gpu_memory_bytes"
+GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +100,7 @@ def _by_streams(sweep: SweepDir, runs: Sequence[PublishedRun]) -> list[Spent]:
     return [_spent(sweep, fold, by_id, asked.get(fold.task)) for fold in sorted(folds, key=lambda f: f.first_t)]
 
 
-def _spent(
-    sweep: SweepDir, fold: AttemptFold, by_id: Mapping[str, PublishedRun], intent: Intent | None
-) -> Spent:
+def _spent(sweep: SweepDir, fold: AttemptFold, by_id: Mapping[str, PublishedRun], intent: Intent | None) -> Spent:
     options: Mapping[str, Any] = intent.options if intent is not None and intent.scheduler == "slurm" else {}
     task: Mapping[str, Any] = {}
     with suppress(BandError, OSError, ValueError):

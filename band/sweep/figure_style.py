@@ -92,7 +92,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 def colours_of(weights: Sequence[float]) -> dict[float, str]:
     """Return a colour for each weight of behaviour; 0 is LFADS; beyond four the lighter ones share the last."""
     colours = {0.0: LFADS}
-    for place, weight in enumerate(sorted((w for w in weights if w > 0), reverse=True)):
+    for place, weight in enumerate(sorted({w for w in weights if w > 0}, reverse=True)):
         colours[weight] = BAND[min(place, len(BAND) - 1)]
     return colours
 

@@ -10,8 +10,10 @@ from statistics import fmean
 from typing import Any
 
 from band.errors import SweepError
+from band.sweep.across import Across, across
 from band.sweep.collect import WEIGHT, Collection, PublishedRun, Setting, collect, named
 from band.sweep.compare import Beside, Choice, Comparison, choose, compare, is_band_alone, varying
+from band.sweep.effects import Effect, effects
 from band.sweep.statistics import MIN_UNITS, Summary
 
 CHOOSE_BY = "bits_per_spike"
@@ -84,6 +86,9 @@ class Report:
     comparisons: Sequence[Comparison]
     sections: Sequence[Section]
     left_out: Sequence[str]
+    paired_scores: Sequence[str] = ()  # those that LFADS and BAND both have, the main ones first
+    effects: Sequence[Effect] = ()
+    across: Sequence[Across] = ()  # sweeps beside each other
 
 
 def build_report(
@@ -125,6 +130,9 @@ def build_report(
         comparisons=comparisons,
         sections=sections,
         left_out=[*collection.left_out, *shared, *left_out, *no_candidates],
+        paired_scores=(paired := [name for name in (*MAIN, *WITHIN) if name in found and not is_band_alone(name)]),
+        effects=effects(runs, paired[:4]),
+        across=across(collection.runs, paired),
     )
 
 
