@@ -15,11 +15,10 @@ from band.sweep.collect import SPLITS, WEIGHT, PublishedRun
 from band.sweep.compare import Comparison, is_band_alone, varying
 from band.sweep.cost import GIB, Cost
 from band.sweep.effects import MOST_VALUES, order
-from band.sweep.figure_runs import CONTROLS, MOST_ROWS, is_logarithmic, is_numeric, labels_of_settings
 from band.sweep.figure_style import colours_of
 from band.sweep.lineage import Lineage
 from band.sweep.report import MAIN, WITHIN, Report, label_of, show
-from band.sweep.shown import name_of
+from band.sweep.shown import CONTROLS, best_pairs, is_logarithmic, is_numeric, labels_of_settings, name_of, short_labels
 
 MOST_POINTS = 60  # of a learning curve on the page
 CURVES = (
@@ -128,14 +127,20 @@ def axes_of(columns: Sequence[Mapping[str, Any]], runs: Sequence[PublishedRun]) 
         values = [value for run in runs if (value := number(column["of"](run))) is not None]
         if not values or not (column["group"] == "parameter" or is_shared):
             continue
-        if not is_numeric(values):
-            kind: dict[str, Any] = {"type": "category", "data": [show(value) for value in order(values)]}
+        if not is_shared and (len(set(values)) <= MOST_VALUES or not is_numeric(values)):
+            kind: dict[str, Any] = {"type": "category", **_labelled(values)}
         else:
-            kind = {"type": "log" if is_shared is False and is_logarithmic([float(v) for v in values]) else "value"}
+            kind = {"type": "log" if not is_shared and is_logarithmic([float(v) for v in values]) else "value"}
         found.append({"column": place, "label": column["label"], **kind})
     parameters = [axis for axis in found if columns[axis["column"]]["group"] == "parameter"]
     scores = [axis for axis in found if columns[axis["column"]]["group"] == "score"][:4]
     return [*parameters[: MOST_AXES - len(scores)], *scores]
+
+
+def _labelled(values: Sequence[Any]) -> dict[str, list[Any]]:
+    """Return the distinct values of a parameter, as rows have them, and what they are called."""
+    distinct = order(values)
+    return {"values": distinct, "data": [show(value) for value in distinct]}
 
 
 def details(runs: Sequence[PublishedRun]) -> dict[str, Any]:
@@ -190,13 +195,13 @@ def forest(
     comparisons: Sequence[Comparison], scores: Sequence[str], *, place: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     """Return, by score, the paired difference of each setting with its interval or spread, and the pairs behind it."""
-    pairs = [comparison for comparison in comparisons if comparison.is_pair][:MOST_ROWS]
+    pairs = best_pairs(comparisons)
     labels = labels_of_settings(pairs)
     panels = []
     for name in scores[:4]:
         rows = [_forest_row(c, label, name, place) for c, label in zip(pairs, labels, strict=True)]
         if any(row is not None for row in rows):
-            panels.append({"label": label_of(name), "labels": labels, "rows": rows})
+            panels.append({"label": label_of(name), "labels": short_labels(labels), "rows": rows})
     return panels
 
 
@@ -250,8 +255,8 @@ def effect_panels(report: Report, columns: Sequence[Mapping[str, Any]]) -> list[
         kind = "category" if few or not is_numeric(values) else "value"
         if kind == "value" and is_logarithmic([float(value) for value in values]):
             kind = "log"
-        named = [show(number(value)) for value in order(values)] if kind == "category" else []
-        panels.append({"x": keys.index(key), "y": keys.index(f"test/{score}"), "type": kind, "values": named})
+        named = _labelled([number(value) for value in values]) if kind == "category" else {"values": [], "data": []}
+        panels.append({"x": keys.index(key), "y": keys.index(f"test/{score}"), "type": kind, **named})
     return panels
 
 

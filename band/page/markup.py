@@ -9,6 +9,7 @@ from typing import Any
 
 from band.sweep.report import show
 
+TALL = 16  # rows of a table above which its box scrolls
 VOID = ("img", "input", "meta", "br", "col")
 
 
@@ -60,15 +61,21 @@ def json_block(identifier: str, value: Any) -> Markup:
     return Markup(f'<script type="application/json" id="{html.escape(identifier, quote=True)}">{plain}</script>')
 
 
-def table(head: Iterable[object], rows: Iterable[Iterable[object]], *, caption: str, numeric_from: int = 1) -> Markup:
-    """Return a table in a box that scrolls by itself; its first column names the rows."""
+def table(
+    head: Iterable[object] | Markup, rows: Iterable[Iterable[object]], *, caption: str, numeric_from: int = 1
+) -> Markup:
+    """Return a table in a box that scrolls by itself; its first column names the rows.
+
+    `head` are the heads of the columns, or whole rows of heads; columns from `numeric_from` on hold numbers.
+    """
     body = []
     for row in rows:
         first, *rest = row
         cells = [el("td", cell, class_="number" if n + 1 >= numeric_from else None) for n, cell in enumerate(rest)]
         body.append(el("tr", el("th", first, scope="row"), *cells))
-    heads = [
-        el("th", cell, scope="col", class_="number" if n >= numeric_from and n else None) for n, cell in enumerate(head)
-    ]
-    made = el("table", el("caption", caption), el("thead", el("tr", *heads)), el("tbody", *body))
-    return el("div", made, class_="box", tabindex="0", role="region", aria_label=caption)
+    if not isinstance(head, Markup):
+        heads = [el("th", c, scope="col", class_="number" if n >= numeric_from else None) for n, c in enumerate(head)]
+        head = el("tr", *heads)
+    made = el("table", el("caption", caption), el("thead", head), el("tbody", *body))
+    kind = "box tall" if len(body) > TALL else "box"
+    return el("div", made, class_=kind, tabindex="0", role="region", aria_label=caption)

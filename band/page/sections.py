@@ -25,11 +25,12 @@ from band.sweep.fold import AttemptFold
 from band.sweep.lineage import Lineage
 from band.sweep.manifest import Manifest
 from band.sweep.report import Report, Section, explain, label_of, show
-from band.sweep.shown import Shown, name_of
+from band.sweep.shown import MOST_ROWS, Shown, name_of
 from band.sweep.statistics import Summary
 from band.sweep.status import Survey, TaskState, take_survey
 
 MOST_RUNS_NAMED = 8
+MOST_UNFOLDED = 24  # rows of a table that is not folded up
 MOST_SETTINGS = 60  # rows of a table of settings on the page; all are in the terminal's and in results.csv
 
 
@@ -89,7 +90,8 @@ def picture(
     if path is None and not charts:
         return None
     linked = [run_link(page, run) for run in runs]
-    words = join(caption, *([" Runs: ", *_between(linked)] if linked else []))
+    hint = " Click a mark to open its run." if charts else ""
+    words = join(caption, hint, *([" Runs: ", *_between(linked)] if linked else []))
     files = None
     if path is not None:
         pdf, png = (f"{path.parent.name}/{path.stem}.{suffix}" for suffix in ("pdf", "png"))
@@ -99,6 +101,7 @@ def picture(
         data = base64.b64encode(path.read_bytes()).decode()
         alt = f"{name.replace('_', ' ')}: {_plain(caption)}"
         image = el("img", src=f"data:image/png;base64,{data}", alt=alt, class_="twin" if charts else "still")
+        image = image if charts else el("a", image, href=f"{path.parent.name}/{path.name}")
     panels = [
         el("div", class_="chart", data_kind=kind, data_index=n, role="img", aria_label=_plain(caption))
         for n in range(charts)
@@ -134,7 +137,7 @@ def in_words(summary: Summary | None, *, digits: int, sign: str = "") -> Markup:
         error = f"({summary.spread[0]:{sign}.{digits}f} … {summary.spread[1]:{sign}.{digits}f})"
     else:
         return join(mean)
-    return join(mean, " ", el("span", error, class_="error"))
+    return join(el("b", mean), " ", el("span", error, class_="error"))
 
 
 def _digits(name: str) -> int:
@@ -211,17 +214,15 @@ def beside(page: Page) -> Part:
         "Paired differences on test, BAND less LFADS of the same recording, fold, seed and setting. A small dot is a "
         "pair; the bar is the 95 % interval or, below five independent units, the span from the lowest to the highest."
     )
-    figure = picture(page, "paired_differences", caption, charts=panels, kind="forest", runs=_shown_runs(page))
+    num_pairs = sum(comparison.is_pair for comparison in report.comparisons)
+    if num_pairs > MOST_ROWS:
+        caption += f" Shown are the {MOST_ROWS} of {num_pairs} settings with the best bits/spike on valid, best first."
+    figure = picture(page, "paired_differences", caption, charts=panels, kind="forest")
     tables = [_section_table(section) for section in report.sections]
     return Part(anchor="beside", title="LFADS beside BAND", body=join(figure if panels else None, *tables))
 
 
 def _section_table(section: Section) -> Markup:
-    heads: list[object] = list(section.labels)
-    for name in section.scores:
-        label = label_of(name.removeprefix(section.prefix))
-        alone = is_band_alone(name)
-        heads += [f"{label}: BAND"] if alone else [f"{label}: LFADS", "BAND", "BAND - LFADS"]
     rows = []
     for row in section.rows[:MOST_SETTINGS]:
         cells: list[object] = list(row.labels)
@@ -233,8 +234,20 @@ def _section_table(section: Section) -> Markup:
     notes = [el("li", note) for note in section.notes]
     if len(section.rows) > MOST_SETTINGS:
         notes.append(el("li", f"The first {MOST_SETTINGS} of {len(section.rows)} settings; the terminal shows all."))
-    made = table(heads, rows, caption=section.title, numeric_from=len(section.labels))
+    made = table(_section_heads(section), rows, caption=section.title, numeric_from=len(section.labels))
     return join(el("h3", section.title), made, el("ul", *notes, class_="notes") if notes else None)
+
+
+def _section_heads(section: Section) -> Markup:
+    """Return two rows of heads: a score, and below it whose."""
+    first = [el("th", label, scope="col", rowspan=2) for label in section.labels]
+    second = []
+    for name in section.scores:
+        sides = ["BAND"] if is_band_alone(name) else ["LFADS", "BAND", "BAND − LFADS"]
+        label = label_of(name.removeprefix(section.prefix))
+        first.append(el("th", label, scope="colgroup", colspan=len(sides), class_="score"))
+        second += [el("th", side, scope="col", class_="number") for side in sides]
+    return join(el("tr", *first), el("tr", *second))
 
 
 def sweeps(page: Page) -> Part | None:
@@ -285,13 +298,15 @@ def effects(page: Page) -> Part:
         return Part(anchor="effects", title="Effect of each swept parameter", body=el("p", words))
     panels = len({(e.key, e.score) for e in found if e.score in list(page.report.paired_scores)[:2]})
     caption = "Scores on test against each swept parameter; a dot is a run, lines join means over all else."
-    figure = picture(page, "parameter_effects", caption, charts=panels, kind="effect", runs=_shown_runs(page))
+    figure = picture(page, "parameter_effects", caption, charts=panels, kind="effect")
     rows = [row for effect in found for row in _effect_rows(effect)]
     heads = ["parameter", "score", "model", "value", "runs", "mean", "against the first value, all else equal"]
     made = table(heads, rows, caption="Paired differences between values of a parameter", numeric_from=4)
     notes = dict.fromkeys(explain(s.difference) for e in found for s in e.steps if s.difference is not None)
     last = "Rank correlation (Spearman) is over runs: an association, in which other parameters may take part."
     listed = [el("li", words) for words in (*notes, last)]
+    if len(rows) > MOST_UNFOLDED:
+        made = el("details", el("summary", f"Table of {len(rows)} effects"), made)
     body = join(figure, made, el("ul", *listed, class_="notes"))
     return Part(anchor="effects", title="Effect of each swept parameter", body=body)
 
@@ -314,7 +329,7 @@ def runs_section(page: Page) -> Part:
         "Every run as a line through its hyperparameters and its scores. Drag along an axis to keep the runs that pass "
         "there; the table and the pictures below follow."
     )
-    figure = picture(page, "parallel_coordinates", caption, charts=1, kind="parallel", runs=_shown_runs(page))
+    figure = picture(page, "parallel_coordinates", caption, charts=1, kind="parallel")
     search = el(
         "p",
         el(
@@ -338,10 +353,10 @@ def runs_section(page: Page) -> Part:
 def learning(page: Page) -> Part:
     """Return the learning curves."""
     caption = (
-        "Learning curves on valid, a line a run, at most 60 epochs of each; hover or tap to read one, click to open "
-        "its run. The files have the setting that is best on valid, with means over seeds."
+        "Learning curves on valid, a line a run, at most 60 epochs of each; hover or tap to read one. "
+        "The files have the setting that is best on valid, with means over seeds."
     )
-    body = picture(page, "learning_curves", caption, charts=3, kind="curves", runs=_shown_runs(page))
+    body = picture(page, "learning_curves", caption, charts=3, kind="curves")
     return Part(anchor="learning", title="Learning curves", body=join(body))
 
 
@@ -351,7 +366,7 @@ def spikes(page: Page, *, panels: int) -> Part | None:
         "Behaviour R² against bits per spike on test, a dot a run; a line joins LFADS and BAND of one recording, fold, "
         "seed and setting."
     )
-    figure = picture(page, "r2_vs_bits", caption, charts=panels, kind="scatter", runs=_shown_runs(page))
+    figure = picture(page, "r2_vs_bits", caption, charts=panels, kind="scatter")
     return None if figure is None else Part(anchor="spikes", title="Behaviour against spikes", body=figure)
 
 
@@ -372,8 +387,8 @@ def trials(page: Page) -> Part | None:
     """Return rasters, rates, factors and inferred inputs."""
     single = (
         "One test trial around movement: spikes, inferred rates, the first principal components of the factors, "
-        "inferred inputs with their posterior spread, and the speed of the hand; the dashed line is where it exceeds a fifth of "
-        "its peak."
+        "inferred inputs with their posterior spread, and the speed of the hand; the dashed line is where it exceeds "
+        "a fifth of its peak."
     )
     rasters = "Spikes of two test trials beside the rates that each model infers, neurons in one order."
     figures = [
@@ -391,7 +406,7 @@ def ablation(page: Page, *, panels: int) -> Part | None:
         "Scores on test with the controller's outputs, the inferred inputs, and with them set to zero; a line a run. "
         "Ridges are fitted anew without them. The files have the setting that is best on valid."
     )
-    figure = picture(page, "control_ablation", caption, charts=panels, kind="ablation", runs=_shown_runs(page))
+    figure = picture(page, "control_ablation", caption, charts=panels, kind="ablation")
     return None if figure is None else Part(anchor="ablation", title="Without inferred inputs", body=figure)
 
 
@@ -468,7 +483,7 @@ def cost(page: Page) -> Part:
     caption = (
         "Time of every attempt at a task, and memory asked against memory used; above the dashed line is too little."
     )
-    figure = picture(page, "cost", caption, charts=2, kind="cost", runs=_shown_runs(page))
+    figure = picture(page, "cost", caption, charts=2, kind="cost")
     return Part(anchor="cost", title="Cost", body=join(el("dl", *terms), figure))
 
 

@@ -126,7 +126,7 @@ def _read_results(folder: Path) -> tuple[str, list[tuple[Path, dict[str, Any]]],
 
 def write_results(collection: Collection, *, into: Path | None = None) -> Path:
     """Write results.csv, a row a run, into a folder, by default the sweep's report/, and return its path."""
-    path = collection.folder / RESULTS if into is None else into / Path(RESULTS).name
+    path = (collection.folder / RESULTS if into is None else into / Path(RESULTS).name).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, collection.runs)
     return path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from band.sweep.figure_style import BAND, LFADS, QUIET, TRUTH, as_text, bare, new_figure
+from band.sweep.figure_style import BAND, LFADS, QUIET, TRUTH, as_text, bare, ink, new_figure
 from band.sweep.figure_trials import (
     READ_OUTS,
     VELOCITY,
@@ -54,7 +54,7 @@ def decoded_by_condition(shown: Shown, *, decode: Decode, behavior_names: Sequen
     grid = figure.subplots(3, len(sides), squeeze=False, sharey="row", height_ratios=(1.6, 1, 1))
     for column, (label, colour, values) in enumerate(sides):
         _paths_by_condition(grid[0, column], values, pair[0], colours)
-        grid[0, column].set_title(label, color=colour)
+        grid[0, column].set_title(label, color=ink(colour))
         for k in range(2):
             _courses(grid[1 + k, column], values[:, :, k], pair[0], colours)
             grid[1 + k, column].tick_params(labelbottom=k == 1)
@@ -141,7 +141,7 @@ def single_trial(shown: Shown, *, behavior_names: Sequence[str] | None) -> Figur
     grid = figure.subplots(len(rows), len(pair), squeeze=False, sharex=True, sharey="row", height_ratios=ratios)
     _maps(grid, pair, spikes, trial)
     for column, outputs in enumerate(pair):
-        grid[0, column].set_title(outputs.label, color=outputs.colour)
+        grid[0, column].set_title(outputs.label, color=ink(outputs.colour))
         _lines(grid[2, column], components(outputs.arrays["test_factors"], trial), outputs)
         if _has_inputs(pair):
             _inputs(grid[3, column], outputs, trial)
@@ -207,4 +207,4 @@ def _speed(column: Any, velocity: Array, outputs: Outputs) -> None:
         for axes in column:
             axes.axvline(time[onset], color=BAND[0], linewidth=0.8, dashes=(3, 2))
         column[-1].annotate("movement onset", (time[onset], 0.98), xycoords=("data", "axes fraction"), xytext=(3, 0),
-                            textcoords="offset points", color=BAND[0], fontsize=6, va="top")  # fmt: skip
+                            textcoords="offset points", color=ink(BAND[0]), fontsize=6, va="top")  # fmt: skip

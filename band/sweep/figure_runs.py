@@ -14,17 +14,16 @@ from band.sweep.collect import WEIGHT, PublishedRun
 from band.sweep.compare import Comparison, varying
 from band.sweep.cost import GIB, Cost
 from band.sweep.effects import Effect, order
-from band.sweep.figure_style import LFADS, QUIET, TRUTH, Line, as_text, colours_of, label_ends, new_figure, panel
+from band.sweep.figure_style import LFADS, QUIET, TRUTH, Line, as_text, colours_of, ink, label_ends, new_figure, panel
 from band.sweep.lineage import Lineage, Member
 from band.sweep.report import label_of, show
-from band.sweep.shown import name_of
+from band.sweep.shown import CONTROLS, best_pairs, is_logarithmic, is_numeric, labels_of_settings, name_of, short_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Array = NDArray[Any]
-MOST_ROWS = 24  # of settings in a figure of paired differences
 MOST_AXES = 9  # of parallel coordinates on paper
 VALUE: Any = {
     "xytext": (2, 0),
@@ -40,7 +39,7 @@ VALUE: Any = {
 
 def paired_differences(comparisons: Sequence[Comparison], scores: Sequence[str]) -> Figure | None:
     """Return BAND less LFADS by setting and weight: a dot a pair, a bar the interval, or the spread where none is."""
-    pairs = [c for c in comparisons if c.is_pair][:MOST_ROWS]
+    pairs = best_pairs(comparisons)
     drawn = [name for name in scores if any(c.score(name).difference for c in pairs)][:3]
     if not drawn:
         return None
@@ -54,22 +53,10 @@ def paired_differences(comparisons: Sequence[Comparison], scores: Sequence[str])
         axes.set(xlabel="BAND - LFADS, test", title=label_of(name))
         axes.locator_params(axis="x", nbins=5)
         panel(axes, letter)
-    labels = labels_of_settings(pairs)
+    labels = short_labels(labels_of_settings(pairs))
     all_axes[0].set_yticks(range(len(pairs)), [as_text(label) for label in labels])
     all_axes[0].set_ylim(len(pairs) - 0.4, -0.6)
     return figure
-
-
-def labels_of_settings(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return a name for each comparison: its weight, and the values in which settings differ."""
-    runs = [run for c in comparisons for run in (*c.lfads.values(), *c.band.values())]
-    keys = varying(runs)
-    labels = []
-    for comparison in comparisons:
-        values = dict(comparison.setting)
-        words = [f"{key.rpartition('.')[2]} {show(values[key])}" for key in keys if key in values]
-        labels.append(", ".join([*words, name_of(comparison.weight or 0.0)]))
-    return labels
 
 
 def _difference(axes: Axes, comparison: Comparison, name: str, *, y: float, colour: str) -> None:
@@ -154,16 +141,6 @@ def _against(axes: Axes, runs: Sequence[PublishedRun], key: str, *, score: str, 
         axes.minorticks_off()
 
 
-def is_numeric(values: Sequence[Any]) -> bool:
-    """Return whether all values are numbers."""
-    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-
-
-def is_logarithmic(values: Sequence[float]) -> bool:
-    """Return whether numbers are better shown by their logarithms: positive, and over more than a decade or so."""
-    return min(values) > 0 and max(values) / min(values) >= 8
-
-
 def parallel_coordinates(runs: Sequence[PublishedRun], scores: Sequence[str]) -> Figure | None:
     """Return a line a run through its swept parameters and its scores, coloured by the weight of behaviour."""
     good = [run for run in runs if run.outcome == "ok"]
@@ -191,7 +168,7 @@ def parallel_coordinates(runs: Sequence[PublishedRun], scores: Sequence[str]) ->
     for place, (weight, colour) in enumerate(colours.items()):
         if any(run.weight == weight for run in good):
             axes.annotate(name_of(weight), (0, -0.06), xycoords="axes fraction", xytext=(60 * place, 0),
-                          textcoords="offset points", color=colour, fontsize=7)  # fmt: skip
+                          textcoords="offset points", color=ink(colour), fontsize=7)  # fmt: skip
     return figure
 
 
@@ -227,12 +204,6 @@ def _scaled(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]
 
 
 # Without inferred inputs ----------------------------------------------------------------------------------------------
-
-CONTROLS = (
-    ("bits_per_spike", "noci/bits_per_spike"),
-    ("behavior_r2/ridge_lag0/mean", "noci/behavior_r2/ridge_lag0_refitted/mean"),
-    ("deviation_r2/ridge_lag0/mean", "noci/deviation_r2/ridge_lag0_refitted/mean"),
-)
 
 
 def control_ablation(by_weight: Mapping[float, Sequence[PublishedRun]]) -> Figure | None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MM = 1 / 25.4
 TRUTH, LFADS, QUIET = "#000000", "#0072B2", "#8A8A8A"  # with BAND's, of Okabe and Ito 2008
 BAND = ("#D55E00", "#E69F00", "#CC79A7", "#009E73")  # heaviest weight of behaviour first
+# Text in a line's colour is darker than the line, or it could not be read on white.
+INK = {"#D55E00": "#B04E00", "#E69F00": "#8F6300", "#CC79A7": "#A34E7E", "#009E73": "#007556", QUIET: "#636363"}
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
@@ -97,6 +99,11 @@ def colours_of(weights: Sequence[float]) -> dict[float, str]:
     return colours
 
 
+def ink(colour: str) -> str:
+    """Return the colour of text that belongs to what is drawn in `colour`."""
+    return INK.get(colour, colour)
+
+
 def label_ends(figure: Figure, axes: Sequence[Axes], lines: Sequence[Sequence[Line]], *, size: float = 7) -> None:
     """Write right of each axes what its lines are, where they end, moved apart where the words would touch."""
     figure.draw_without_rendering()  # only then is the height of the axes known
@@ -109,7 +116,7 @@ def label_ends(figure: Figure, axes: Sequence[Axes], lines: Sequence[Sequence[Li
                 end.text,
                 (1.02, y),
                 xycoords=("axes fraction", "data"),
-                color=end.colour,
+                color=ink(end.colour),
                 va="center",
                 fontsize=size,
                 annotation_clip=False,

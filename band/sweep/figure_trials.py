@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from band.sweep.collect import PublishedRun
-from band.sweep.figure_style import QUIET, TRUTH, as_text, bare, colours_of, new_figure
+from band.sweep.figure_style import QUIET, TRUTH, as_text, bare, colours_of, ink, new_figure
 from band.sweep.shown import Shown, name_of
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def _head(figure: Figure, entries: Sequence[tuple[str, str]], *, remark: str) ->
     handles = [Line2D([], [], color=colour, linewidth=1.5, label=text) for text, colour in entries]
     handles.append(Line2D([], [], color=QUIET, linewidth=0, label=remark))
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, labelcolor="linecolor",
+        handles=handles, loc="outside upper left", ncols=len(handles), frameon=False,
+        labelcolor=[ink(str(handle.get_color())) for handle in handles],
         handlelength=1.2, columnspacing=2, borderaxespad=0.3,
     )  # fmt: skip
 
@@ -220,7 +221,7 @@ def rasters(shown: Shown) -> Figure | None:
         *((f"{outputs.label}, inferred rates", outputs.colour) for outputs in pair),
     ]
     for axes, (title, colour) in zip(grid[0], titles, strict=True):
-        axes.set_title(title, color=colour)
+        axes.set_title(title, color=ink(colour))
     grid[-1, 0].set_xlabel(time_label(pair[0]))
     bar = figure.colorbar(image, ax=grid, shrink=0.4, aspect=25, ticks=[0, 1], pad=0.01)
     bar.ax.set_yticklabels(["lowest", "highest"])

@@ -30,7 +30,7 @@
   function passes(row, axis, intervals) {
     if (!intervals.length) return true;
     let value = rows[row][axis.column];
-    if (axis.type === "category") value = axis.data.indexOf(String(value));
+    if (axis.type === "category") value = axis.values.indexOf(value);
     if (value === null || value === undefined || value === -1) return false;
     return intervals.some(([low, high]) => value >= low && value <= high);
   }
@@ -62,7 +62,7 @@
   const box = document.getElementById("runs-box"), count = document.getElementById("count"), more = document.getElementById("more");
   const isNumber = columns.map((_, c) => rows.every((row) => row[c] === null || typeof row[c] === "number"));
   const body = element("tbody"), heads = columns.map((column, c) =>
-    element("th", { scope: "col", class: isNumber[c] ? "number" : null, "aria-sort": "none" },
+    element("th", { scope: "col", class: `${isNumber[c] ? "number" : ""} ${column.group}`, "aria-sort": "none" },
       element("button", { type: "button", onclick: () => sortBy(c) }, column.label)));
 
   function sortBy(column) {
@@ -82,6 +82,7 @@
     if (c === 0) return element("th", { scope: "row" }, runLink(row));
     return element("td", { class: isNumber[c] ? "number" : null }, columns[c].group === "score" ? fixed(value, columns[c].key) : short(value));
   }
+  const clipped = (word, most) => (String(word).length > most ? `${String(word).slice(0, most - 1)}…` : String(word));
   const fixed = (value, key) => (typeof value === "number" ? value.toFixed(/bits|bps/.test(key) ? 4 : 3) : words(value));
   function runLink(row) {
     return element("a", { href: data.links[row], "data-run": rows[row][0], "data-row": row }, rows[row][0]);
@@ -144,7 +145,7 @@
   const axisText = { color: QUIET, fontSize: 12 };
   const valueAxis = (name, more) => ({
     type: "value", scale: true, name, nameLocation: "middle", nameGap: 28, nameTextStyle: { color: INK, fontSize: 12 },
-    axisLabel: { ...axisText, hideOverlap: true, formatter: (value) => short(value) }, axisLine: { show: true, lineStyle: { color: "#8a9099" } },
+    axisLabel: { ...axisText, hideOverlap: true, formatter: (value) => short(value) }, axisLine: { show: true, onZero: false, lineStyle: { color: "#8a9099" } },
     splitLine: { lineStyle: { color: RULE } }, ...more,
   });
   const upright = (name, more) => valueAxis(name, { nameGap: 46, nameTextStyle: { color: INK, fontSize: 12, width: 250, overflow: "truncate" }, ...more });
@@ -158,7 +159,8 @@
   }
   const runTip = (row, ...lines) => tip(rows[row][0], `${data.series[data.series_of[row]].name}${about(row) ? `: ${about(row)}` : ""}`, ...lines);
   function legend(figure) {
-    const items = data.series.map((one) => element("li", null, element("span", { style: `background:${one.colour}`, "aria-hidden": "true" }), one.name));
+    const isPaired = figure.querySelector(".forest") !== null;  // then LFADS is what the others are compared with
+    const items = data.series.filter((one) => !isPaired || one.name !== "LFADS").map((one) => element("li", null, element("span", { style: `background:${one.colour}`, "aria-hidden": "true" }), one.name));
     figure.prepend(element("ul", { class: "legend", "aria-label": "Colours" }, ...items));
   }
 
@@ -168,13 +170,13 @@
     forest(n, host) {
       const panel = data.forest[n], found = panel.rows.map((row, y) => ({ row, y })).filter(({ row }) => row);
       const colour = (row) => (data.series.find((one) => one.name === row.model) || data.series[0]).colour;
-      const said = (row) => tip(row.label, `BAND - LFADS ${short(row.mean)}`, `${row.what} ${short(row.low)} … ${short(row.high)}`, row.count);
+      const said = (row) => tip(row.label, `BAND − LFADS ${short(row.mean)}`, `${row.what} ${short(row.low)} … ${short(row.high)}`, row.count);
       host.style.height = `${90 + 26 * panel.labels.length}px`;
       return { option: base({
-        grid: { left: n % 2 && innerWidth > 900 ? 150 : 150, right: 18, top: 30, bottom: 46 },
+        grid: { left: 150, right: 18, top: 30, bottom: 46 },
         title: { text: panel.label, left: 0, top: 0, textStyle: { fontSize: 13, fontWeight: 600, color: INK } },
-        tooltip: tooltip((p) => (p.data.row ? said(p.data.row) : runTip(p.data.value[2], `BAND - LFADS ${short(p.data.value[0])}`))),
-        xAxis: valueAxis("BAND - LFADS, test"),
+        tooltip: tooltip((p) => (p.data.row ? said(p.data.row) : runTip(p.data.value[2], `BAND − LFADS ${short(p.data.value[0])}`))),
+        xAxis: valueAxis("BAND − LFADS, test"),
         yAxis: { type: "category", inverse: true, data: panel.labels, axisTick: { show: false }, axisLine: { show: false },
           axisLabel: { color: INK, fontSize: 12, width: 138, overflow: "break", interval: 0 } },
         series: [
@@ -188,14 +190,14 @@
     },
     effect(n) {
       const panel = data.effects[n], x = columns[panel.x], y = columns[panel.y];
-      const place = (value) => (panel.type === "category" ? panel.values.indexOf(String(value)) : value);
+      const place = (value) => (panel.type === "category" ? panel.values.indexOf(value) : value);
       const points = (s) => rows.map((row, r) => [place(row[panel.x]), row[panel.y], r]).filter(([, v, r]) => data.series_of[r] === s && v !== null);
       const means = (s) => panel.values.map((_, k) => {
         const own = points(s).filter(([v]) => v === k).map(([, v]) => v);
         return own.length ? [k, own.reduce((a, b) => a + b, 0) / own.length] : [k, null];
       });
       const axis = panel.type === "category"
-        ? { ...valueAxis(x.label), type: "category", data: panel.values, splitLine: { show: false } } : valueAxis(x.label, { type: panel.type });
+        ? { ...valueAxis(x.label), type: "category", data: panel.data, splitLine: { show: false } } : valueAxis(x.label, { type: panel.type });
       const series = () => data.series.flatMap((one, s) => [
         { id: `p${s}`, type: "scatter", symbolSize: 6, data: points(s).map((value) => ({ value, itemStyle: { color: one.colour, opacity: opacity(value[2], 0.5) } })) },
         ...(panel.type === "category" ? [{ id: `m${s}`, type: "line", silent: true, symbolSize: 8, symbol: "circle", connectNulls: true, color: one.colour, lineStyle: { width: 2 }, data: means(s) }] : []),
@@ -206,7 +208,7 @@
     parallel(n, host) {
       const isNarrow = host.clientWidth < 640;
       if (isNarrow) host.style.height = `${70 + 58 * data.axes.length}px`;
-      const values = (row) => data.axes.map((axis) => (axis.type === "category" ? String(rows[row][axis.column]) : rows[row][axis.column]));
+      const values = (row) => data.axes.map((axis) => (axis.type === "category" ? axis.data[axis.values.indexOf(rows[row][axis.column])] ?? null : rows[row][axis.column]));
       const lines = () => rows.map((_, row) => ({ value: values(row), row, lineStyle: { color: colourOf(row), opacity: opacity(row, Math.min(0.7, Math.max(0.2, 60 / rows.length))) } }));
       const option = base({
         grid: undefined,
@@ -215,14 +217,14 @@
           parallelAxisDefault: { axisLine: { lineStyle: { color: "#8a9099" } }, axisTick: { lineStyle: { color: "#8a9099" } },
             areaSelectStyle: { width: 18, borderColor: "#00507d", borderWidth: 1, color: "rgba(0,114,178,0.25)", opacity: 1 } } },
         parallelAxis: data.axes.map((axis, dim) => ({
-          id: `axis${dim}`, dim, type: axis.type, scale: true, data: axis.data, name: isNarrow ? axis.label : axis.label.replace(", ", ",\n"),
+          id: `axis${dim}`, dim, type: axis.type, scale: true, data: axis.data, boundaryGap: false, name: isNarrow ? axis.label : axis.label.replace(", ", ",\n"),
           nameLocation: isNarrow ? "start" : "end", nameGap: isNarrow ? -2 : 14,
-          nameTextStyle: isNarrow ? { align: "left", verticalAlign: "bottom", padding: [0, 0, 8, 0], color: INK, fontSize: 12 }
+          nameTextStyle: isNarrow ? { align: "left", verticalAlign: "bottom", padding: [1, 3, 1, 0], backgroundColor: "rgba(255,255,255,0.85)", color: INK, fontSize: 12 }
             : { color: INK, fontSize: 12, lineHeight: 15 },
-          axisLabel: { ...axisText, hideOverlap: true, formatter: axis.type === "category" ? undefined : (value) => short(value),
-            width: isNarrow ? undefined : 90, overflow: "truncate" },
+          axisLabel: { ...axisText, backgroundColor: "rgba(255,255,255,0.75)", padding: [1, 2], hideOverlap: true,
+            formatter: (value) => (axis.type === "category" ? clipped(value, 14) : short(value)) },
         })),
-        series: [{ type: "parallel", smooth: 0.25, inactiveOpacity: 0.03, activeOpacity: 0.8, lineStyle: { width: 1.2 }, data: lines(), emphasis: { lineStyle: { width: 3, opacity: 1 } } }],
+        series: [{ type: "parallel", inactiveOpacity: 0.03, activeOpacity: 0.8, lineStyle: { width: 1.2 }, data: lines(), emphasis: { lineStyle: { width: 3, opacity: 1 } } }],
       });
       return { option, runOf: (p) => p.data && p.data.row, follow: (chart) => chart.setOption({ series: [{ data: lines() }] }),
         made: (chart) => {
@@ -241,7 +243,7 @@
       const { epochs, runs, labels } = curves();
       const found = runs.map((run, row) => ({ row, epochs: epochs[run[0]], values: run[n + 1] })).filter((one) => one.values.some((v) => v !== null));
       if (!found.length) return null;
-      const settled = found.flatMap(({ values }) => values.slice(Math.ceil(values.length / 15))).filter((v) => v !== null).sort((a, b) => a - b);
+      const settled = found.flatMap(({ values }) => values.slice(Math.ceil(values.length / 6))).filter((v) => v !== null).sort((a, b) => a - b);
       const [low, high] = [settled[Math.floor(0.005 * settled.length)], settled[Math.ceil(0.995 * (settled.length - 1))]];
       const margin = 0.05 * (high - low) || 1, last = Math.max(...found.map((one) => one.epochs[one.epochs.length - 1] || 0));
       const width = found.length > 200 ? 0.6 : 1.2, normal = Math.min(0.85, Math.max(0.25, 40 / found.length));
