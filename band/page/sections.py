@@ -90,7 +90,7 @@ def picture(
     if path is None and not charts:
         return None
     linked = [run_link(page, run) for run in runs]
-    hint = " Click a mark to open its run." if charts else ""
+    hint = el("span", " Click a mark to open its run.", class_="hint") if charts else None
     words = join(caption, hint, *([" Runs: ", *_between(linked)] if linked else []))
     files = None
     if path is not None:

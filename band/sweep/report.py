@@ -159,7 +159,7 @@ def _sorted(
 
     def order(comparison: Comparison, keys: Sequence[str]) -> list[tuple[bool, bool, Any]]:
         values = [comparison.weight if key == WEIGHT else dict(comparison.setting)[key] for key in keys]
-        return [(value is not None, isinstance(value, str), value or 0) for value in values]
+        return [(value is not None, isinstance(value, str), 0 if value is None else value) for value in values]
 
     by_setting = sorted(comparisons, key=lambda c: order(c, [*parameters, WEIGHT]))
     if sort is None:
