@@ -30,6 +30,13 @@ MOST_AXES = 12  # of parallel coordinates
 SCATTERS = ("behavior_r2/ridge_lag0/mean", "behavior_r2/ridge_trial/mean")
 
 
+Place = Mapping[tuple[str, str], int]  # row of a run, by sweep and id
+
+
+def _key(run: PublishedRun) -> tuple[str, str]:
+    return run.sweep, run.id
+
+
 def number(value: Any) -> Any:
     """Return a value that JSON has: numbers to five digits, None for what is not finite, all else in words."""
     if value is None or isinstance(value, (bool, int)):
@@ -50,7 +57,8 @@ def page_data(report: Report, *, page: Path, lineages: Sequence[Lineage], cost: 
     columns = columns_of(report)
     weights = sorted({run.weight for run in runs})
     colours = colours_of(weights)
-    place = {run.id: n for n, run in reversed(list(enumerate(runs)))}
+    folders = {run.folder: n for n, run in enumerate(runs)}
+    place = {_key(run): n for n, run in enumerate(runs)}
     return {
         "columns": [{key: value for key, value in column.items() if key != "of"} for column in columns],
         "rows": [[number(column["of"](run)) for column in columns] for run in runs],
@@ -62,7 +70,7 @@ def page_data(report: Report, *, page: Path, lineages: Sequence[Lineage], cost: 
         "scatter": scatter(report.comparisons, columns, place=place),
         "effects": effect_panels(report, columns),
         "ablation": ablation(runs),
-        "lineage": [lineage_panel(lineage, place=place) for lineage in lineages],
+        "lineage": [lineage_panel(one, run=folders.get(one.folder)) for one in lineages],
         "cost": cost_panel(cost, place=place),
     }
 
@@ -191,9 +199,7 @@ def _cell(words: str | None) -> float | None:
 # What pictures show ---------------------------------------------------------------------------------------------------
 
 
-def forest(
-    comparisons: Sequence[Comparison], scores: Sequence[str], *, place: Mapping[str, int]
-) -> list[dict[str, Any]]:
+def forest(comparisons: Sequence[Comparison], scores: Sequence[str], *, place: Place) -> list[dict[str, Any]]:
     """Return, by score, the paired difference of each setting with its interval or spread, and the pairs behind it."""
     pairs = best_pairs(comparisons)
     labels = labels_of_settings(pairs)
@@ -205,12 +211,12 @@ def forest(
     return panels
 
 
-def _forest_row(comparison: Comparison, label: str, name: str, place: Mapping[str, int]) -> dict[str, Any] | None:
+def _forest_row(comparison: Comparison, label: str, name: str, place: Place) -> dict[str, Any] | None:
     found = comparison.score(name).difference
     if found is None:
         return None
     points = [
-        [number(b - a), place[comparison.band[cell].id]]
+        [number(b - a), place[_key(comparison.band[cell])]]
         for cell, run in comparison.lfads.items()
         if (a := run.score(name)) is not None and (b := comparison.band[cell].score(name)) is not None
     ]
@@ -227,13 +233,11 @@ def _forest_row(comparison: Comparison, label: str, name: str, place: Mapping[st
     }
 
 
-def scatter(
-    comparisons: Sequence[Comparison], columns: Sequence[Mapping[str, Any]], *, place: Mapping[str, int]
-) -> dict[str, Any]:
+def scatter(comparisons: Sequence[Comparison], columns: Sequence[Mapping[str, Any]], *, place: Place) -> dict[str, Any]:
     """Return which columns are drawn against bits per spike, and which runs are joined by a line."""
     keys = [column["key"] for column in columns]
     joined = [
-        [place[run.id], place[c.band[cell].id]] for c in comparisons for cell, run in c.lfads.items() if c.is_pair
+        [place[_key(run)], place[_key(c.band[cell])]] for c in comparisons for cell, run in c.lfads.items() if c.is_pair
     ]
     panels = [
         {"x": keys.index("test/bits_per_spike"), "y": keys.index(f"test/{name}")}
@@ -274,14 +278,14 @@ def ablation(runs: Sequence[PublishedRun]) -> list[dict[str, Any]]:
     return panels
 
 
-def lineage_panel(lineage: Lineage, *, place: Mapping[str, int]) -> dict[str, Any]:
-    """Return the members of a lineage and the places of those that lead to the best of its last generation."""
+def lineage_panel(lineage: Lineage, *, run: int | None) -> dict[str, Any]:
+    """Return the members of a lineage, of the run in that row, and which lead to the best of its last generation."""
     where = {(m.generation, m.member): n for n, m in enumerate(lineage.members)}
     best = lineage.best()
     line = lineage.ancestors(best) if best is not None else []
     return {
         "label": show(lineage.run),
-        "run": place.get(lineage.run),
+        "run": run,
         "best": [where[m.generation, m.member] for m in line],
         "members": [
             {
@@ -296,7 +300,7 @@ def lineage_panel(lineage: Lineage, *, place: Mapping[str, int]) -> dict[str, An
     }
 
 
-def cost_panel(cost: Cost, *, place: Mapping[str, int]) -> list[dict[str, Any]]:
+def cost_panel(cost: Cost, *, place: Place) -> list[dict[str, Any]]:
     """Return hours and memory of every attempt."""
     return [
         {
@@ -305,7 +309,7 @@ def cost_panel(cost: Cost, *, place: Mapping[str, int]) -> list[dict[str, Any]]:
             "asked": number(spent.asked_bytes / GIB) if spent.asked_bytes else None,
             "used": number(spent.peak_bytes / GIB) if spent.peak_bytes else None,
             "runs": len(spent.runs),
-            "run": next((place[run] for run in spent.runs if run in place), None),
+            "run": next((place[spent.sweep, run] for run in spent.runs if (spent.sweep, run) in place), None),
         }
         for spent in cost.attempts
     ]

@@ -137,11 +137,13 @@ def build_report(
 
 
 def _unique(runs: Sequence[PublishedRun]) -> tuple[list[PublishedRun], list[str]]:
-    """Return each run once, that of the first sweep that has it, and what is counted once alone, in words."""
-    found: dict[str, PublishedRun] = {}
+    """Return runs of equal parameters and data once, as the first sweep has them, and what that leaves out, in words."""
+    found: dict[tuple[Any, ...], PublishedRun] = {}
+    twice = []
     for run in runs:
-        found.setdefault(run.id, run)
-    twice = [run.id for run in runs if found[run.id] is not run]
+        key = (run.setting, run.weight, run.cell, run.outcome)
+        if found.setdefault(key, run) is not run:
+            twice.append(run.id)
     words = f"in several sweeps, LFADS beside BAND counts the first sweep's: {named(twice)}"
     return list(found.values()), [words] if twice else []
 

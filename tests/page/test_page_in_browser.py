@@ -196,6 +196,25 @@ def test_a_point_opens_its_run_with_scores_and_a_link_to_its_folder(report, open
     assert page.query_selector("dialog[open]") is None
 
 
+def test_hovering_over_a_learning_curve_says_whose_it_is(report, open_page):
+    page = open_page(report)
+    page.query_selector(".curves .chart").scroll_into_view_if_needed()
+    until(page, "document.querySelector('.curves canvas') !== null")
+    x, y = page.evaluate(
+        """() => {
+        const host = document.querySelector('.curves .chart'), chart = echarts.getInstanceByDom(host);
+        const line = chart.getOption().series[0].data[0], box = host.getBoundingClientRect();
+        const [x, y] = chart.convertToPixel({gridIndex: 0}, line.coords[Math.floor(0.6 * line.coords.length)]);
+        return [box.left + x, box.top + y];
+    }"""
+    )
+    page.mouse.move(x - 3, y)
+    page.mouse.move(x, y)
+    until(page, "document.querySelector('.curves .tip') !== null")
+    name = page.inner_text(".curves .tip b")  # of the line that lies on top there
+    assert name in {f"r{n:03d}-maze" for n in range(24)} and "reconstruction loss" in page.inner_text(".curves .tip")
+
+
 def test_an_address_with_a_run_opens_it(report, open_page):
     page = open_page(report, fragment="#run=r003-maze")
     assert page.inner_text("#run-title") == "r003-maze"

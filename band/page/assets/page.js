@@ -142,6 +142,13 @@
   // Pieces of charts ---------------------------------------------------------------------------------------------------
 
   const charts = [];
+  function settled(lists) {  // limits of an axis that leave the fall of the first epochs out
+    const found = lists.flatMap((values) => values.slice(Math.ceil(values.length / 6))).filter((v) => v !== null).sort((a, b) => a - b);
+    if (!found.length) return {};
+    const [low, high] = [found[Math.floor(0.005 * found.length)], found[Math.ceil(0.995 * (found.length - 1))]];
+    const margin = 0.05 * (high - low) || 1;
+    return { min: Number((low - margin).toPrecision(4)), max: Number((high + margin).toPrecision(4)) };
+  }
   const axisText = { color: QUIET, fontSize: 12 };
   const valueAxis = (name, more) => ({
     type: "value", scale: true, name, nameLocation: "middle", nameGap: 28, nameTextStyle: { color: INK, fontSize: 12 },
@@ -243,9 +250,7 @@
       const { epochs, runs, labels } = curves();
       const found = runs.map((run, row) => ({ row, epochs: epochs[run[0]], values: run[n + 1] })).filter((one) => one.values.some((v) => v !== null));
       if (!found.length) return null;
-      const settled = found.flatMap(({ values }) => values.slice(Math.ceil(values.length / 6))).filter((v) => v !== null).sort((a, b) => a - b);
-      const [low, high] = [settled[Math.floor(0.005 * settled.length)], settled[Math.ceil(0.995 * (settled.length - 1))]];
-      const margin = 0.05 * (high - low) || 1, last = Math.max(...found.map((one) => one.epochs[one.epochs.length - 1] || 0));
+      const limits = settled(found.map((one) => one.values)), last = Math.max(...found.map((one) => one.epochs[one.epochs.length - 1] || 0));
       const width = found.length > 200 ? 0.6 : 1.2, normal = Math.min(0.85, Math.max(0.25, 40 / found.length));
       const lines = () => found.map(({ row, epochs: x, values }) => ({
         row, coords: x.map((epoch, k) => [epoch, values[k]]).filter(([, v]) => v !== null),
@@ -253,7 +258,7 @@
       return { option: base({
         tooltip: tooltip((p) => runTip(p.data.row, `${labels[n]}: last ${short(p.data.coords[p.data.coords.length - 1][1])}`)),
         xAxis: valueAxis("epoch", { min: 0, max: last }),
-        yAxis: upright(labels[n], { min: Number((low - margin).toPrecision(4)), max: Number((high + margin).toPrecision(4)), axisLabel: { ...axisText, showMinLabel: false, showMaxLabel: false, formatter: (v) => short(v) } }),
+        yAxis: upright(labels[n], { ...limits, axisLabel: { ...axisText, showMinLabel: false, showMaxLabel: false, formatter: (v) => short(v) } }),
         series: [{ type: "lines", coordinateSystem: "cartesian2d", polyline: true, clip: true, data: lines(), emphasis: { lineStyle: { width: 3, opacity: 1 } } }],
       }), runOf: (p) => p.data.row, follow: (chart) => chart.setOption({ series: [{ data: lines() }] }) };
     },
@@ -364,7 +369,7 @@
       const chart = echarts.init(host), n = Number(host.dataset.index), { epochs, runs, labels } = curves();
       chart.setOption(base({ tooltip: { trigger: "axis", confine: true, valueFormatter: short }, grid: { left: 56, right: 12, top: 30, bottom: 40 },
         title: { text: labels[n], left: 0, top: 0, textStyle: { fontSize: 12, fontWeight: 600, color: INK } },
-        xAxis: valueAxis("epoch", { nameGap: 24 }), yAxis: valueAxis("", { axisLabel: { ...axisText, formatter: (v) => short(v) } }),
+        xAxis: valueAxis("epoch", { nameGap: 24 }), yAxis: valueAxis("", { ...settled([runs[row][n + 1]]), axisLabel: { ...axisText, showMinLabel: false, showMaxLabel: false, formatter: (v) => short(v) } }),
         series: [{ type: "line", showSymbol: false, color: colourOf(row), data: epochs[runs[row][0]].map((epoch, k) => [epoch, runs[row][n + 1][k]]) }] }));
     });
   }
