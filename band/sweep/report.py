@@ -137,7 +137,7 @@ def build_report(
 
 
 def _unique(runs: Sequence[PublishedRun]) -> tuple[list[PublishedRun], list[str]]:
-    """Return runs of equal parameters and data once, as the first sweep has them, and what that leaves out, in words."""
+    """Return runs of equal parameters and data once, as the first sweep has them, and what is left out."""
     found: dict[tuple[Any, ...], PublishedRun] = {}
     twice = []
     for run in runs:
