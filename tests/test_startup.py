@@ -9,6 +9,9 @@ import sys
 import pytest
 
 HEAVY = (
+    *("torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy", "pynwb", "hdmf", "pandas"),
+    *("pyarrow", "tensorboard", "wandb", "mlflow"),
+)
     "torch",
     "numpy",
     "h5py",

@@ -40,7 +40,9 @@ COMMANDS = {
     "report": Command(
         "band.cli.report", "tables, figures and a page of a sweep's results, LFADS beside BAND; of several sweeps too"
     ),
-    "export": Command("band.cli.export", "hand runs on to TensorBoard, Weights & Biases or MLflow, without a network"),
+    "export": Command(
+        "band.cli.export_runs", "hand runs on to TensorBoard, Weights & Biases or MLflow, without a network"
+    ),
     "cluster": Command("band.cli.cluster", "show partitions, free CPUs and GPUs, and one's own jobs and share"),
     "doctor": Command(
         "band.cli.doctor", "check that a cluster does what band needs, on this machine and on a compute node"

@@ -127,7 +127,7 @@ def test_a_running_sweep_is_followed_by_its_events_until_all_is_published(tmp_pa
     other = publish_sweep(tmp_path / "other", [{**run, "published": True} for run in runs], scores=scores_of, epochs=5)
     waits = []
     tell(2)
-    monkeypatch.setattr("band.cli.export.time.sleep", wait)
+    monkeypatch.setattr("band.cli.export_runs.time.sleep", wait)
     assert export(folder, "--to", "tensorboard", "--follow") == 0
     assert len(waits) == 2
     (live,) = (folder / "exports/tensorboard").glob("r001-maze-live-*")
