@@ -12,21 +12,6 @@ HEAVY = (
     *("torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy", "pynwb", "hdmf", "pandas"),
     *("pyarrow", "tensorboard", "wandb", "mlflow"),
 )
-    "torch",
-    "numpy",
-    "h5py",
-    "omegaconf",
-    "submitit",
-    "rich",
-    "matplotlib",
-    "scipy",
-    "pynwb",
-    "hdmf",
-    "pandas",
-    "pyarrow",
-    "wandb",
-    "mlflow",
-)
 LIMIT_S = 0.25  # of processor time: the clock on the wall also counts what else this machine is doing
 SWEEP_COMMANDS = ("generate", "submit", "status", "logs", "why", "cancel", "retry", "collect", "report")
 STARTS = [
