@@ -117,7 +117,7 @@ def _spent(sweep: SweepDir, fold: AttemptFold, by_id: Mapping[str, PublishedRun]
         gpus=int(options["gpus"] or 0) if "gpus" in options else int(is_on_gpu),
         asked_bytes=options.get("mem_bytes") or task.get("memory_bytes"),
         asked_s=options.get("time_s"),
-        peak_bytes=max((int(run.training.get(PEAK) or 0) for run in own), default=0) or None,
+        peak_bytes=max((int(run.provenance.get(PEAK) or 0) for run in own), default=0) or None,
     )
 
 
@@ -137,7 +137,7 @@ def _by_runs(runs: Sequence[PublishedRun]) -> list[Spent]:
             gpus=int(str(own[0].provenance.get("device", "cpu")).startswith("cuda")),
             asked_bytes=None,
             asked_s=None,
-            peak_bytes=max(int(run.training.get(PEAK) or 0) for run in own) or None,
+            peak_bytes=max(int(run.provenance.get(PEAK) or 0) for run in own) or None,
         )
         for own in packings.values()
     ]

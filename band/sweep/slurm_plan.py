@@ -101,7 +101,7 @@ def make_plan(
         room=room,
         members=members,
         limit=limit,
-        has_canary=request.has_canary,
+        has_canary=request.canary_s > 0,
         states=[state for state in WANTED if state != "unsynced"],  # they wait on their node for a rescue
     )
     devices = [str(read_json_object(sweep.task(task).task_json)["device"]) for task in planned.continued]

@@ -90,7 +90,7 @@ def export_member(
         "training": training_section(member, population, trials.widths, outcome),
         "scores": scores,
         "split": {**sizes, "how": "; ".join(dict.fromkeys(split.how for split in splits))},
-        "provenance": provenance,
+        "provenance": {**provenance, **peak_memory()},
     }
     seal(folder, result=result)
     return outcome
@@ -115,7 +115,6 @@ def training_section(member: Member, population: Population, widths: Widths, out
         "stopped_by": schedule.stopped_by,
         "seconds": round(population.seconds, 3),
         "effective_beta": effective_beta(member.config.hyper, member.config.train, widths),
-        **peak_memory(),
     }
 
 

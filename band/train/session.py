@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import queue
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,6 +108,7 @@ class _Session:
         self.finished: set[str] = set()
         self._last_checkpoint = self._last_event = self._last_time = time.monotonic()
         self._last_step = 0
+        self._canary_s = float(os.environ.get("BAND_CANARY_S") or 0)
 
     def train(self, pending: Sequence[str]) -> bool:
         """Train the pending runs, those in the newest checkpoint first; return False where a command stopped it."""
@@ -155,7 +157,21 @@ class _Session:
         every = population.members[0].config.train.checkpoint_s
         if command is not None or now - self._last_checkpoint >= every:
             self._checkpoint(population)
-        return command == "stop"
+        return command == "stop" or self._has_rehearsed(population)
+
+    def _has_rehearsed(self, population: Population) -> bool:
+        """Stop a canary that has trained for long enough, after its outputs were made as at its end and thrown away."""
+        member = population.members[0]
+        if not self._canary_s or population.seconds < self._canary_s or not member.epoch or member.batch:
+            return False
+        self._checkpoint(population)
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=self._work, prefix="rehearsal-") as folder:
+            self._export(population, 0, folder=Path(folder) / member.run_id)
+        share = member.epoch / member.config.train.max_epochs
+        seconds = {"train_s": population.seconds, "outputs_s": time.monotonic() - start}
+        self._events.send("rehearsed", runs=[m.run_id for m in population.members], share=share, **seconds)
+        return True
 
     def _checkpoint(self, population: Population) -> None:
         saved = save_checkpoint(population, self._work, slot=self._slot, packing=self._packing)
@@ -190,16 +206,18 @@ class _Session:
             if not is_finished(folder):
                 if outcome == "diverged":
                     print(f"{member.run_id} diverged: first tensor not finite is {member.first_non_finite}", flush=True)
-                export_member(
-                    population, position, self._trials, self._places[member.run_id],
-                    folder=folder, dataset=self._task["dataset"], provenance=self._provenance(),
-                    on_progress=lambda what, share, run=member.run_id: self._events.send(
-                        "outputs", run=run, what=what, share=round(share, 3)
-                    ),
-                )  # fmt: skip
+                self._export(population, position, folder=folder)
             self.finished.add(member.run_id)
             self._events.send("run_finished", run=member.run_id, outcome=outcome)
         self._last_time = time.monotonic()
+
+    def _export(self, population: Population, position: int, *, folder: Path) -> None:
+        run = population.members[position].run_id
+        export_member(
+            population, position, self._trials, self._places[run],
+            folder=folder, dataset=self._task["dataset"], provenance=self._provenance(),
+            on_progress=lambda what, share: self._events.send("outputs", run=run, what=what, share=round(share, 3)),
+        )  # fmt: skip
 
     def _provenance(self) -> dict[str, Any]:
         return provenance(

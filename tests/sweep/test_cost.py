@@ -23,9 +23,8 @@ def publish(folder, *, peaks=(), **provenance):
     publish_sweep(folder, runs_of(seeds=2), scores=scores_of)
     for n, run in enumerate(sorted((folder / "runs").iterdir())):
         result = read_result(run)
-        result["training"] |= {"peak_memory_bytes": peaks[n]} if peaks else {}
         result["training"]["seconds"] = 100.0 * (n + 1)
-        result["provenance"] = provenance
+        result["provenance"] = {**provenance, **({"peak_memory_bytes": peaks[n]} if peaks else {})}
         seal(run, result=result)
     return folder
 
