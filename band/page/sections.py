@@ -477,9 +477,10 @@ def cost(page: Page) -> Part:
         ("attempts", f"{len(spent.attempts)}, the longest {spent.longest_s / 60:.1f} min"),
         ("memory asked", _gib(spent.asked_bytes, "not recorded")),
         ("memory used", _gib(spent.peak_bytes, "not recorded by these runs")),
+        ("GPU memory used", _gib(spent.peak_gpu_bytes, "") if spent.peak_gpu_bytes else ""),
         ("enough", _enough(spent)),
     ]
-    terms = [join(el("dt", term), el("dd", words)) for term, words in rows]
+    terms = [join(el("dt", term), el("dd", words)) for term, words in rows if words]
     caption = (
         "Time of every attempt at a task, and memory asked against memory used; above the dashed line is too little."
     )

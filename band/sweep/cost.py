@@ -35,6 +35,7 @@ class Spent:
     asked_bytes: int | None
     asked_s: float | None
     peak_bytes: int | None
+    peak_gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,11 @@ class Cost:
     def peak_bytes(self) -> int | None:
         """The most memory that a trainer has had; None where no run recorded it."""
         return max((s.peak_bytes for s in self.attempts if s.peak_bytes), default=None)
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        """The most memory of a GPU that a trainer has had; None where none was used."""
+        return max((s.peak_gpu_bytes for s in self.attempts if s.peak_gpu_bytes), default=None)
 
     @property
     def asked_bytes(self) -> int | None:
@@ -117,8 +123,13 @@ def _spent(sweep: SweepDir, fold: AttemptFold, by_id: Mapping[str, PublishedRun]
         gpus=int(options["gpus"] or 0) if "gpus" in options else int(is_on_gpu),
         asked_bytes=options.get("mem_bytes") or task.get("memory_bytes"),
         asked_s=options.get("time_s"),
-        peak_bytes=max((int(run.provenance.get(PEAK) or 0) for run in own), default=0) or None,
+        peak_bytes=_most(own, PEAK),
+        peak_gpu_bytes=_most(own, PEAK_GPU),
     )
+
+
+def _most(runs: Sequence[PublishedRun], key: str) -> int | None:
+    return max((int(run.provenance.get(key) or 0) for run in runs), default=0) or None
 
 
 def _by_runs(runs: Sequence[PublishedRun]) -> list[Spent]:
@@ -137,7 +148,8 @@ def _by_runs(runs: Sequence[PublishedRun]) -> list[Spent]:
             gpus=int(str(own[0].provenance.get("device", "cpu")).startswith("cuda")),
             asked_bytes=None,
             asked_s=None,
-            peak_bytes=max(int(run.provenance.get(PEAK) or 0) for run in own) or None,
+            peak_bytes=_most(own, PEAK),
+            peak_gpu_bytes=_most(own, PEAK_GPU),
         )
         for own in packings.values()
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from band.sweep.figure_style import BAND, LFADS, QUIET, TRUTH, as_text, bare, ink, new_figure
+from band.sweep.figure_style import BAND, LFADS, QUIET, TRUTH, bare, ink, new_figure
 from band.sweep.figure_trials import (
     READ_OUTS,
     VELOCITY,
@@ -34,6 +34,7 @@ Array = NDArray[Any]
 MOST_CONDITIONS = 12  # that have colours of their own
 NUM_FACTORS = 5  # principal components of the factors that are drawn
 ONSET = 0.2  # of a trial's greatest speed: where movement begins
+ROWS = {"factors": "factors\n(components)", "spikes": "spikes\nneuron", "rates": "inferred rates\nneuron"}
 LINES = (LFADS, *BAND, "#56B4E9", "#F0E442", TRUTH)
 
 
@@ -148,9 +149,8 @@ def single_trial(shown: Shown, *, behavior_names: Sequence[str] | None) -> Figur
         if has_speed:
             _speed(grid[:, column], behavior[trial], outputs)
         grid[-1, column].set_xlabel(time_label(outputs))
-    labels = {"factors": "factors\n(components)", "spikes": "spikes\nneuron", "rates": "inferred rates\nneuron"}
     for axes, row in zip(grid[:, 0], rows, strict=True):
-        axes.set_ylabel(labels.get(row, as_text(row)))
+        axes.set_ylabel(ROWS.get(row, row))
     return figure
 
 

@@ -111,9 +111,7 @@ def build_report(
     known = sorted({name for scores in on_test for name in scores})
     found = {name for scores in on_test for name, value in scores.items() if value is not None}
     parameters = varying(collection.runs)
-    for name in metrics:
-        _check_known(name, known, what="score")
-    _check_known(choose_by, [name for name in known if not is_band_alone(name)], what="score of both models")
+    _check_scores(metrics, known, choose_by=choose_by)
     runs, shared = _unique(collection.runs)
     comparisons, left_out = compare(runs)
     comparisons = _sorted(comparisons, parameters, sort=sort, known=known)
@@ -125,12 +123,13 @@ def build_report(
         sections.append(_choices_section(choices, parameters, scores=scores, choose_by=choose_by))
     if not metrics:
         sections += _more_sections(comparisons, parameters, collection.runs, found=found)
+    paired = [name for name in (*MAIN, *WITHIN) if name in found and not is_band_alone(name)]
     return Report(
         collection=collection,
         comparisons=comparisons,
         sections=sections,
         left_out=[*collection.left_out, *shared, *left_out, *no_candidates],
-        paired_scores=(paired := [name for name in (*MAIN, *WITHIN) if name in found and not is_band_alone(name)]),
+        paired_scores=paired,
         effects=effects(runs, paired[:4]),
         across=across(collection.runs, paired),
     )
@@ -146,6 +145,12 @@ def _unique(runs: Sequence[PublishedRun]) -> tuple[list[PublishedRun], list[str]
             twice.append(run.id)
     words = f"in several sweeps, LFADS beside BAND counts the first sweep's: {named(twice)}"
     return list(found.values()), [words] if twice else []
+
+
+def _check_scores(metrics: Sequence[str], known: Sequence[str], *, choose_by: str) -> None:
+    for name in metrics:
+        _check_known(name, known, what="score")
+    _check_known(choose_by, [name for name in known if not is_band_alone(name)], what="score of both models")
 
 
 def _check_known(name: str, known: Sequence[str], *, what: str) -> None:
