@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LINEAGE = "lineage.csv"
-COLUMNS = ("generation", "member", "parent", "hyperparameters", "score")
+COLUMNS = ("generation", "member", "parent", "epochs", "hyperparameters", "score")  # that are no hyperparameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +87,15 @@ def _number(text: str | None) -> float | None:
 
 def _hyperparameters(row: Mapping[str | None, str | None]) -> dict[str, str]:
     """Return them as a JSON object in one column has them, or as columns of their own."""
-    found = {str(k): str(v) for k, v in row.items() if k and k not in COLUMNS and v}
+    found: dict[str, object] = {str(k): v for k, v in row.items() if k and k not in COLUMNS and v}
     with suppress(ValueError, RecursionError):
         values = json.loads(row.get("hyperparameters") or "{}")
         if isinstance(values, dict):
-            found |= {str(k): str(v) for k, v in values.items()}
-    return found
+            found |= values
+    return {str(key): _short(str(value)) for key, value in found.items()}
+
+
+def _short(words: str) -> str:
+    """Return a number in five digits, other words as they are."""
+    number = _number(words)
+    return words if number is None else f"{number:.5g}"

@@ -155,6 +155,13 @@
     axisLabel: { ...axisText, hideOverlap: true, formatter: (value) => short(value) }, axisLine: { show: true, onZero: false, lineStyle: { color: "#8a9099" } },
     splitLine: { lineStyle: { color: RULE } }, ...more,
   });
+  // An axis of bits per spike spans 0.01 at least: what is as good as equal shall not look far apart.
+  const missing = (low, high) => Math.max(0, 0.01 - (high - low)) / 2;
+  const rounded = (value) => Number(value.toFixed(4));
+  const bits = (label) => (/bits|bps/.test(label) ? {
+    min: ({ min, max }) => (max - min < 0.01 ? rounded(min - missing(min, max)) : undefined),
+    max: ({ min, max }) => (max - min < 0.01 ? rounded(max + missing(min, max)) : undefined),
+  } : {});
   const upright = (name, more) => valueAxis(name, { nameGap: 46, nameTextStyle: { color: INK, fontSize: 12, width: 250, overflow: "truncate" }, ...more });
   function tip(title, ...lines) {
     return element("div", { class: "tip" }, element("b", null, title), ...lines.flatMap((line) => [line, element("br")]));
@@ -183,7 +190,8 @@
         grid: { left: 150, right: 18, top: 30, bottom: 46 },
         title: { text: panel.label, left: 0, top: 0, textStyle: { fontSize: 13, fontWeight: 600, color: INK } },
         tooltip: tooltip((p) => (p.data.row ? said(p.data.row) : runTip(p.data.value[2], `BAND − LFADS ${short(p.data.value[0])}`))),
-        xAxis: valueAxis("BAND − LFADS, test"),
+        xAxis: valueAxis("BAND − LFADS, test", { min: ({ min, max }) => (min > 0 ? 0 : bits(panel.label).min?.({ min, max })),
+          max: ({ min, max }) => (max < 0 ? 0 : bits(panel.label).max?.({ min, max })) }),
         yAxis: { type: "category", inverse: true, data: panel.labels, axisTick: { show: false }, axisLine: { show: false },
           axisLabel: { color: INK, fontSize: 12, width: 138, overflow: "break", interval: 0 } },
         series: [
@@ -209,7 +217,7 @@
         { id: `p${s}`, type: "scatter", symbolSize: 6, data: points(s).map((value) => ({ value, itemStyle: { color: one.colour, opacity: opacity(value[2], 0.5) } })) },
         ...(panel.type === "category" ? [{ id: `m${s}`, type: "line", silent: true, symbolSize: 8, symbol: "circle", connectNulls: true, color: one.colour, lineStyle: { width: 2 }, data: means(s) }] : []),
       ]);
-      return { option: base({ tooltip: tooltip((p) => runTip(p.value[2], `${y.label} ${short(p.value[1])}`)), xAxis: axis, yAxis: upright(`${y.label}, test`), series: series() }),
+      return { option: base({ tooltip: tooltip((p) => runTip(p.value[2], `${y.label} ${short(p.value[1])}`)), xAxis: axis, yAxis: upright(`${y.label}, test`, bits(y.label)), series: series() }),
         runOf: (p) => p.seriesType === "scatter" && p.value[2], follow: (chart) => chart.setOption({ series: series() }) };
     },
     parallel(n, host) {
@@ -220,11 +228,11 @@
       const option = base({
         grid: undefined,
         tooltip: tooltip((p) => runTip(p.data.row, ...data.axes.map((axis) => `${axis.label} ${short(rows[p.data.row][axis.column])}`))),
-        parallel: { left: isNarrow ? 16 : 40, right: isNarrow ? 30 : 60, top: isNarrow ? 40 : 64, bottom: 24, layout: isNarrow ? "vertical" : "horizontal",
+        parallel: { left: isNarrow ? 16 : 64, right: isNarrow ? 30 : 60, top: isNarrow ? 40 : 64, bottom: 24, layout: isNarrow ? "vertical" : "horizontal",
           parallelAxisDefault: { axisLine: { lineStyle: { color: "#8a9099" } }, axisTick: { lineStyle: { color: "#8a9099" } },
             areaSelectStyle: { width: 18, borderColor: "#00507d", borderWidth: 1, color: "rgba(0,114,178,0.25)", opacity: 1 } } },
         parallelAxis: data.axes.map((axis, dim) => ({
-          id: `axis${dim}`, dim, type: axis.type, scale: true, data: axis.data, boundaryGap: false, name: isNarrow ? axis.label : axis.label.replace(", ", ",\n"),
+          ...(axis.type === "value" ? bits(axis.label) : {}), id: `axis${dim}`, dim, type: axis.type, scale: true, data: axis.data, boundaryGap: false, name: isNarrow ? axis.label : axis.label.replace(", ", ",\n"),
           nameLocation: isNarrow ? "start" : "end", nameGap: isNarrow ? -2 : 14,
           nameTextStyle: isNarrow ? { align: "left", verticalAlign: "bottom", padding: [1, 3, 1, 0], backgroundColor: "rgba(255,255,255,0.85)", color: INK, fontSize: 12 }
             : { color: INK, fontSize: 12, lineHeight: 15 },
@@ -275,17 +283,18 @@
             .map((row) => ({ value: at(row), itemStyle: { color: one.colour, opacity: opacity(row, normal) } })) })),
       ];
       return { option: base({ tooltip: tooltip((p) => runTip(p.value[2], `bits/spike ${short(p.value[0])}`, `${columns[panel.y].label} ${short(p.value[1])}`)),
-        xAxis: valueAxis("bits/spike, test"), yAxis: upright(`${columns[panel.y].label}, test`), series: series() }),
+        xAxis: valueAxis("bits/spike, test", bits("bits/spike")), yAxis: upright(`${columns[panel.y].label}, test`), series: series() }),
         runOf: (p) => p.value && p.value[2], follow: (chart) => chart.setOption({ series: series() }) };
     },
     ablation(n) {
       const panel = data.ablation[n];
       const lines = () => panel.runs.map(([row, a, b]) => ({ row, both: [a, b], coords: [[0, a], [1, b]], lineStyle: { color: colourOf(row), width: 1.4, opacity: opacity(row, Math.min(0.85, Math.max(0.15, 40 / panel.runs.length))) } }));
-      const all = panel.runs.flatMap(([, a, b]) => [a, b]), low = Math.min(...all), high = Math.max(...all), margin = 0.06 * (high - low) || 0.1;
+      const all = panel.runs.flatMap(([, a, b]) => [a, b]), low = Math.min(...all), high = Math.max(...all);
+      const margin = (0.06 * (high - low) || 0.1) + (/bits|bps/.test(panel.label) ? missing(low, high) : 0);
       return { option: base({
         tooltip: tooltip((p) => runTip(p.data.row, `${panel.label}: ${short(p.data.both[0])}, inputs off ${short(p.data.both[1])}`)),
         xAxis: { ...valueAxis(""), type: "category", data: ["intact", "inputs off"], splitLine: { show: false }, axisLabel: { color: INK, fontSize: 12 } },
-        yAxis: upright(`${panel.label}, test`, { min: low - margin, max: high + margin, axisLabel: { ...axisText, showMinLabel: false, showMaxLabel: false, formatter: (v) => short(v) } }),
+        yAxis: upright(`${panel.label}, test`, { min: rounded(low - margin), max: rounded(high + margin), axisLabel: { ...axisText, showMinLabel: false, showMaxLabel: false, formatter: (v) => short(v) } }),
         series: [{ type: "lines", coordinateSystem: "cartesian2d", polyline: true, data: lines(), emphasis: { lineStyle: { width: 3, opacity: 1 } } }],
       }), runOf: (p) => p.data.row, follow: (chart) => chart.setOption({ series: [{ data: lines() }] }) };
     },
