@@ -162,7 +162,7 @@ def parallel_coordinates(runs: Sequence[PublishedRun], scores: Sequence[str]) ->
     axes.set_xticks(range(len(columns)), [as_text(name.replace(", ", ",\n")) for name, _ in columns])
     axes.xaxis.tick_top()
     axes.tick_params(axis="x", length=0)
-    axes.set(yticks=[], xlim=(-0.1, len(columns) - 0.7), ylim=(-0.05, 1.05))
+    axes.set(yticks=[], xlim=(-0.25, len(columns) - 0.7), ylim=(-0.05, 1.05))
     for spine in axes.spines.values():
         spine.set_visible(False)
     for place, (weight, colour) in enumerate(colours.items()):
@@ -243,21 +243,21 @@ def cost_figure(cost: Cost) -> Figure | None:
     attempts = cost.attempts
     if not attempts:
         return None
-    figure = new_figure(width_mm=140, height_mm=52)
-    time, memory = figure.subplots(1, 2)
+    both = [(s.asked_bytes / GIB, s.peak_bytes / GIB) for s in attempts if s.asked_bytes and s.peak_bytes]
+    count = 2 if both else 1
+    figure = new_figure(width_mm=10 + 65 * count, height_mm=52)
+    time, *memory = figure.subplots(1, count, squeeze=False)[0]
     unit, width = ("hours", 3600) if cost.longest_s > 7200 else ("minutes", 60)
     spent_time = np.sort([spent.seconds / width for spent in attempts])[::-1]
     time.plot(range(1, len(attempts) + 1), spent_time, "o-", color=LFADS, markersize=3, linewidth=0.8)
     time.set(xlabel="attempts, longest first", ylabel=unit, ylim=(0, None), xlim=(0.4, len(attempts) + 0.6))
     time.xaxis.get_major_locator().set_params(integer=True)
-    both = [(s.asked_bytes / GIB, s.peak_bytes / GIB) for s in attempts if s.asked_bytes and s.peak_bytes]
-    if both:
+    for axes in memory:
         most = max(max(pair) for pair in both) * 1.1
-        memory.plot([0, most], [0, most], color=QUIET, linewidth=0.7, dashes=(4, 2))
-        memory.scatter(*zip(*both, strict=True), s=12, color=LFADS, linewidths=0)
-        memory.set(xlim=(0, most), ylim=(0, most))
-    memory.set(xlabel="memory asked (GiB)", ylabel="memory used at most (GiB)")
-    for axes, letter in zip((time, memory), "ab", strict=True):
+        axes.plot([0, most], [0, most], color=QUIET, linewidth=0.7, dashes=(4, 2))
+        axes.scatter(*zip(*both, strict=True), s=12, color=LFADS, linewidths=0)
+        axes.set(xlim=(0, most), ylim=(0, most), xlabel="memory asked (GiB)", ylabel="memory used at most (GiB)")
+    for axes, letter in zip((time, *memory), "ab", strict=False):
         panel(axes, letter)
     return figure
 

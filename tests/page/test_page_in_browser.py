@@ -329,6 +329,8 @@ def test_a_thousand_runs_open_within_two_seconds(tmp_path, open_page):
         loaded = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
         painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
         seconds.append(max(loaded, painted) / 1000)
+        if seconds[-1] < 2:
+            break
     assert min(seconds) < 2, seconds  # the machine may have been busy with something else
     see_everything(page)
     page.fill("#search", "band 1")

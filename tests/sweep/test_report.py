@@ -370,3 +370,23 @@ def test_a_sweep_is_reported_from_another_place_than_it_was_made_in(tmp_path):
     folder = publish_sweep(tmp_path / "s", runs_of(), scores=made_up)
     moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
     assert main(["report", str(moved), "--no-figures"]) == 0
+
+
+def test_parquet_has_the_rows_and_columns_of_the_table_with_types(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    runs = runs_of(settings=({"hyper.lr": 0.01}, {"hyper.lr": 1}), seeds=2)
+    folder = publish_sweep(tmp_path / "s", runs, scores=made_up)
+    assert main(["report", str(folder), "--no-figures"]) == 0
+    table = pandas.read_parquet(folder / "report" / "results.parquet")
+    text = pandas.read_csv(folder / "report" / "results.csv")
+    assert list(table.columns) == list(text.columns) and len(table) == 8
+    assert table["hyper.lr"].tolist() == text["hyper.lr"].tolist() and table["arch.causal_con"].dtype == bool
+    assert table["test/behavior_r2/own/mean"].isna().sum() == 4
+
+
+def test_without_pyarrow_all_else_is_written_and_the_line_that_installs_it_is_printed(tmp_path, monkeypatch, capsys):
+    folder = publish_sweep(tmp_path / "s", runs_of(), scores=made_up)
+    monkeypatch.setattr("band.sweep.parquet.is_available", lambda: False)
+    assert main(["report", str(folder), "--no-figures"]) == 0
+    assert "pip install 'band-sweep[parquet]'" in capsys.readouterr().out
+    assert {path.name for path in (folder / "report").iterdir()} == {"results.csv", "report.html"}
