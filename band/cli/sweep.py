@@ -64,7 +64,9 @@ def dispatch(arguments: list[str]) -> int:
     module = importlib.import_module(COMMANDS[name].module)
     parser = argparse.ArgumentParser(prog=f"band-sweep {name}", description=module.HELP)
     module.add_arguments(parser)
-    code: int = module.run(parser.parse_args(arguments[1:]))
+    args = parser.parse_args(arguments[1:])
+    args.parser, args.words = parser, arguments[1:]  # as given, for a command that has another machine run it
+    code: int = module.run(args)
     return code
 
 
