@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy", "pynwb", "hdmf", "pandas")
+HEAVY = (
+    *("torch", "numpy", "h5py", "omegaconf", "submitit", "rich", "matplotlib", "scipy", "pynwb", "hdmf", "pandas"),
+    *("pyarrow", "tensorboard", "wandb", "mlflow"),
+)
 LIMIT_S = 0.25  # of processor time: the clock on the wall also counts what else this machine is doing
 SWEEP_COMMANDS = ("generate", "submit", "status", "logs", "why", "cancel", "retry", "collect", "report")
 STARTS = [
@@ -28,6 +31,8 @@ STARTS = [
     ("sweep", "--help"),
     ("sweep", "--version"),
     ("sweep", "doctor", "--help"),
+    ("sweep", "export", "--help"),
+    ("sweep", "export", "no_such_sweep", "--to", "tensorboard"),
     ("sweep", "cluster", "--help"),
     ("sweep", "doctor", "--cluster", "no_such_sweep"),
     *(("sweep", command, "--help") for command in SWEEP_COMMANDS),
