@@ -1,4 +1,4 @@
-"""One task from its first step, or its newest checkpoint, to the finished folders of all its runs."""
+"""One population from its first step, or its newest checkpoint, to the finished folders of all its runs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from typing import Any, Protocol
 
 import torch
 
-from band.config import RunConfig, run_config_from_dict
-from band.errors import ConfigError, PublishError
+from band.config import RunConfig
+from band.errors import PublishError
 from band.run_dir import verify
-from band.train.augmentations import augmentations_of
 from band.train.checkpoint import newest_checkpoint, restore_population, save_checkpoint
-from band.train.export import export_member, metrics_lines
+from band.train.export import Searched, export_member, metrics_lines
 from band.train.loop import Loop, effective_beta, train_population
-from band.train.population import COLUMNS, Population
+from band.train.population import COLUMNS, Member, Population
 from band.train.provenance import provenance
 from band.train.start import start_population
 from band.train.trials import Trials
 
 EPOCH_EVENTS_S = 2.0
-STOPPED = 4
 
 
 class EventSink(Protocol):
@@ -34,47 +32,6 @@ class EventSink(Protocol):
 
     def send(self, event: str, **fields: Any) -> None:
         """Take one event."""
-
-
-def train_task(
-    task: Mapping[str, Any],
-    *,
-    work: Path,
-    data: Path,
-    runs: Sequence[str],
-    events: EventSink,
-    commands: queue.SimpleQueue[str],
-) -> int:
-    """Train runs of a task until each has a finished folder `work/runs/RUN_ID`; return the worker's exit code.
-
-    Args:
-        task: content of task.json.
-        work: folder for checkpoints and finished runs; continues from what it holds.
-        data: the staged recording.
-        runs: ids to train, all of the task or some.
-        events: receives started, epoch, checkpoint, run_finished.
-        commands: `checkpoint` and `stop`, looked at between steps.
-
-    Raises:
-        BandError: a run is not in the task, the recording breaks a rule, a checkpoint is of another configuration.
-    """
-    known = {run["id"]: run_config_from_dict(run["config"]) for run in task["runs"]}
-    if missing := [run for run in runs if run not in known]:
-        raise ConfigError(f"task {task['task']} has no run {missing[0]}; it has {', '.join(known)}")
-    torch.set_num_threads(int(task.get("threads", 1)))
-    device = torch.device(task.get("device", "cpu"))
-    configs = {run: known[run] for run in runs}
-    for key in ("augmentations", "inference_augmentations"):
-        augmentations_of(list(configs.values()), key)  # one that is not there is told before anything is trained
-    trials = Trials.load(data, list(configs.values()), device=device)
-    # What this process has finished is the supervisor's from then on, who publishes it and takes the folder away.
-    finished = {run for run in runs if is_finished(work / "runs" / run)}
-    while pending := [run for run in runs if run not in finished]:
-        session = _Session(task, trials, configs, work, device, events, commands)
-        if not session.train(pending):
-            return STOPPED
-        finished |= session.finished
-    return 0
 
 
 def is_finished(folder: Path) -> bool:
@@ -86,7 +43,7 @@ def is_finished(folder: Path) -> bool:
     return True
 
 
-class _Session:
+class Session:
     """Trains one population to its end."""
 
     def __init__(
@@ -151,14 +108,20 @@ class _Session:
         now = time.monotonic()
         population.seconds += now - self._last_time
         self._last_time = now
-        command = None if self._commands.empty() else self._commands.get()
-        every = population.members[0].config.train.checkpoint_s
-        if command is not None or now - self._last_checkpoint >= every:
+        command = self._due()
+        if command:
             self._checkpoint(population)
         return command == "stop"
 
-    def _checkpoint(self, population: Population) -> None:
-        saved = save_checkpoint(population, self._work, slot=self._slot, packing=self._packing)
+    def _due(self) -> str:
+        """Return what is to be done between two steps: "checkpoint", "stop" which is a checkpoint too, or nothing."""
+        if not self._commands.empty():
+            return self._commands.get()
+        every = next(iter(self._configs.values())).train.checkpoint_s
+        return "checkpoint" if time.monotonic() - self._last_checkpoint >= every else ""
+
+    def _checkpoint(self, population: Population, *, search: Mapping[str, Any] | None = None) -> None:
+        saved = save_checkpoint(population, self._work, slot=self._slot, packing=self._packing, search=search)
         self._slot = 1 - self._slot
         self._last_checkpoint = time.monotonic()
         self._events.send("checkpoint", **dataclasses.asdict(saved))
@@ -167,13 +130,17 @@ class _Session:
         for member in population.members:
             if member.batch == 0 and member.history and not member.first_non_finite:
                 self._write_metrics(member.run_id, metrics_lines(member.history[-1:], header=False), append=True)
+        self._send_epoch(population.members, step=population.step)
+
+    def _send_epoch(self, members: Sequence[Member], *, step: int, **more: Any) -> None:
+        """Say how far members are, at most so often, and always when one ends."""
         now = time.monotonic()
-        if now - self._last_event < EPOCH_EVENTS_S and not any(member.has_ended for member in population.members):
+        if now - self._last_event < EPOCH_EVENTS_S and not any(member.has_ended for member in members):
             return
-        rate = (population.step - self._last_step) / max(now - self._last_event, 1e-9)
-        self._last_event, self._last_step = now, population.step
-        runs = {member.run_id: _progress(member.history[-1:], member.config) for member in population.members}
-        self._events.send("epoch", runs=runs, step=population.step, steps_per_s=round(rate, 3))
+        rate = (step - self._last_step) / max(now - self._last_event, 1e-9)
+        self._last_event, self._last_step = now, step
+        runs = {member.run_id: _progress(member.history[-1:], member.config) for member in members}
+        self._events.send("epoch", runs=runs, step=step, steps_per_s=round(rate, 3), **more)
 
     def _on_ended(self, population: Population, ended: list[int]) -> None:
         # First the checkpoint, their final state in it: a run is never published while only an older one exists,
@@ -185,21 +152,25 @@ class _Session:
         """Write the finished folders of members that ended, and say so."""
         for position in ended:
             member = population.members[position]
-            folder = self._work / "runs" / member.run_id
-            outcome = "diverged" if member.schedule.stopped_by == "diverged" else "ok"
-            if not is_finished(folder):
-                if outcome == "diverged":
-                    print(f"{member.run_id} diverged: first tensor not finite is {member.first_non_finite}", flush=True)
-                export_member(
-                    population, position, self._trials, self._places[member.run_id],
-                    folder=folder, dataset=self._task["dataset"], provenance=self._provenance(),
-                    on_progress=lambda what, share, run=member.run_id: self._events.send(
-                        "outputs", run=run, what=what, share=round(share, 3)
-                    ),
-                )  # fmt: skip
-            self.finished.add(member.run_id)
-            self._events.send("run_finished", run=member.run_id, outcome=outcome)
+            if member.first_non_finite:
+                print(f"{member.run_id} diverged: first tensor not finite is {member.first_non_finite}", flush=True)
+            self._publish(population, position, run=member.run_id)
         self._last_time = time.monotonic()
+
+    def _publish(self, population: Population, position: int, *, run: str, searched: Searched | None = None) -> None:
+        """Write the finished folder of a run from the member it comes to, unless it is there, and say so."""
+        folder, member = self._work / "runs" / run, population.members[position]
+        if not is_finished(folder):
+            export_member(
+                population, position, self._trials, self._places[member.run_id],
+                folder=folder, dataset=self._task["dataset"], provenance=self._provenance(), searched=searched,
+                on_progress=lambda what, share: self._events.send(
+                    "outputs", run=run, what=what, share=round(share, 3)
+                ),
+            )  # fmt: skip
+        self.finished.add(run)
+        outcome = "diverged" if member.schedule.stopped_by == "diverged" else "ok"
+        self._events.send("run_finished", run=run, outcome=outcome)
 
     def _provenance(self) -> dict[str, Any]:
         return provenance(

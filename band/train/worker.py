@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check_versions(os.environ.get("BAND_VERSIONS", ""))
         check_source(arguments.data, home=Path(task["dataset"]["path"]))
-        from band.train.session import train_task
+        from band.train.task import train_task
 
         return train_task(
             task, work=arguments.work, data=arguments.data, runs=arguments.runs.split(","), events=events,

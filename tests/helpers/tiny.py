@@ -19,7 +19,7 @@ from band.config import Arch, DataConfig, Hyper, RunConfig, TrainConfig, to_dict
 from band.data.digest import dataset_digest
 from band.train.loop import Loop, train_population
 from band.train.population import Population
-from band.train.session import train_task
+from band.train.task import train_task
 from band.train.trials import Trials
 
 ARCH = Arch(ic_enc_dim=8, ci_enc_dim=8, con_dim=6, co_dim=2, ic_dim=5, gen_dim=12, fac_dim=6)
