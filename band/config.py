@@ -394,9 +394,9 @@ def trained_config(result: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         result: content of a `result.json`.
     """
-    config: dict[str, Any] = dict(result["config"])
-    found = result["training"].get("pbt")
-    if found:
-        config["hyper"] = {**config["hyper"], **{key.partition(".")[2]: v for key, v in found["hyper"].items()}}
-        del config["pbt"]
+    config: dict[str, Any] = {key: dict(v) if isinstance(v, Mapping) else v for key, v in result["config"].items()}
+    config.pop("pbt", None)
+    if found := result["training"].get("pbt"):
+        config["hyper"] |= {key.partition(".")[2]: value for key, value in found["hyper"].items()}
+        config["seed"] = found["seed"]
     return config

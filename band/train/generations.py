@@ -148,6 +148,7 @@ class Search:
             "generations": self.generation + 1,
             "winner": number_of(winner.run_id) if winner else None,
             "hyper": {key: hyper[key.partition(".")[2]] for key in space_of(self.config)} if winner else {},
+            "seed": winner.config.seed if winner else self.config.seed,
             "diverged": sum(row["score"] is None for row in self.rows),
         }
 

@@ -74,12 +74,7 @@ class SearchSession(Session):
             if members:
                 self._checkpoint(ended)  # before the outputs, which may take long
             return ended
-        positions = {number: p for p, number in enumerate(members)}
-        following = [search.next_member(number, members[parent]) for number, parent in enumerate(parents)]
-        population = ended.keep([positions[parent] for parent in parents])
-        population.members = following
-        search.begin_generation(dict(enumerate(member.config for member in following)), parents)
-        return population
+        return next_population(search, ended, parents)
 
     def _finish_search(self, population: Population) -> None:
         """Write the run's folder from its winner; where every member diverged, from one of them."""
@@ -123,3 +118,12 @@ class SearchSession(Session):
             f"{scores[0] if scores else 'none'}, {replaced} replaced",
             flush=True,
         )
+
+
+def next_population(search: Search, ended: Population, parents: Sequence[int]) -> Population:
+    """Return the population that goes on from a generation that ended: rows of parents, settings of children."""
+    positions = {number_of(member.run_id): p for p, member in enumerate(ended.members)}
+    population = ended.keep([positions[parent] for parent in parents])
+    population.members = [search.next_member(number, member) for number, member in enumerate(population.members)]
+    search.begin_generation({number: member.config for number, member in enumerate(population.members)}, parents)
+    return population
