@@ -16,6 +16,7 @@ from band.train.generations import Search, number_of
 from band.train.loop import Loop, train_population
 from band.train.population import Member, Population
 from band.train.session import Session
+from band.train.shards import Ranks
 from band.train.start import start_population
 
 
@@ -25,24 +26,49 @@ class SearchSession(Session):
     def train(self, pending: Sequence[str]) -> bool:
         """Train the search of one run; return False where a command stopped it."""
         (run,) = self._packing = list(pending)
+        self._ranks = self._launch.join(run, self._configs[run].pbt, device=self._device)
         self._search, population = self._begin(run)
         self._lost: Population | None = None  # of the members that diverged, the last
         self._events.send("started", runs=[run], step=population.step)
         self._last_step = population.step
-        while not self._search.is_over:
-            self._ended = population.keep([])
+        has_ended = True
+        while has_ended and not self._search.is_over:
+            has_ended = self._train_generation(population)
+            if has_ended:
+                population = self._next_generation(self._ended)
+        if has_ended and not self._ranks.rank:
+            self._finish_search(population)
+        self._ranks.close()
+        self.finished.add(run)
+        return has_ended
+
+    def _train_generation(self, population: Population) -> bool:
+        """Train this rank's members to the end of the generation; return False where a command stopped it."""
+        self._ended = population.keep([])
+        if population.members:
             loop = Loop(population, self._trials, places=self._places)
             if not train_population(
                 loop, on_epoch=self._on_epoch, on_ended=self._on_ended, after_step=self._after_step
             ):
                 return False
-            population = self._next_generation(self._ended)
-        self._finish_search(population)
+            population = loop.population
+        return self._ranks.size == 1 or self._keep_pace(population)
+
+    def _keep_pace(self, population: Population) -> bool:
+        """Follow the other ranks' steps without a member of one's own; return False where a command stopped them."""
+        search = self._search
+        name, config = search.first_members()[0]
+        batches = len(self._trials.epoch(self._places[name], config, epoch=0)[0][0])
+        while population.step < search.end_epoch * batches:
+            if self._after_step(population):
+                return False
+            population.step += 1
+        self._ended.step = population.step
         return True
 
     def _begin(self, run: str) -> tuple[Search, Population]:
         """Return the search and its population, as in the newest checkpoint or from the start."""
-        newest = newest_checkpoint(self._work)
+        newest = self._ranks.share(newest_checkpoint(self._work) if not self._ranks.rank else None)
         state = newest[1]["meta"].get("search") if newest else None
         if newest and state and state["run"] == run:
             slot, content = newest
@@ -58,7 +84,11 @@ class SearchSession(Session):
             population = start_population(first, self._trials, self._places, device=self._device)
             search.begin_generation({number_of(name): config for name, config in first})
         self._place_members(search)
-        return search, population
+        mine = [p for p, member in enumerate(population.members) if self._is_mine(member)]
+        return search, population if search.is_over else population.keep(mine)
+
+    def _is_mine(self, member: Member) -> bool:
+        return self._ranks.owner(number_of(member.run_id)) == self._ranks.rank
 
     def _place_members(self, search: Search) -> None:
         place = list(self._configs).index(search.run)
@@ -67,14 +97,13 @@ class SearchSession(Session):
     def _next_generation(self, ended: Population) -> Population:
         """Return the population of the next generation; where the search is over, that which ended."""
         search = self._search
-        members = {number_of(member.run_id): member for member in ended.members}
+        members = {number_of(member.run_id): member for member in self._ranks.everyone(ended.members)}
         parents = search.end_generation(members)
         self._tell(members, parents)
         if parents is None:
-            if members:
-                self._checkpoint(ended)  # before the outputs, which may take long
-            return ended
-        return next_population(search, ended, parents)
+            self._checkpoint(ended)  # before the outputs, which may take long
+            return self._ranks.collect(ended)
+        return next_population(search, ended, members, parents, self._ranks)
 
     def _finish_search(self, population: Population) -> None:
         """Write the run's folder from its winner; where every member diverged, from one of them."""
@@ -86,15 +115,28 @@ class SearchSession(Session):
             has_settled = search.end_epoch < search.config.train.max_epochs
             winner.schedule.stopped_by = "stop_ratio" if has_settled else "max_epochs"
         else:
-            assert self._lost is not None
-            population, position, winner = self._lost, 0, None
+            population, position, winner = self._any_lost(), 0, None
         searched = Searched(
             run_id=search.run, config=search.config, summary=search.summary(winner), lineage=search.lineage()
         )
         self._publish(population, position, run=search.run, searched=searched)
 
+    def _any_lost(self) -> Population:
+        """Return a member that diverged; one that has only begun where all those of this rank had before it began."""
+        if self._lost is None:
+            ((name, config), *_) = self._search.first_members()
+            self._lost = start_population([(name, config)], self._trials, self._places, device=self._device)
+            self._lost.members[0].schedule.stopped_by = "diverged"
+            self._lost.members[0].first_non_finite = "not known: it diverged before this process began"
+        return self._lost
+
+    def _due(self) -> str:
+        return self._ranks.agree("" if self._ranks.rank else super()._due())
+
     def _checkpoint(self, population: Population, **rest: object) -> None:
-        super()._checkpoint(population, search=self._search.state())
+        whole = self._ranks.collect(population)
+        if whole.members and not self._ranks.rank:
+            super()._checkpoint(whole, search=self._search.state())
 
     def _on_epoch(self, population: Population) -> None:
         best = min(population.members, key=lambda member: (member.has_ended, member.schedule.smoothed))
@@ -111,6 +153,8 @@ class SearchSession(Session):
             self._ended = population.keep([p for p in ended if p not in lost])
 
     def _tell(self, members: dict[int, Member], parents: list[int] | None) -> None:
+        if self._ranks.rank:
+            return
         scores = sorted(member.schedule.smoothed for member in members.values())
         replaced = sum(n != parent for n, parent in enumerate(parents or []))
         print(
@@ -120,10 +164,20 @@ class SearchSession(Session):
         )
 
 
-def next_population(search: Search, ended: Population, parents: Sequence[int]) -> Population:
-    """Return the population that goes on from a generation that ended: rows of parents, settings of children."""
-    positions = {number_of(member.run_id): p for p, member in enumerate(ended.members)}
-    population = ended.keep([positions[parent] for parent in parents])
-    population.members = [search.next_member(number, member) for number, member in enumerate(population.members)]
-    search.begin_generation({number: member.config for number, member in enumerate(population.members)}, parents)
+def next_population(
+    search: Search, ended: Population, members: dict[int, Member], parents: Sequence[int], ranks: Ranks
+) -> Population:
+    """Return this rank's population that goes on from a generation: rows of parents, settings of children.
+
+    Args:
+        search: when its generation has ended.
+        ended: this rank's members.
+        members: of all ranks, by number.
+        parents: of every member of the next generation.
+        ranks: who has which member.
+    """
+    following = [search.next_member(number, members[parent]) for number, parent in enumerate(parents)]
+    search.begin_generation({number: member.config for number, member in enumerate(following)}, parents)
+    population = ranks.exchange(ended, parents)
+    population.members = [member for number, member in enumerate(following) if ranks.owner(number) == ranks.rank]
     return population

@@ -21,6 +21,7 @@ from band.train.export import Searched, export_member, metrics_lines
 from band.train.loop import Loop, effective_beta, train_population
 from band.train.population import COLUMNS, Member, Population
 from band.train.provenance import provenance
+from band.train.shards import Launch
 from band.train.start import start_population
 from band.train.trials import Trials
 
@@ -55,7 +56,9 @@ class Session:
         device: torch.device,
         events: EventSink,
         commands: queue.SimpleQueue[str],
+        launch: Launch,
     ) -> None:
+        self._launch = launch
         self._task, self._trials, self._configs, self._work = task, trials, configs, work
         self._device, self._events, self._commands = device, events, commands
         self._places = {run: place for place, run in enumerate(configs)}

@@ -21,9 +21,10 @@ from band.run_dir import verify
 from band.search import explore
 from band.train.checkpoint import newest_checkpoint
 from band.train.generations import Search, number_of
-from band.train.pbt import next_population
 from band.train.loop import Loop
+from band.train.pbt import next_population
 from band.train.run_model import open_model, own_trials
+from band.train.shards import Ranks
 from band.train.trials import Trials
 
 TRAIN = {"max_epochs": 12, "checkpoint_s": 1e6}
@@ -142,7 +143,7 @@ def test_a_child_takes_over_weights_moments_and_best_and_keeps_its_own_learning_
     search.begin_generation({number_of(name): member for name, member in first.items()})
     members = {number_of(member.run_id): member for member in ended.members}
     parents = search.end_generation(members)
-    following = next_population(search, ended, parents)
+    following = next_population(search, ended, members, parents, Ranks(4))
     assert sum(number != parent for number, parent in enumerate(parents)) == 2
     for number, parent in enumerate(parents):
         child, before = following.members[number], ended.members[parent]
