@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from band.sweep.collect import PublishedRun, Setting
 from band.sweep.compare import Comparison
+from band.sweep.figure_lineage import lineage_figure
 from band.sweep.figure_style import (
     QUIET,
     Line,
@@ -56,6 +57,7 @@ def draw_figures(
             ("r2_vs_bits", r2_against_bits(report.comparisons, shown=shown.setting)),
             ("example_trials", example_trials(shown, decode=decode, behavior_names=behavior_names)),
             ("rasters", rasters(shown)),
+            ("lineage", lineage_figure(shown)),
         ):
             if figure is not None:
                 paths += save(figure, folder / name)
