@@ -1,7 +1,7 @@
 """Population-based training beside random search: `python -m benchmarks.pbt SEARCH RANDOM [RANDOM …]`, sweep folders.
 
-Of each repeat (seed) the winner of the search and the best of the random draws, chosen on valid by what both monitor, with
-their scores on test, all of them; where the recording has true rates, R² to these. Seconds are those of training.
+Of each repeat (seed) the winner of the search and the best of the random draws, chosen on valid by what both monitor,
+with their scores on test; where the recording has true rates, R² to these. Seconds are those of training.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ those of members that lost, or diverged on the way and were dropped.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 from band.config import run_config_from_dict
@@ -30,6 +31,8 @@ class SearchSession(Session):
         self._search, population = self._begin(run)
         self._lost: Population | None = None  # of the members that diverged, the last
         self._events.send("started", runs=[run], step=population.step)
+        ranks, host = self._ranks, os.uname().nodename
+        print(f"{run}: rank {ranks.rank} of {ranks.size} on {host} trains {len(population)} members", flush=True)
         self._last_step = population.step
         has_ended = True
         while has_ended and not self._search.is_over:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -187,7 +188,7 @@ class Launch:
         which its cores are then shared.
         """
         has_tasks = int(os.environ.get("SLURM_NTASKS") or 1) >= ranks.size and shutil.which("srun")
-        host = os.uname().nodename if has_tasks else LOCAL
+        host = _own_address() if has_tasks else LOCAL
         store = dist.TCPStore(host, 0, ranks.size, True, timeout=TIMEOUT, wait_for_workers=False)
         arguments = [*self.arguments, "--runs", run, "--store", f"{host}:{store.port}"]
         if has_tasks:
@@ -208,6 +209,15 @@ class Launch:
         store = dist.TCPStore(host, int(port), ranks.size, False, timeout=TIMEOUT)
         store.set(f"here/{ranks.rank}", "")
         return store
+
+
+def _own_address() -> str:
+    """Return the name under which other nodes find this one; where it has none, all are one machine: loopback."""
+    try:
+        socket.gethostbyname(os.uname().nodename)
+    except OSError:
+        return LOCAL
+    return os.uname().nodename
 
 
 def _share_cores(size: int) -> None:
