@@ -166,7 +166,7 @@ def _check_form(name: str, text: str, *, origin: str) -> None:
         rule = 'be an amount of memory: "4G", "500M" or "4000" (megabytes)'
     elif name in _ONE and text not in ("1", "1-1"):
         rule = "be 1: a job of band is one process on one node"
-    elif name in _PROCESSES + _POSITIVE and not re.fullmatch(r"0*[1-9][0-9]*", text.removesuffix("-1")):
+    elif name in _PROCESSES + _POSITIVE and not re.fullmatch(r"0*[1-9][0-9]*|1-1", text):
         rule = "be a whole number above 0"
     elif name in _GPUS and not _GPU_COUNT.fullmatch(text):
         rule = 'be a number of GPUs: "1" or "a100:1"'
