@@ -6,6 +6,8 @@ import argparse
 
 from band.cli.common import whole_number
 from band.errors import ConfigError
+from band.slurm.units import time_s
+from band.sweep.request import CANARY_DEFAULT_S
 
 COMMON = {
     "account": "whose allocation pays",
@@ -27,8 +29,9 @@ def add_submit_options(parser: argparse.ArgumentParser) -> None:
     add_options(group)
     group.add_argument("--max-parallel", type=whole_number, default=0, metavar="N", help="array tasks that run at once")
     group.add_argument(
-        "--canary", action="store_true", help="one run of each shape goes ahead; the rest follows if it ends well"
+        "--canary", action="store_true", help="one run of each shape goes ahead for a while; if well, the rest follows"
     )
+    group.add_argument("--canary-time", metavar="TIME", help="for how long, as --time takes it (default: 5:00)")
     group.add_argument(
         "--allow-version-difference", action="store_true", help="run though the node's torch or numpy differs from here"
     )
@@ -41,6 +44,20 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any option of sbatch; may be repeated"
     )
+
+
+def canary_s(args: argparse.Namespace) -> int:
+    """Return for how many seconds a canary is to train, 0 where the command line asks for none.
+
+    Raises:
+        ConfigError: that is no time.
+    """
+    if args.canary_time is None:
+        return CANARY_DEFAULT_S if args.canary else 0
+    seconds = time_s(args.canary_time)
+    if not seconds:
+        raise ConfigError(f"--canary-time must be a time as --time takes it, such as 5:00, got {args.canary_time!r}")
+    return seconds
 
 
 def options_of(args: argparse.Namespace) -> dict[str, object]:

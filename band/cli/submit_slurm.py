@@ -9,7 +9,7 @@ import time
 
 from band.cli.common import fail, print_json
 from band.cli.progress import duration, plural, size
-from band.cli.slurm_options import options_of
+from band.cli.slurm_options import canary_s, options_of
 from band.run_dir import SweepDir
 from band.slurm.command import SlurmError
 from band.sweep.closing import close
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
         cluster=cluster,
         sbatch=options_of(args),
         max_parallel=args.max_parallel,
-        has_canary=args.canary,
+        canary_s=canary_s(args),
         allow_versions=args.allow_version_difference,
     )
     if args.dry_run:

@@ -23,6 +23,7 @@ from band.node.supervise import Ending, Supervisor
 MOST_KILLS = 5  # of one population without a checkpoint in between
 MOST_SILENT_DEATHS = 2  # of attempts on one node, before it is left
 ALL_PUBLISHED, SOME_FAILED, INTERRUPTED, HOME_UNWRITABLE = 0, 1, 4, 75
+REHEARSED = "the canary has shown what it takes"
 REFUSED = VersionMismatch.exit_code
 OF_THE_WHOLE_TASK = {  # errors that no division of a population mends, and what the attempt ends with
     VersionMismatch.__name__: REFUSED,
@@ -57,6 +58,7 @@ class Course:
     failed: list[str] = field(default_factory=list)
     killed: dict[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)  # part: newest step, kills since
     is_lost: bool = False
+    is_rehearsed: bool = False  # whether the trainer, of a canary, stopped by itself
     code: int = ALL_PUBLISHED  # what it ends with if nothing else happens
     headway_from: tuple[int, int] = (0, -1)  # published runs and newest checkpoint at its start
 
@@ -146,7 +148,7 @@ class Course:
                 )
             if fallback:
                 job.reporter.say(f"task {job.task.name}: reads the recording from home ({fallback})")
-            while self.plan and not self.stop.is_asked() and not self.is_lost:
+            while self.plan and not (self.stop.is_asked() or self.is_lost or self.is_rehearsed):
                 self.plan[0] = self._open(self.plan[0])
                 if self.plan[0]:
                     self._train_part(data.path, source=source)
@@ -168,6 +170,8 @@ class Course:
         rest = self._open(part)
         if ending.kind == "lost":
             self.is_lost = True
+        elif ending.kind == "rehearsed":
+            self.is_rehearsed = True
         elif ending.error in OF_THE_WHOLE_TASK:
             self._give_up(error=ending.error, message=ending.message, traceback=ending.traceback)
         elif ending.kind == "failed" and not self._goes_on(ending, rest=rest):
@@ -235,6 +239,7 @@ class Course:
     def _interrupted(self, streams: Streams) -> int:
         """Have the job queued again, where that is ours to do and leads anywhere, and say that we were interrupted."""
         reason = "another attempt holds the task" if self.is_lost else self.stop.reason
+        reason = REHEARSED if self.is_rehearsed and not reason else reason
         has_headway = self._headway() > self.headway_from
         before = [event for events in streams for event in events if event["event"] == "interrupted"][-1:]
         was_stuck = any(event.get("reason") == TIME_LIMIT and event.get("headway") is False for event in before)

@@ -34,7 +34,7 @@ MAX_MESSAGE, MAX_TRACEBACK = 4000, 20_000  # characters
 class Ending:
     """How a trainer ended."""
 
-    kind: str  # "ended", "stopped" as we asked, "failed", or "lost" where another attempt holds the task now
+    kind: str  # "ended", "stopped" as we asked, "rehearsed" by itself, "failed", or "lost" to another attempt
     error: str = ""
     message: str = ""
     traceback: str = ""
@@ -146,6 +146,7 @@ class Supervisor:
             self._checkpoints.add(event, folder=watch.folder, runs=watch.open_runs(self._publisher))
         elif name not in OUR_EVENTS:
             self._job.reporter.forward(event)
+            watch.has_rehearsed |= name == "rehearsed"
             if name == "run_finished" and event.get("run") in watch.open_runs(self._publisher):
                 self._take_finished(event["run"], watch=watch)
 
@@ -179,6 +180,8 @@ class Supervisor:
             return Ending(kind="ended")
         if watch.asked is not None and (watch.we_killed or status in (0, 4)):
             return Ending(kind="stopped")
+        if watch.has_rehearsed and status == 4:
+            return Ending(kind="rehearsed")
         return watch.failed(status, open_runs=open_runs, damaged=self._publisher.damaged)
 
     def _log(self, printed: bytes) -> None:
@@ -208,6 +211,7 @@ class _Watch:
         self.we_killed = False
         self.lacked_memory = False
         self.is_lost = False
+        self.has_rehearsed = False
 
     def open_runs(self, publisher: Publisher) -> list[str]:
         return [run for run in self.runs if run not in publisher.done and run not in publisher.waiting]

@@ -1,9 +1,9 @@
-"""One run of each shape goes ahead of a submission; the rest follows only if it ends well, with what it measured."""
+"""One run of each shape goes ahead, for a while; the rest follows only if that ends well, with what it measured."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from band.files import read_json_object
@@ -14,18 +14,19 @@ from band.sweep.arrays import ESTIMATE, limits_of, memory_for, time_for
 from band.sweep.estimate import PROCESS_BYTES, estimate
 from band.sweep.fold import by_task
 from band.sweep.journal import Array, append, planned_tasks, read_journals
-from band.sweep.ledger import Intent, read_intents, record
+from band.sweep.ledger import CANARY, CANARY_S, Intent, read_intents, record
 from band.sweep.manifest import Manifest
 from band.sweep.pack import dataset_shapes_of
 from band.sweep.status import Survey
-from band.sweep.submit import CANARY
 
 
 def look(sweep: SweepDir, survey: Survey) -> list[str]:
-    """Let the rest of each submission whose canary has ended follow it, or give it up; return it in words.
+    """Let the rest of each submission whose canary has ended well follow it, or give it up; return it in words.
 
-    What follows is a submission of its own, with --time and --mem as measured where they were estimates. It was not
-    queued before, held, because at Slurm a user cannot raise the time limit of a job that is there.
+    A canary ends well when its run is published, or when it has trained for its time and made outputs that nobody
+    keeps; then it goes on from its checkpoint beside the rest. What follows is a submission of its own, with --time
+    and --mem as measured where they were estimates. It was not queued before, held, because at Slurm a user cannot
+    raise the time limit of a job that is there.
 
     Raises:
         SlurmError: Slurm does not answer.
@@ -45,16 +46,26 @@ def look(sweep: SweepDir, survey: Survey) -> list[str]:
                 f"submission {intent.number}: the canary {bad[0]} did not end well, {len(rest)} tasks are not sent; "
                 f"band-sweep why {sweep.name} {bad[0]} says more; submit again when that is mended"
             )
-        elif all(status.state == "published" for status in states.values()):
-            options = corrected(sweep, intent, survey=survey, rest=rest)
-            members = {task: intent.tasks[task] for task in rest}
-            runs = [name for task in rest for name in intent.tasks[task]]
-            follower = record(sweep, "submit", runs=runs, tasks=members, options=options, scheduler="slurm")
-            words = ", ".join(
-                f"--{name} {options['sbatch'][name]}" for name in ("time", "mem") if name in options["sbatch"]
-            )
-            said.append(f"submission {follower.number}: the canary ended well, {len(rest)} tasks follow with {words}")
+        elif all(status.state == "published" or _rehearsal(survey, status.task) for status in states.values()):
+            resting = [t for t in canaries if all(states[name].state == "interrupted" for name in intent.tasks[t])]
+            said.append(_follow(sweep, intent, survey=survey, tasks=[*resting, *rest]))
     return said
+
+
+def _follow(sweep: SweepDir, intent: Intent, *, survey: Survey, tasks: Sequence[str]) -> str:
+    """Request the tasks that wait for a canary that has ended well, it being among them where it was cut short."""
+    options = corrected(sweep, intent, survey=survey, rest=tasks)
+    members = {task: intent.tasks[task] for task in tasks}
+    runs = [name for task in tasks for name in intent.tasks[task]]
+    follower = record(sweep, "submit", runs=runs, tasks=members, options=options, scheduler="slurm")
+    words = ", ".join(f"--{name} {options['sbatch'][name]}" for name in ("time", "mem") if name in options["sbatch"])
+    return f"submission {follower.number}: the canary ended well, {len(tasks)} tasks follow with {words}"
+
+
+def _rehearsal(survey: Survey, task: str) -> Mapping[str, float]:
+    """Return what a canary that was cut short told of itself, nothing where it was not."""
+    folds = by_task(survey.folds.values()).get(task, [])
+    return next((fold.rehearsal for fold in reversed(folds) if fold.rehearsal), {})
 
 
 def ahead(intent: Intent, tasks: Sequence[str]) -> list[str]:
@@ -74,7 +85,7 @@ def _give_up(sweep: SweepDir, intent: Intent, *, canaries: Sequence[str], messag
 
 def corrected(sweep: SweepDir, intent: Intent, *, survey: Survey, rest: Sequence[str]) -> dict[str, Any]:
     """Return the options for what follows a canary: estimates of time and memory replaced by what it measured."""
-    options = {name: value for name, value in intent.options.items() if name != CANARY}
+    options = {name: value for name, value in intent.options.items() if name not in (CANARY, CANARY_S)}
     sbatch, origins = dict(options["sbatch"]), dict(options["origins"])
     arrays = [a for a in read_journals(sweep) if a.submission == intent.number and not a.is_dead]
     slower, larger = [], []
@@ -105,7 +116,9 @@ def _expected(sweep: SweepDir, manifest: Manifest, *, task: str) -> tuple[float,
 
 
 def _seconds(survey: Survey, task: str) -> list[float]:
-    """Return how long the attempts at a task took together, from the first event of each to its last."""
+    """Return how long a task takes: as it told when it was cut short, else from the first event of it to the last."""
+    if told := _rehearsal(survey, task):
+        return [told["train_s"] / told["share"] + told["outputs_s"]]
     folds = by_task(survey.folds.values()).get(task, [])
     return [sum(fold.last_t - fold.first_t for fold in folds)] if folds else []
 

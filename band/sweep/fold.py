@@ -35,6 +35,7 @@ class AttemptFold:
     host: str = ""
     population: list[str] = field(default_factory=list)  # what was trained together last
     parts: list[list[str]] = field(default_factory=list)  # populations still to be trained when one was last divided
+    rehearsal: dict[str, float] = field(default_factory=dict)  # of a canary: share of training done, train_s, outputs_s
     interruption: str = ""  # why it broke off to be continued
     requeued: bool = False  # whether it had Slurm queue its job again when it broke off
     code: int | None = None  # of `ended`, the last event of an attempt that could still speak
@@ -114,6 +115,10 @@ def _on_failed(fold: AttemptFold, event: Mapping[str, Any]) -> None:
             fold.failures[run] = failure
 
 
+def _on_rehearsed(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    fold.rehearsal = {key: float(event[key]) for key in ("share", "train_s", "outputs_s")}
+
+
 def _on_interrupted(fold: AttemptFold, event: Mapping[str, Any]) -> None:
     fold.interruption = str(event.get("reason") or "unknown")
     fold.requeued = event.get("requeued") is True
@@ -144,6 +149,7 @@ _HANDLERS = {
     "published": _on_run,
     "superseded": _on_run,
     "failed": _on_failed,
+    "rehearsed": _on_rehearsed,
     "interrupted": _on_interrupted,
     "ended": _on_ended,
 }

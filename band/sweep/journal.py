@@ -33,7 +33,6 @@ class Array:
     script: str  # file name beside the journal
     t: float  # unix seconds, shortly before sbatch was called
     throttle: int = 0  # tasks of it that may run at once, as it was sent; 0: any
-    after: int | None = None  # number of the array that must end well before this one is released
     steps: Mapping[str, float] = field(default_factory=dict)  # {step: when it was last noted}, in that order
     job_id: str = ""  # the array's own
     closing_job_id: str = ""
@@ -136,7 +135,6 @@ def _fold(submission: str, lines: Sequence[Mapping[str, Any]]) -> Array:
         script=str(first["script"]),
         t=float(first["t"]),
         throttle=int(first.get("throttle", 0)),
-        after=first.get("after"),
         steps=steps,
         is_final=any(line.get("is_final") for line in lines),
         message=str(lines[-1].get("message", "")),

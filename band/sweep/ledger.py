@@ -16,6 +16,7 @@ from band.run_dir import SweepDir
 SCHEMA = 1
 INTENT = "intent.json"
 RECEIPT = "receipt.json"
+CANARY, CANARY_S = "canary", "canary_s"  # in a request's options: the tasks that go ahead, and for how long they train
 
 
 @dataclass(frozen=True, kw_only=True)

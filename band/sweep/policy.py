@@ -27,7 +27,8 @@ MOST_NODE_FAILURES = 2  # of one task on one node, before that node is avoided
 MEMORY_FACTOR = 1.5
 HOME_UNWRITABLE, INTERRUPTED, ACCOUNTED = 75, 4, (0, 1)  # exit codes of an attempt, as in band/README.md
 ASKED, ELSEWHERE = "asked", "another attempt holds the task"  # what an attempt says that others made stop
-LEFT = (ASKED, ELSEWHERE)
+REHEARSED = "the canary has shown what it takes"  # what one says that stopped by itself; `canary` sends it again
+LEFT = (ASKED, ELSEWHERE, REHEARSED)
 
 _BY_ERROR = {
     "OutOfMemory": "out_of_memory",
@@ -174,7 +175,7 @@ def judge(case: Case, policy: Policy) -> Verdict:
         return Verdict(kind=kind, unsynced=tuple(case.open_runs))
     if kind == "cancelled":
         return Verdict(kind=kind, cancelled=tuple(case.open_runs))
-    if not case.open_runs or (last is not None and last.interruption == ELSEWHERE):
+    if not case.open_runs or (last is not None and last.interruption in (ELSEWHERE, REHEARSED)):
         return _again(case, forgiven, kind="", forgiven=forgiven)
     parts: tuple[tuple[str, ...], ...] = ()
     failed: dict[str, tuple[str, str]] = {}

@@ -11,6 +11,7 @@ from band.slurm.options import Value, merge, num_gpus
 from band.slurm.template import Template, find_template
 from band.slurm.units import memory_bytes, time_s
 from band.slurm.user_config import ClusterConfig, UserConfig, read_user_config
+from band.sweep.ledger import CANARY_S
 from band.sweep.manifest import Manifest
 from band.sweep.policy import read_policy
 
@@ -23,6 +24,7 @@ OWN = (
     "sbatch",
 )  # keys of submit: that are not sbatch's
 COMMAND_LINE = "command line"
+CANARY_DEFAULT_S = 300  # of training, and no less than one epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Request:
     setup: tuple[str, ...]  # lines that a job runs before it starts
     policy: Mapping[str, Any]
     max_parallel: int = 0  # tasks at once; 0: as many as the cluster lets
-    has_canary: bool = False
+    canary_s: int = 0  # for how long one run of each shape trains before the rest follows; 0: all at once
     allow_versions: bool = False
     container: str = ""
 
@@ -91,6 +93,7 @@ class Request:
             "setup": list(self.setup),
             "policy": dict(self.policy),
             "container": self.container,
+            **({CANARY_S: self.canary_s} if self.canary_s else {}),
         }
 
 
@@ -109,7 +112,7 @@ def make_request(
     cluster: str,
     sbatch: Mapping[str, object],
     max_parallel: int = 0,
-    has_canary: bool = False,
+    canary_s: int = 0,
     allow_versions: bool = False,
 ) -> Request:
     """Return the request for a sweep on a cluster; of two places that set an option, the later one counts.
@@ -119,7 +122,7 @@ def make_request(
         cluster: name or path of a template, or a name of the user's configuration.
         sbatch: options of the command line.
         max_parallel: tasks at once; 0: as the sweep file or the configuration has it.
-        has_canary: one run of each shape goes first.
+        canary_s: one run of each shape goes first, for so many seconds; 0: as the sweep file has it.
         allow_versions: a job runs with other package versions than those here, too.
 
     Raises:
@@ -148,7 +151,7 @@ def make_request(
         setup=(*template.setup, *_setup(config)),
         policy=dict(read_policy((source, manifest.options.get("policy")), (where, own.get("policy"))).retries),
         max_parallel=max_parallel or _count(own.get("max_parallel"), where=where) or config.max_parallel,
-        has_canary=has_canary or _flag(own.get("canary"), where=f"{where}.canary"),
+        canary_s=canary_s or _canary_s(own.get("canary"), where=f"{where}.canary"),
         allow_versions=allow_versions
         or _flag(own.get("allow_version_difference"), where=f"{where}.allow_version_difference"),
         container=config.container,
@@ -194,6 +197,15 @@ def _count(value: object, *, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{where}.max_parallel must be a whole number of at least 1, found {value!r}")
     return value
+
+
+def _canary_s(value: object, *, where: str) -> int:
+    if value is None or value is False:
+        return 0
+    seconds = CANARY_DEFAULT_S if value is True else time_s(str(value))
+    if not seconds:
+        raise ConfigError(f'{where} must be true, false or a time such as "5:00", found {value!r}')
+    return seconds
 
 
 def _flag(value: object, *, where: str) -> bool:

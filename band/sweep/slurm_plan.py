@@ -103,7 +103,7 @@ def make_plan(
         room=room,
         members=members,
         limit=limit,
-        has_canary=request.has_canary,
+        has_canary=request.canary_s > 0,
         states=[state for state in WANTED if state != "unsynced"],  # they wait on their node for a rescue
     )
     _check_processes(request, survey=survey, runs=planned.runs)

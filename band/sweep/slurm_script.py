@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from band.run_dir import SweepDir
-from band.sweep.ledger import Intent
+from band.sweep.ledger import CANARY, CANARY_S, Intent
 
 if TYPE_CHECKING:
     from submitit.slurm.slurm import SlurmExecutor
@@ -60,14 +60,14 @@ def send_array(sweep: SweepDir, intent: Intent, *, tasks: Sequence[str], number:
     from band.node.task import slurm_task
 
     held = executor(sweep, intent, send=send)
-    held.update_parameters(**_array_parameters(sweep, intent, num_tasks=len(tasks), number=number, token=token))
+    held.update_parameters(**_array_parameters(sweep, intent, tasks=tasks, number=number, token=token))
     held.map_array(slurm_task, [str(sweep.task(task).task_json) for task in tasks])
 
 
 def array_text(sweep: SweepDir, intent: Intent, *, tasks: Sequence[str], number: int, token: str) -> str:
     """Return the very script that `send_array` would send."""
     held = executor(sweep, intent, send=_refuse)
-    held.update_parameters(**_array_parameters(sweep, intent, num_tasks=len(tasks), number=number, token=token))
+    held.update_parameters(**_array_parameters(sweep, intent, tasks=tasks, number=number, token=token))
     return held._make_submission_file_text(held._submitit_command_str, uid="")
 
 
@@ -117,14 +117,16 @@ def _refuse(text: str) -> str:
     raise AssertionError("an executor for writing scripts sends none")
 
 
-def _array_parameters(sweep: SweepDir, intent: Intent, *, num_tasks: int, number: int, token: str) -> dict[str, Any]:
+def _array_parameters(
+    sweep: SweepDir, intent: Intent, *, tasks: Sequence[str], number: int, token: str
+) -> dict[str, Any]:
     options = intent.options
     throttle = f"%{options['max_parallel']}" if options["max_parallel"] else ""
     time_s = int(options["time_s"] or 0)  # 0: no limit
     warning_s = min(WARNING_S, time_s // 4) if time_s else WARNING_S
     own = {
         **_own_parameters(sweep, intent, name=token),
-        "array": f"0-{num_tasks - 1}{throttle}",
+        "array": f"0-{len(tasks) - 1}{throttle}",
         "output": _pattern(sweep.logs) + "/%A_%a.out",
         "hold": True,
         "requeue": True,
@@ -135,6 +137,8 @@ def _array_parameters(sweep: SweepDir, intent: Intent, *, num_tasks: int, number
         "BAND_TIME_LIMIT_S": str(time_s or ""),
         "BAND_TASKS": f"{intent.number}/{number}",
     }
+    if set(tasks) <= set(options.get(CANARY) or ()):
+        exports["BAND_CANARY_S"] = str(options.get(CANARY_S, ""))
     setup = _setup(sweep, intent, exports=exports)
     return _parameters({**options["sbatch"], **own}, setup=setup, time_min=-(-time_s // 60))
 

@@ -161,7 +161,7 @@ class Sender:
         return self.complete(self.array(number))
 
     def complete(self, array: Array) -> Array:
-        """Queue the closing job of an array that is held, and release it unless it waits for another one to end well.
+        """Queue the closing job of an array that is held, and release it.
 
         What was done before is not done again.
 
@@ -170,8 +170,6 @@ class Sender:
         """
         if not array.closing_job_id and "closing_refused" not in array.steps:
             self._queue_closing(array)
-        if array.after is not None:
-            return self.array(array.number)
         self.check_hold()
         run(["scontrol", "release", array.job_id], timeout_s=TIMEOUT_S)
         self.note(array.number, "released")

@@ -10,7 +10,7 @@ from typing import Any
 from band.files import canonical_json, read_json_object, write_atomic
 from band.run_dir import SweepDir
 from band.sweep.estimate import estimate
-from band.sweep.ledger import Intent, new_task, record
+from band.sweep.ledger import CANARY, Intent, new_task, record
 from band.sweep.manifest import Manifest, Run
 from band.sweep.pack import Packed, Room, dataset_shapes_of, one_of_each_shape, pack
 from band.sweep.processes import held_claim
@@ -19,7 +19,6 @@ from band.sweep.status import Survey, TaskState
 
 SCHEMA = 1
 SKIP = "skip.json"
-CANARY = "canary"  # in a request's options: the tasks that go ahead
 WANTED = ("new", "interrupted", "unsynced", "lost")  # states of a run that submitting takes up
 BUSY = ("running", "queued", "held", "planned", "submit_unknown")  # states of a task that somebody has
 STAYS = ("failed", "cancelled", "retired")  # states of a run that its task's next attempt leaves alone
@@ -81,8 +80,10 @@ def plan(
     costs = [_cost(manifest, run, epoch=survey.runs[run.id].epoch) for run in wanted]
     fresh = [run for run in wanted if task_of.get(run.id) not in packed]
     canaries = one_of_each_shape(manifest, fresh) if has_canary else []
-    first = pack(manifest, canaries, room=room, members=1)
     rest = [run for run in fresh if run not in canaries]
+    if not rest:
+        canaries, rest = [], fresh  # nothing would follow
+    first = pack(manifest, canaries, room=room, members=1)
     return Plan(
         new=[*first, *pack(manifest, rest, room=room, members=members)],
         continued={task: survey.ledger.tasks[task] for task in sorted(packed)},

@@ -12,12 +12,11 @@ from band.slurm.command import SlurmError
 from band.slurm.jobs import show, unix_time
 from band.sweep.failures import Standout, signature, standouts
 from band.sweep.fold import AttemptFold, by_task
-from band.sweep.ledger import read_intents
+from band.sweep.ledger import CANARY, read_intents
 from band.sweep.pending import meaning
-from band.sweep.policy import failure_class
+from band.sweep.policy import REHEARSED, failure_class
 from band.sweep.slurm_scheduler import HELD_BY_US
 from band.sweep.status import RunStatus, Survey
-from band.sweep.submit import CANARY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +150,7 @@ def _queued(case: _Case, shown: Mapping[str, str]) -> Told:
 
 def _held(case: _Case, shown: Mapping[str, str]) -> Told:
     if HELD_BY_US in case.status.words:
-        said = (
-            f"job {case.status.job} is let go when its submission is complete, and its canary, if it has one, was well"
-        )
+        said = f"job {case.status.job} is let go when its submission is complete"
         return [f"{case.run} is held by band-sweep", said], f"band-sweep reconcile {case.name}"
     return [f"{case.run} is held", *_waiting(case, shown)], f"band-sweep status {case.name}"
 
@@ -177,6 +174,9 @@ def _interrupted(case: _Case, shown: Mapping[str, str]) -> Told:
     said = [f"{case.run} is interrupted", reason, case.progress(), case.number_of_attempts()]
     if case.status.scheduled:
         return [*said, *_waiting(case, shown)], f"band-sweep status {case.name} --watch"
+    if last and last.interruption == REHEARSED:
+        said.append(f"it goes on beside the rest once every canary has ended well: {', '.join(case.canaries())}")
+        return said, f"band-sweep status {case.name}"
     return [*said, "nobody has it now"], f"band-sweep submit {case.name}"
 
 

@@ -133,8 +133,15 @@ class SearchSession(Session):
             self._lost.members[0].first_non_finite = "not known: it diverged before this process began"
         return self._lost
 
-    def _due(self) -> str:
-        return self._ranks.agree("" if self._ranks.rank else super()._due())
+    def _due(self, population: Population) -> str:
+        return self._ranks.agree("" if self._ranks.rank else super()._due(population))
+
+    def _rehearse(self, population: Population) -> None:
+        if not self._ranks.rank:
+            super()._rehearse(population)
+
+    def _run_of(self, member: Member) -> str:
+        return self._search.run
 
     def _checkpoint(self, population: Population, **rest: object) -> None:
         whole = self._ranks.collect(population)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import queue
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ class Session:
         self.finished: set[str] = set()
         self._last_checkpoint = self._last_event = self._last_time = time.monotonic()
         self._last_step = 0
+        self._canary_s = float(os.environ.get("BAND_CANARY_S") or 0)
 
     def train(self, pending: Sequence[str]) -> bool:
         """Train the pending runs, those in the newest checkpoint first; return False where a command stopped it."""
@@ -111,17 +113,37 @@ class Session:
         now = time.monotonic()
         population.seconds += now - self._last_time
         self._last_time = now
-        command = self._due()
+        command = self._due(population)
         if command:
             self._checkpoint(population)
-        return command == "stop"
+        if command == "rehearse":
+            self._rehearse(population)
+        return command in ("stop", "rehearse")
 
-    def _due(self) -> str:
-        """Return what is to be done between two steps: "checkpoint", "stop" which is a checkpoint too, or nothing."""
+    def _due(self, population: Population) -> str:
+        """Return what is to be done between two steps: "checkpoint"; "stop" or "rehearse", after one; or nothing."""
         if not self._commands.empty():
             return self._commands.get()
+        first = population.members[0] if population.members else None
+        if self._canary_s and population.seconds >= self._canary_s and first and first.epoch and not first.batch:
+            return "rehearse"
         every = next(iter(self._configs.values())).train.checkpoint_s
         return "checkpoint" if time.monotonic() - self._last_checkpoint >= every else ""
+
+    def _rehearse(self, population: Population) -> None:
+        """Make the outputs of a canary that has trained for long enough as at its end, and throw them away."""
+        member = population.members[0]
+        runs = list(dict.fromkeys(self._run_of(m) for m in population.members))
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=self._work, prefix="rehearsal-") as folder:
+            self._export(population, 0, run=runs[0], folder=Path(folder) / runs[0])
+        share = member.epoch / self._configs[runs[0]].train.max_epochs
+        seconds = {"train_s": population.seconds, "outputs_s": time.monotonic() - start}
+        self._events.send("rehearsed", runs=runs, share=share, **seconds)
+
+    def _run_of(self, member: Member) -> str:
+        """Return the run that a member belongs to."""
+        return member.run_id
 
     def _checkpoint(self, population: Population, *, search: Mapping[str, Any] | None = None) -> None:
         saved = save_checkpoint(population, self._work, slot=self._slot, packing=self._packing, search=search)
@@ -162,18 +184,21 @@ class Session:
 
     def _publish(self, population: Population, position: int, *, run: str, searched: Searched | None = None) -> None:
         """Write the finished folder of a run from the member it comes to, unless it is there, and say so."""
-        folder, member = self._work / "runs" / run, population.members[position]
+        folder = self._work / "runs" / run
         if not is_finished(folder):
-            export_member(
-                population, position, self._trials, self._places[member.run_id],
-                folder=folder, dataset=self._task["dataset"], provenance=self._provenance(), searched=searched,
-                on_progress=lambda what, share: self._events.send(
-                    "outputs", run=run, what=what, share=round(share, 3)
-                ),
-            )  # fmt: skip
+            self._export(population, position, run=run, folder=folder, searched=searched)
         self.finished.add(run)
-        outcome = "diverged" if member.schedule.stopped_by == "diverged" else "ok"
-        self._events.send("run_finished", run=run, outcome=outcome)
+        has_diverged = population.members[position].schedule.stopped_by == "diverged"
+        self._events.send("run_finished", run=run, outcome="diverged" if has_diverged else "ok")
+
+    def _export(
+        self, population: Population, position: int, *, run: str, folder: Path, searched: Searched | None = None
+    ) -> None:
+        export_member(
+            population, position, self._trials, self._places[population.members[position].run_id],
+            folder=folder, dataset=self._task["dataset"], provenance=self._provenance(), searched=searched,
+            on_progress=lambda what, share: self._events.send("outputs", run=run, what=what, share=round(share, 3)),
+        )  # fmt: skip
 
     def _provenance(self) -> dict[str, Any]:
         return provenance(

@@ -29,7 +29,7 @@ from band.errors import BandError
 from band.train.generations import number_of
 from band.train.population import Member, Population
 
-WORDS = ("", "checkpoint", "stop")
+WORDS = ("", "checkpoint", "stop", "rehearse")
 TIMEOUT = timedelta(minutes=15)  # for a rank that neither answers nor dies; steps and checkpoints take seconds
 LOCAL = "127.0.0.1"
 
@@ -48,10 +48,10 @@ class Ranks:
         return number * self.size // self.members
 
     def agree(self, word: str) -> str:
-        """Return what rank 0 says is to be done: "checkpoint", "stop" or nothing."""
+        """Return what rank 0 says is to be done, one of WORDS; another word asks for a checkpoint."""
         if self.size == 1:
             return word
-        code = torch.tensor([2 if word == "stop" else int(bool(word))])
+        code = torch.tensor([WORDS.index(word) if word in WORDS else 1])
         with self._heard():
             dist.broadcast(code, src=0)
         return WORDS[int(code)]

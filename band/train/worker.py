@@ -1,7 +1,8 @@
 """The trainer process: trains the runs of one task and reports to its supervisor through pipes.
 
 Commands come in on stdin (`checkpoint`, `stop`; its end: the supervisor is gone), events go out as JSON lines.
-Exit codes: 0 all runs ended, 1 an exception, 3 the supervisor is gone, 4 stopped on command with a checkpoint saved.
+Exit codes: 0 all runs ended, 1 an exception, 3 the supervisor is gone, 4 stopped with a
+checkpoint saved, on command or, a canary, because it has trained for $BAND_CANARY_S seconds.
 """
 
 from __future__ import annotations

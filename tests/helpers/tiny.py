@@ -153,7 +153,7 @@ def joint(**changes) -> RunConfig:
 class Worker:
     """A trainer process with its pipes."""
 
-    def __init__(self, task: Path, work: Path, data: Path, runs: list[str]) -> None:
+    def __init__(self, task: Path, work: Path, data: Path, runs: list[str], **environment: str) -> None:
         work.mkdir(parents=True, exist_ok=True)
         read, write = os.pipe()
         self.process = subprocess.Popen(
@@ -163,6 +163,7 @@ class Worker:
                 "--runs", ",".join(runs), "--events-fd", str(write),
             ],
             pass_fds=[write], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, **environment},
         )  # fmt: skip
         os.close(write)
         self._events = os.fdopen(read)

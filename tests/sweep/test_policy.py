@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from band.errors import ConfigError
+from band.node import course
 from band.sweep.fold import AttemptFold
-from band.sweep.policy import Case, End, Policy, Verdict, failure_class, judge, read_policy
+from band.sweep.policy import REHEARSED, Case, End, Policy, Verdict, failure_class, judge, read_policy
 
 RUNS = ["a", "b", "c", "d"]
 
@@ -289,3 +290,10 @@ def test_whatever_happened_every_open_run_has_one_fate(given: Case) -> None:
     members = [run for part in verdict.parts for run in part]
     assert len(members) == len(set(members)) and set(members) <= set(given.open_runs)
     assert judge(given, Policy()) == verdict
+
+
+def test_a_canary_that_stopped_by_itself_is_left_to_those_who_wait_for_it():
+    told = ("rehearsed", {"share": 0.1, "train_s": 300.0, "outputs_s": 2.0})
+    seen = case(attempt(0, started(*RUNS), checkpoint(5), told, *interrupted(course.REHEARSED)))
+    assert course.REHEARSED == REHEARSED and judge(seen, Policy()) == Verdict()
+    assert seen.attempts[0].rehearsal == told[1]

@@ -260,6 +260,33 @@ def test_a_canary_of_each_shape_goes_ahead_and_the_rest_follows_with_the_time_it
     assert max(t for t, run in ends if run.endswith("-0")) < min(t for t, run in ends if not run.endswith("-0"))
 
 
+def test_a_canary_that_takes_long_is_cut_short_and_goes_on_beside_the_rest_that_it_was_measured_for(
+    slurm_lab: Lab,
+) -> None:
+    slow = {
+        name: {**run, "train.max_epochs": 40, "epochs": 40, "epoch_s": 0.2}
+        for name, run in SHAPES.items()
+        if name < "small"
+    }
+    site = Site(slurm_lab, num_runs=3, runs=slow)
+    site.template.write_text(site.template.read_text().replace("#SBATCH --time=5\n#SBATCH --mem=1G\n", ""))
+    site.type("submit", "--cluster", "lab", "--canary-time", "0:02")
+    site.wait()
+    first, second = (intent for intent in read_intents(site.sweep) if intent.action == "submit")
+    assert first.options["canary_s"] == 2 and "canary_s" not in second.options
+    assert set(second.tasks) == set(first.tasks)
+    assert second.options["origins"]["time"] == "canary"
+    assert second.options["time_s"] == 1200  # 8 s for each run, doubled, and ten minutes, in steps of ten minutes
+    assert site.type("status") and "nothing to do" in site.submit()
+    assert all(verify(site.sweep.run(f"large-{number}")) for number in range(3))
+    epochs = Counter(site.ledger.read_text().splitlines())
+    assert len(epochs) == 120 and set(epochs.values()) == {1}, "no epoch of the canary was trained twice"
+    stream = [e for path in sorted(site.sweep.events.glob("*.jsonl")) for e in read_events(path)[0]]
+    (told,) = [event for event in stream if event["event"] == "rehearsed"]
+    assert 0.2 < told["share"] < 0.4 and 2 <= told["train_s"] < 4
+    assert [e["requeued"] for e in stream if e["event"] == "interrupted"] == [False]
+
+
 def test_the_rest_does_not_follow_a_canary_that_fails(slurm_lab: Lab) -> None:
     broken = {**SHAPES, "small-0": {**SHAPES["small-0"], "raise_at": 1}}
     site = Site(slurm_lab, num_runs=6, runs=broken)

@@ -154,3 +154,11 @@ def test_the_number_of_processes_is_no_part_of_what_a_run_is(alone):
 
     ids = {run_id(dataclasses.asdict(a_search(shards=shards)), dataset_digest="0" * 64) for shards in (1, 2)}
     assert len(ids) == 1
+
+
+def test_a_canary_of_a_shared_search_stops_on_all_ranks_and_goes_on_to_the_same_bits(alone, recording, tmp_path):
+    task = write_task(tmp_path, recording, {"search": a_search(shards=2)})
+    worker = Worker(task, tmp_path / "work", recording, ["search"], BAND_CANARY_S="0.01")
+    (told,) = [event for event in worker.events() if event["event"] == "rehearsed"]
+    assert worker.wait() == 4 and told["runs"] == ["search"] and 0 < told["share"] < 1
+    assert_equal(train(tmp_path, recording, a_search(shards=2)), alone)

@@ -239,3 +239,20 @@ def test_a_finished_folder_that_the_supervisor_takes_away_is_not_made_again(reco
             finished_runs.append(event["run"])
             shutil.rmtree(tmp_path / "work" / "runs" / event["run"])
     assert worker.wait() == 0 and sorted(finished_runs) == sorted(runs())
+
+
+def test_a_canary_makes_its_outputs_for_nothing_stops_and_goes_on_as_if_it_had_not(recording, undisturbed, tmp_path):
+    task, work = write_task(tmp_path, recording, runs()), tmp_path / "work"
+    first = Worker(task, work, recording, list(runs()), BAND_CANARY_S="0.3")
+    events = list(first.events())
+    assert first.wait() == 4
+    (told,) = [event for event in events if event["event"] == "rehearsed"]
+    last = [event for event in events if event["event"] == "checkpoint"][-1]
+    assert told["train_s"] >= 0.3 and told["outputs_s"] > 0 and 0 < told["share"] < 1
+    assert newest_checkpoint(work)[1]["meta"]["step"] == last["step"] > 0
+    left = {path.name for path in (work / "runs" / "band").iterdir()} | {path.name for path in work.iterdir()}
+    assert left == {"metrics.csv", "runs", "population.0.pt", "population.1.pt", "checkpoints.jsonl"}, "no outputs"
+    second = Worker(task, work, recording, list(runs()))
+    assert second.wait() == 0
+    for run in runs():
+        assert_same(finished(work / "runs" / run), undisturbed[run])
