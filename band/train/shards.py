@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 
 from band.config import PbtConfig
-from band.errors import BandError
+from band.errors import BandError, RankLost
 from band.train.generations import number_of
 from band.train.population import Member, Population
 
@@ -126,10 +126,11 @@ class Ranks:
             yield
         except RuntimeError as error:
             time.sleep(0.5)  # so that the end of a process shows in its status
-            ended = [f"one ended with code {code}" for p in self.others if (code := p.poll()) is not None]
-            raise BandError(
-                f"rank {self.rank} of {self.size} that share a search has lost another: "
-                f"{'; '.join(ended) or str(error).splitlines()[0]}; the log has what it said"
+            codes = [code for process in self.others if (code := process.poll())]
+            was_killed = any(code < 0 or code > 128 for code in codes)  # by a signal, as srun tells it too
+            ended = "; ".join(f"one ended with code {code}" for code in codes) or str(error).splitlines()[0]
+            raise (RankLost if was_killed else BandError)(
+                f"rank {self.rank} of {self.size} that share a search has lost another: {ended}; the log has its words"
             ) from error
 
 

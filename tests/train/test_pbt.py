@@ -15,6 +15,7 @@ import torch
 from test_worker import assert_same, finished, train_with_kills
 from tiny import SPACE, Worker, config, make_loop, searching, trained, write_recording, write_task
 
+import band
 from band.after.rescore import score
 from band.config import run_config_from_dict
 from band.run_dir import verify
@@ -121,6 +122,9 @@ def test_what_is_done_with_a_run_afterwards_takes_the_winner(band_run):
     folder, _ = band_run
     model = open_model(folder)
     assert score(model, own_trials(model))[0] == verify(folder)["scores"]
+    run = band.load_run(folder)
+    assert run.lineage["member"].tolist() == [*range(5)] * 5 and np.isnan(run.lineage["parent"][:5]).all()
+    assert run.config.pbt.members == 5, "what was asked for"
 
 
 def test_lfads_stays_lfads_whatever_of_behaviour_is_searched(recording, tmp_path):
