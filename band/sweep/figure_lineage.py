@@ -136,5 +136,5 @@ def _label(run: PublishedRun, name: str) -> str:
     if name != "score":
         return name.partition(".")[2].replace("_", " ")
     monitor = str(run.parameters["train.monitor"]).removeprefix("valid_").replace("_", " ")
-    words = {"band": "mean recon. + 1 - R²" if run.weight else "mean reconstruction + 1"}
-    return f"valid {words.get(monitor, monitor)}, smoothed"
+    words = {"recon": "reconstruction", "band": "recon. + 1 - R²" if run.weight else "recon. + 1"}
+    return f"{words.get(monitor, monitor)}, valid"
