@@ -236,7 +236,7 @@ def test_a_home_that_is_gone_for_long_does_not_fill_the_memory(tmp_path: Path) -
     assert len(names) <= 51 and [name for name in names if name != "epoch"] == ["claimed", "published", "ended"]
 
 
-def test_the_digest_of_code_tells_any_change_of_a_python_file_and_of_nothing_else(tmp_path: Path) -> None:
+def test_the_digest_of_code_tells_any_change_of_a_source_file_and_of_nothing_else(tmp_path: Path) -> None:
     package = tmp_path / "band"
     (package / "node").mkdir(parents=True)
     (package / "a.py").write_text("a = 1\n")
@@ -251,10 +251,11 @@ def test_the_digest_of_code_tells_any_change_of_a_python_file_and_of_nothing_els
         lambda: (package / "a.py").rename(package / "c.py"),
         lambda: (package / "c.py").rename(package / "node" / "a.py"),
         lambda: (package / "node" / "b.py").unlink(),
+        lambda: (package / "a.cpp").write_text("// compiled where it runs"),
     ):
         change()
         found.append(code_digest(package))
-    assert len(set(found)) == 5
+    assert len(set(found)) == 6
 
 
 def test_two_sweeps_of_one_name_do_not_share_a_place_on_scratch(tmp_path: Path) -> None:

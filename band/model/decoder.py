@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from band.config import Arch
+from band.model.kernels import kernels_for
 from band.model.noise import Noise, dropped
 from band.model.params import Params, has_controller
-from band.model.recurrent import CellTape, gru_scan
+from band.model.recurrent import CellTape, gru_scan, may_have_clipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,12 @@ class _Loop:
     gen_mask: Tensor | None  # (M, R, B, G)
     co_off: bool  # inferred inputs set to zero on their way to the generator
     push: Tensor | None = None  # (M, R, co_dim), added to the inferred inputs of every trial
+
+    def options(self, dtype: torch.dtype) -> tuple[Any, ...]:
+        """Return what a kernel is told of them."""
+        values = [None if v is None else v.to(dtype) for v in (self.eps, self.factor_mask, self.gen_mask, self.push)]
+        rows = [v if v is None or v.stride(-1) == 1 else v.contiguous() for v in values]
+        return (*rows, self.co_off, self.clip)
 
 
 class _ControlledScan(torch.autograd.Function):
@@ -71,6 +78,20 @@ class _ControlledScan(torch.autograd.Function):
         gen_states, con_states, factors, co = (empty(k) for k in (gen.hidden, con.hidden, fac_dim, 2 * co_dim))
         seen = gen_states if loop.gen_mask is None else empty(gen.hidden)
         stds = torch.empty_like(co[..., :co_dim])
+        ctx.loop, ctx.con, ctx.gen, ctx.co_dim, ctx.fac_dim = loop, con, gen, co_dim, fac_dim
+        ctx.kernels = kernels_for(con_x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(con_states, seen, stds, co_weight, fac_weight)
+        controls = gen.a[..., :co_dim]
+        ctx.mark_non_differentiable(gen_states, con_states, controls)
+        if ctx.kernels is not None:
+            outputs = [con_states, gen_states, seen, factors, co, stds]
+            weights = [w.transpose(1, 2).contiguous() for w in (con_weight, gen_weight, co_weight)]
+            weights += [co_bias, fac_weight.transpose(1, 2).contiguous()]
+            ctx.kernels.controlled_forward(
+                [*con.parts, *gen.parts], outputs, *loop.options(con_x.dtype), [c0, g0, f0], weights
+            )
+            return factors, co, gen_states, con_states, controls
         co_weight_t, fac_weight_t, g, c, f = co_weight.transpose(1, 2), fac_weight.transpose(1, 2), g0, c0, f0
         for t in range(bins):
             a = con.a[:, t]
@@ -88,34 +109,38 @@ class _ControlledScan(torch.autograd.Function):
             if loop.gen_mask is not None:
                 torch.mul(g, loop.gen_mask[:, t], out=seen[:, t])
             torch.bmm(seen[:, t], fac_weight_t, out=(f := factors[:, t]))
-        ctx.loop, ctx.con, ctx.gen, ctx.co_dim, ctx.fac_dim = loop, con, gen, co_dim, fac_dim
-        ctx.clipped = tuple(bool(s.abs().amax() >= loop.clip) for s in (con_states, gen_states))
-        ctx.save_for_backward(con_states, seen, stds, co_weight, fac_weight)
-        controls = gen.a[..., :co_dim]
-        ctx.mark_non_differentiable(gen_states, con_states, controls)
+        ctx.clipped = tuple(may_have_clipped(states, loop.clip) for states in (con_states, gen_states))
         return factors, co, gen_states, con_states, controls
 
     @staticmethod
     def backward(ctx: Any, d_factors: Tensor, d_co: Tensor, *_: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         loop, con, gen, co_dim, fac_dim = ctx.loop, ctx.con, ctx.gen, ctx.co_dim, ctx.fac_dim
         con_states, seen, stds, co_weight, fac_weight = ctx.saved_tensors
-        con_clipped, gen_clipped = ctx.clipped
         d_con_x, d_gen_x = torch.empty_like(con.x), torch.empty_like(gen.x)
-        d_factors, d_co = d_factors.clone(), d_co.clone()
+        d_factors = _own(d_factors, (*con.x.shape[:3], fac_dim), like=con.x)
+        d_co = _own(d_co, (*con.x.shape[:3], 2 * co_dim), like=con.x)
         dg, dc = torch.zeros_like(gen.n[:, 0]), torch.zeros_like(con.n[:, 0])
         df: Tensor | None = None
-        for t in reversed(range(con.x.shape[1])):
+        if ctx.kernels is not None:
+            df = d_factors.new_empty(d_factors[:, 0].shape)
+            outputs = [con_states, con_states, seen, d_factors, d_co, stds]  # states are not read on the way back
+            ctx.kernels.controlled_backward(
+                [*con.parts, *gen.parts], outputs, *loop.options(con.x.dtype),
+                [con.weight.contiguous(), gen.weight.contiguous(), co_weight.contiguous(), fac_weight.contiguous()],
+                d_factors, d_co, [d_con_x, d_gen_x], [dc, dg, df],
+            )  # fmt: skip
+        for t in () if ctx.kernels is not None else reversed(range(con.x.shape[1])):
             if df is not None:
                 d_factors[:, t] += df
             d_seen = torch.bmm(d_factors[:, t], fac_weight)
             dg = dg + (d_seen if loop.gen_mask is None else d_seen.mul_(loop.gen_mask[:, t]))
-            if gen_clipped:
+            if ctx.clipped[1]:
                 gen.unclip_(t, dg)
             da = gen.backward(t, dg, d_gen_x[:, t])
             dg = da[..., co_dim:]
             _unsample(da[..., :co_dim], loop, t, stds[:, t], d_co[:, t])
             dc = torch.baddbmm(dc, d_co[:, t], co_weight)
-            if con_clipped:
+            if ctx.clipped[0]:
                 con.unclip_(t, dc)
             da = con.backward(t, dc, d_con_x[:, t])
             dc = da[..., fac_dim:]
@@ -125,6 +150,11 @@ class _ControlledScan(torch.autograd.Function):
         d_fac_weight = torch.bmm(d_factors.flatten(1, 2).transpose(1, 2), seen.flatten(1, 2))
         weights = (con.weight_gradient(d_con_x), gen.weight_gradient(d_gen_x), d_co_weight)
         return None, d_con_x, d_gen_x, dg, dc, df, *weights, flat_co.sum(dim=1, keepdim=True), d_fac_weight
+
+
+def _own(grad: Tensor | None, shape: tuple[int, ...], *, like: Tensor) -> Tensor:
+    """Return a gradient that may be written to, zeros where there is none."""
+    return like.new_zeros(shape) if grad is None else grad.clone(memory_format=torch.contiguous_format)
 
 
 def _sample(co: Tensor, loop: _Loop, t: int, std: Tensor, out: Tensor) -> None:
@@ -216,7 +246,8 @@ def _uncontrolled(
     noise: Noise,
 ) -> Decoded:
     """Return what the generator does by itself: no bin waits for a factor, so the factors are one product."""
-    states = gru_scan(gen_x, weight_hh=gen_weight, h0=gen_init, clip=arch.cell_clip)
+    _, states = gru_scan(gen_x, weight_hh=gen_weight, h0=gen_init, clip=arch.cell_clip, members=len(gen_x))
+    states = states[:, 0]
     seen = dropped(states, _by_bin(noise.generator)).flatten(1, 2)
     factors = torch.bmm(seen, fac_weight.transpose(1, 2)).unflatten(1, (num_bins, -1)).transpose(1, 2)
     if ext_input is None:

@@ -19,6 +19,7 @@ from band.config import Arch, RunConfig, to_dict
 from band.errors import DataError, ForeignError
 from band.files import write_atomic
 from band.model.interchange import left_over, row_from_lfads_torch, standard_names, their_names
+from band.model.kernels import kernels_name
 from band.model.params import Params, Widths, initial_params, parameter_shapes
 from band.model.reconstructions import reconstruction_of
 from band.run_dir import seal
@@ -222,7 +223,10 @@ def write_imported(folder: Path, adopted: Adopted, *, dataset: dict[str, Any], o
     """
     population, trials = adopted.population, adopted.trials
     (member,) = population.members
-    own = provenance(device="cpu", threads=torch.get_num_threads(), packing=[member.run_id], attempt="import")
+    own = provenance(
+        device="cpu", threads=torch.get_num_threads(), packing=[member.run_id], attempt="import",
+        kernels=kernels_name("cpu"),
+    )  # fmt: skip
     own["imported"] = origin
     imported = replace(member, schedule=replace(member.schedule, stopped_by=IMPORTED))
     frozen = replace(population, members=[imported])

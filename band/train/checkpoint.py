@@ -16,6 +16,7 @@ import torch
 from band.config import RunConfig, run_config_from_dict, to_dict
 from band.errors import BandError
 from band.files import append_line, write_atomic
+from band.model.kernels import kernels_name
 from band.model.params import Params, Widths
 from band.run_dir import CHECKPOINTS
 from band.train.population import COLUMNS, Member, Population, population_shapes
@@ -68,6 +69,7 @@ def save_checkpoint(
     ]
     meta = {"schema": SCHEMA, "step": population.step, "packing": packing, "members": members}
     meta |= {"seconds": population.seconds, "search": search}
+    meta["kernels"] = kernels_name(str(population.best.device))
     first, second = population.moments
     buffer = io.BytesIO()
     torch.save(

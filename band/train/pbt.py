@@ -78,6 +78,7 @@ class SearchSession(Session):
             search = Search.restore(state)
             check_unchanged(run, before=search.config, now=self._configs[run])
             self._slot = 1 - slot
+            self._compare_kernels(content["meta"].get("kernels", "plain"))
             members = {m["run_id"]: run_config_from_dict(m["config"]) for m in content["meta"]["members"]}
             population = restore_population(content, members, self._trials.widths, device=self._device)
         else:

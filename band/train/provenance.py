@@ -47,7 +47,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def provenance(*, device: str, threads: int, packing: list[str], attempt: str) -> dict[str, Any]:
+def provenance(*, device: str, threads: int, packing: list[str], attempt: str, kernels: str) -> dict[str, Any]:
     """Return the provenance section of a `result.json`.
 
     Args:
@@ -55,6 +55,7 @@ def provenance(*, device: str, threads: int, packing: list[str], attempt: str) -
         threads: of the trainer.
         packing: ids of the runs that started in one population.
         attempt: name of the attempt that finished it.
+        kernels: by what its recurrences ran, "compiled" or "plain"; the two agree to rounding, not bit by bit.
     """
     commit, dirty = git_state()
     return {
@@ -67,4 +68,5 @@ def provenance(*, device: str, threads: int, packing: list[str], attempt: str) -
         "threads": threads,
         "packing": packing,
         "attempt": attempt,
+        "kernels": kernels,
     }

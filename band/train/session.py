@@ -16,6 +16,7 @@ import torch
 
 from band.config import RunConfig
 from band.errors import PublishError
+from band.model.kernels import kernels_name
 from band.run_dir import verify
 from band.train.checkpoint import newest_checkpoint, restore_population, save_checkpoint
 from band.train.export import Searched, export_member, metrics_lines
@@ -90,12 +91,18 @@ class Session:
         if newest is not None:
             slot, content = newest
             self._slot, self._packing = 1 - slot, content["meta"]["packing"]
+            self._compare_kernels(content["meta"].get("kernels", "plain"))
             held = {member["run_id"] for member in content["meta"]["members"]}
             if wanted := {run: self._configs[run] for run in pending if run in held}:
                 return restore_population(content, wanted, self._trials.widths, device=self._device)
         self._packing = list(pending)
         runs = [(run, self._configs[run]) for run in pending]
         return start_population(runs, self._trials, self._places, device=self._device)
+
+    def _compare_kernels(self, before: str) -> None:
+        """Say where a training goes on by other recurrences than it began with: no longer bit by bit the same then."""
+        if before != (now := kernels_name(str(self._device))):
+            print(f"continues with {now} recurrences what began with {before} ones: equal to rounding", flush=True)
 
     def _announce(self, population: Population) -> None:
         beta = {
@@ -203,7 +210,7 @@ class Session:
     def _provenance(self) -> dict[str, Any]:
         return provenance(
             device=str(self._device), threads=torch.get_num_threads(), packing=self._packing,
-            attempt=os.environ.get("BAND_ATTEMPT", self._work.name),
+            attempt=os.environ.get("BAND_ATTEMPT", self._work.name), kernels=kernels_name(str(self._device)),
         )  # fmt: skip
 
     def _write_metrics(self, run: str, text: str, *, append: bool) -> None:

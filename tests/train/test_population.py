@@ -11,6 +11,8 @@ import torch
 from tiny import config, make_loop, train, write_recording
 
 from band.errors import DataError
+from band.model.forward import compute_losses, run_model
+from band.model.noise import Noise
 from band.model.params import derived_generator
 from band.train.population import COLUMNS, Population
 from band.train.trials import spread, steps_per_epoch
@@ -200,9 +202,6 @@ def test_a_padded_batch_trains_like_an_unpadded_one(tmp_path):
     size = int(weight[0].sum())
     assert size < 32
 
-    from band.model.forward import compute_losses, run_model
-    from band.model.noise import Noise
-
     def gradient(batch):
         params = loop.population.params
         latents = run_model(params, batch, arch=loop._arch, widths=loop._trials.widths, noise=Noise())
@@ -214,3 +213,28 @@ def test_a_padded_batch_trains_like_an_unpadded_one(tmp_path):
 
     few = loop._trials.batch([index[0][:, :size]], [weight[0][:, :size]])
     torch.testing.assert_close(gradient(batch), gradient(few), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("float64", 1e-13)])
+def test_losses_of_compiled_and_plain_recurrences_agree_step_by_step(tmp_path, monkeypatch, dtype, bound):
+    data = write_recording(tmp_path / "tiny.h5")
+    train = {"max_epochs": 100, "dtype": dtype}
+    runs = {"lfads": config(seed=1, train=train), "band": config(seed=2, behavior_weight=0.5, lr=1e-2, train=train)}
+    losses = {}
+    for path in ("plain", ""):
+        monkeypatch.setenv("BAND_KERNELS", path)
+        found = losses.setdefault(path, [])
+
+        def recorded(*given, found=found, **named):
+            terms = compute_losses(*given, **named)
+            found.append(terms.loss.detach())
+            return terms
+
+        monkeypatch.setattr("band.train.loop.compute_losses", recorded)
+        loop = make_loop(data, runs)
+        for _ in range(100):
+            completed = loop.step()
+            loop.end_epochs(completed)
+    plain, compiled = (torch.stack(losses[path]).double() for path in ("plain", ""))
+    assert plain.shape == (100, 2) and float(plain[-1].sum()) < 0.9 * float(plain[0].sum())
+    assert float(((compiled - plain) / plain).abs().max()) <= bound
