@@ -80,7 +80,7 @@ def export_member(
         on_progress: called with what is being computed and the share done.
         searched: where the member is what a search has come to.
     """
-    member = population.members[position]
+    member, told = population.members[position], {"pbt": searched.summary} if searched else {}
     folder.mkdir(parents=True, exist_ok=True)
     has_diverged = member.schedule.stopped_by == "diverged"
     scores: dict[str, dict[str, float | None]] = {split: {} for split in SPLITS}
@@ -103,8 +103,7 @@ def export_member(
         "run_id": searched.run_id if searched else member.run_id,
         "config": to_dict(searched.config if searched else member.config),
         "dataset": {"path": dataset["path"], "digest": dataset["digest"]},
-        "training": training_section(member, population, trials.widths, outcome)
-        | ({"pbt": searched.summary} if searched else {}),
+        "training": training_section(member, population, trials.widths, outcome) | told,
         "scores": scores,
         "split": {**sizes, "how": "; ".join(dict.fromkeys(split.how for split in splits))},
         "provenance": {**provenance, **peak_memory()},
