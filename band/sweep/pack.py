@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from band.errors import SweepError
-from band.sweep.estimate import PROCESS_BYTES, Estimate, Shapes, estimate
+from band.sweep.estimate import PROCESS_BYTES, Estimate, Shapes, estimate, num_members
 from band.sweep.manifest import Manifest, Run
 from band.sweep.resources import Resources
 
@@ -98,7 +98,8 @@ def most_members(manifest: Manifest, *, given: int | None = None) -> int:
 def population_key(run: Run, *, config: Mapping[str, Any]) -> str:
     """Return what must be equal for two runs to be members of one population."""
     data = {key: value for key, value in config["data"].items() if key != "fold"}
-    return json.dumps([run.dataset, data, config["arch"], config["train"], config["output"]], sort_keys=True)
+    parts = [run.dataset, data, config["arch"], config["train"], config["output"], config.get("pbt")]
+    return json.dumps(parts, sort_keys=True)
 
 
 def one_of_each_shape(manifest: Manifest, runs: Sequence[Run]) -> list[Run]:
@@ -124,14 +125,18 @@ def pack(manifest: Manifest, runs: Sequence[Run], *, room: Room, members: int = 
     populations = sorted(_populations(manifest, runs, room=room, members=members), key=lambda task: -task.seconds)
     if members or not room.worth_s:
         return populations
-    return sorted(_joined(populations, room=room), key=lambda task: -task.seconds)
+    searches = [task for task in populations if num_members(manifest.run_config(task.runs[0])) > 1]
+    rest = [task for task in populations if task not in searches]
+    return sorted([*searches, *_joined(rest, room=room)], key=lambda task: -task.seconds)
 
 
 def _populations(manifest: Manifest, runs: Sequence[Run], *, room: Room, members: int) -> list[Packed]:
     """Return the tasks of one population each."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(population_key(run, config=manifest.run_config(run)), []).append(run)
+        config = manifest.run_config(run)
+        own = run.id if num_members(config) > 1 else ""  # a search is a population in itself
+        groups.setdefault(own + population_key(run, config=config), []).append(run)
     tasks = []
     for group in groups.values():
         cost = estimate(manifest.run_config(group[0]), dataset_shapes_of(manifest, group[0].dataset))

@@ -89,7 +89,9 @@ def command() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Return where builds are kept."""
+    """Return where builds are kept: $BAND_KERNELS_FOLDER, or in the user's cache."""
+    if folder := os.environ.get("BAND_KERNELS_FOLDER"):
+        return Path(folder)
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(home) / "band" / "kernels"
 
