@@ -5,7 +5,7 @@ TESTS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench slurm-lab clean environment
+.PHONY: help demo test lint format docs bench slurm-lab clean environment
 
 help:  ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -28,6 +28,10 @@ format: environment  ## put the code into the form that lint asks for
 	@$(BIN)/python -m ruff check --fix .
 	@$(BIN)/python -m ruff format .
 
+docs: environment  ## the pages of docs/ as a site, in site/index.html; opens from disk
+	@$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "built: site/index.html"
+
 bench: environment  ## time and memory of a training step beside a plain implementation
 	@$(BIN)/python -m benchmarks
 
@@ -36,7 +40,7 @@ slurm-lab: environment  ## a shell on a Slurm cluster of two nodes that lives as
 	@PYTHONPATH=tests $(BIN)/python -m slurm_lab
 
 clean:  ## remove .venv, caches and what the demo made; other recordings and sweeps stay
-	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@rm -rf datasets/demo_reach.h5 experiments/sweeps/demo experiments/sweeps/demo.train
 	@find band tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 

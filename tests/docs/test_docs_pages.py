@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from far_machine import FarMachine, running
-from pages import DOCS, ROOT, Block, blocks_of, pages, was_printed
+from pages import DOCS, ROOT, Block, blocks_of, pages, prose, was_printed
 from slurm_lab.lab import Lab
 
 TRAINER = f"{sys.executable} {ROOT / 'tests/helpers/short_trainer.py'} {sys.executable} -m band.train.worker"
@@ -157,8 +157,8 @@ def test_every_block_is_run_or_says_why_it_is_not(page: str) -> None:
         if block.fate == "prints":
             assert before in ("run", "prints"), f"{where}: nothing has run before it"
         before = block.fate
-    for number, line in enumerate((DOCS / page).read_text().splitlines(), 1):
-        assert not re.match(r"( {4}|\t)\S", line), f"docs/{page}:{number}: an indented block cannot be marked; fence it"
+    for line in prose((DOCS / page).read_text()):
+        assert not re.match(r"( {4}|\t)\S", line), f"docs/{page}: an indented block cannot be marked; fence it: {line}"
 
 
 def test_what_is_not_run_is_counted() -> None:

@@ -60,6 +60,11 @@ def read_blocks(text: str) -> list[Block]:
     return blocks
 
 
+def prose(text: str) -> list[str]:
+    """Return the lines of a page that stand in no block."""
+    return re.sub(r"(?ms)^```.*?^```$", "", text).splitlines()
+
+
 def pages() -> list[str]:
     """Return the names of all pages."""
     return sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
