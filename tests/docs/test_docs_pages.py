@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 from far_machine import FarMachine, running
-from pages import DOCS, ROOT, Block, blocks_of, pages, prose, was_printed
+from pages import DOCS, ROOT, Block, blocks_of, page_before, pages, prose, was_printed
 from slurm_lab.lab import Lab
 
 TRAINER = f"{sys.executable} {ROOT / 'tests/helpers/short_trainer.py'} {sys.executable} -m band.train.worker"
 BIN = Path(sys.executable).parent
 TIMEOUT_S = 120
-NOT_RUN = 9  # blocks of all pages that are not run: one more is a decision, not an accident
+FIRST = "ten-minutes.md"
+NOT_RUN = 12  # blocks of all pages that are not run: one more is a decision, not an accident
 
 
 def lay_out(project: Path) -> Path:
@@ -37,7 +38,7 @@ def lay_out(project: Path) -> Path:
 class Places:
     """Where blocks run: each place is made when a block asks for it."""
 
-    def __init__(self, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    def __init__(self, tmp_path: Path, request: pytest.FixtureRequest | None) -> None:
         self._tmp, self._request = tmp_path, request
         self._projects: dict[str, Path] = {}
         self._far: FarMachine | None = None
@@ -50,8 +51,13 @@ class Places:
             self._projects[place] = lay_out(at)
         return self._projects[place]
 
+    def begin_with(self, project: Path) -> None:
+        """Take what a page has left as the project of this one."""
+        self._projects["here"] = Path(shutil.copytree(project, self._tmp / "here", symlinks=True))
+
     def lab(self) -> Lab:
         """Return the cluster, with an environment of Python where the templates look for one."""
+        assert self._request is not None
         lab: Lab = self._request.getfixturevalue("slurm_lab")
         if not (lab.home / "band-venv").exists():
             (lab.home / "band-venv").symlink_to(BIN.parent)
@@ -125,8 +131,8 @@ def write(block: Block, places: Places, place: str) -> None:
     path.write_text(block.text)
 
 
-@pytest.mark.parametrize("page", [page for page in pages() if any(b.fate == "run" for b in blocks_of(page))])
-def test_a_page_does_what_it_shows(page: str, places: Places) -> None:
+def walk(page: str, places: Places) -> None:
+    """Do what a page shows, block by block."""
     said = ""
     for block in blocks_of(page):
         place = block.marks.get("on", "here")
@@ -137,11 +143,29 @@ def test_a_page_does_what_it_shows(page: str, places: Places) -> None:
             missing = was_printed(block.text, said)
             assert not missing, f"{where}: not printed: {missing}\nbut:\n{said}"
         elif block.fate == "run":
-            done = places.run(place, script_of(block, places.project(place) / ".shell"))
+            done = places.run(place, script_of(block, places.project(place).parent / "shell"))
             said = done.stdout + done.stderr
             wanted = set(map(int, re.findall(r"\d+", block.marks.get("exit", "0"))))
             assert done.returncode in wanted, f"{where}: ended with {done.returncode}:\n{block.text}\n{said}"
             assert "Traceback" not in said, f"{where}:\n{said}"
+
+
+@pytest.fixture(scope="session")
+def first_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project that the first page leaves."""
+    places = Places(tmp_path_factory.mktemp("first"), None)
+    walk(FIRST, places)
+    return places.project("here")
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if any(b.fate == "run" for b in blocks_of(page))])
+def test_a_page_does_what_it_shows(page: str, places: Places, request: pytest.FixtureRequest) -> None:
+    if page == FIRST:
+        request.getfixturevalue("first_page")
+        return
+    if page_before(page) == FIRST:
+        places.begin_with(request.getfixturevalue("first_page"))
+    walk(page, places)
 
 
 @pytest.mark.parametrize("page", pages())
@@ -159,6 +183,10 @@ def test_every_block_is_run_or_says_why_it_is_not(page: str) -> None:
         before = block.fate
     for line in prose((DOCS / page).read_text()):
         assert not re.match(r"( {4}|\t)\S", line), f"docs/{page}: an indented block cannot be marked; fence it: {line}"
+
+
+def test_pages_go_on_where_the_first_one_ends() -> None:
+    assert {page_before(page) for page in pages()} == {"", FIRST}
 
 
 def test_what_is_not_run_is_counted() -> None:

@@ -5,6 +5,7 @@
     <!-- file: PATH -->          it is written to a file of the project
     <!-- prints -->              each line of it is printed by the block before; … stands for anything
     <!-- exit: CODE … -->        what the block ends with, where that is not 0
+    <!-- after: PAGE -->        once on a page: it goes on in the project that another page has left
     <!-- on: PLACE -->           here (default), cluster: login node of a Slurm cluster, laptop: knows it by ssh
 """
 
@@ -58,6 +59,12 @@ def read_blocks(text: str) -> list[Block]:
             marks = {}
     assert inside is None, f"the block of line {inside[0]} has no end" if inside else ""
     return blocks
+
+
+def page_before(page: str) -> str:
+    """Return the page whose project a page goes on in, "" where it begins its own."""
+    found = re.search(r"^<!-- after: (.*) -->$", (DOCS / page).read_text(), re.MULTILINE)
+    return found[1] if found else ""
 
 
 def prose(text: str) -> list[str]:

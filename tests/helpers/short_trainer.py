@@ -1,4 +1,4 @@
-"""The trainer itself, told to stop after two epochs: what a page shows can be run as it is printed, in seconds.
+"""The trainer itself, stopped after two epochs and on a CPU, so that what a page shows can be run as it is printed.
 
     BAND_TRAINER="python short_trainer.py python -m band.train.worker"
 """
@@ -30,6 +30,7 @@ def main(command: list[str]) -> None:
         place = command.index("--task") + 1
         with open(command[place]) as file:
             task = json.load(file)
+        task["device"] = "cpu"
         task["runs"] = [{**run, "config": shortened(run["config"])} for run in task["runs"]]
         with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as short:
             json.dump(task, short)

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Collects the wheels of band-sweep and of all it needs into one folder, for a place without internet, and prints the line that
+# installs them there. Versions are those of constraints.txt. The Python and the Linux it is for may be others than those here.
+#
+#   PYTHON   interpreter whose pip downloads; default: the environment of this checkout, else python3
+#   PIP_*    read by pip itself: another index (such as that of torch for CPUs), a proxy, a cache
+set -euo pipefail
+
+usage='usage: scripts/collect_wheels.sh [--python 3.11] [--platform manylinux_2_28_x86_64] [--extras nwb,matlab] [FOLDER]
+
+Downloads wheels for that version of Python (default: of this one) and that platform into FOLDER (default: wheels).
+Torch with CUDA is several GB; PIP_EXTRA_INDEX_URL or PIP_INDEX_URL name the index of the build for CPUs.'
+
+stop() {
+    printf 'error: %s\n' "$1" >&2
+    exit 2
+}
+
+version='' platform='' extras='' folder=wheels
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) printf '%s\n' "$usage"; exit ;;
+        --python | --platform | --extras)
+            [ $# -ge 2 ] || stop "$1 needs a value"
+            case $1 in --python) version=$2 ;; --platform) platform=$2 ;; --extras) extras=$2 ;; esac
+            shift ;;
+        -*) stop "$1 is no option; $usage" ;;
+        *) folder=$1 ;;
+    esac
+    shift
+done
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-$root/.venv/bin/python}
+[ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
+version=${version:-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')}
+case $version in
+    3.10 | 3.11 | 3.12 | 3.13) ;;
+    *) stop "--python must be 3.10, 3.11, 3.12 or 3.13, got $version" ;;
+esac
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+
+# Wheels of one platform carry several names; a newer glibc runs those of an older one.
+targets=()
+for name in ${platform:-manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64}; do
+    targets+=(--platform "$name")
+done
+
+cd "$root"
+"$python" -m pip wheel --disable-pip-version-check --no-deps --wheel-dir "$folder" .
+wheels=("$folder"/band_sweep-*.whl)
+wheel=${wheels[${#wheels[@]}-1]}
+"$python" -m pip download --disable-pip-version-check --dest "$folder" --only-binary=:all: --python-version "$version" \
+    "${targets[@]}" --constraint constraints.txt "$wheel${extras:+[$extras]}"
+
+number=${wheel##*/band_sweep-}
+printf '\n%s wheels for Python %s in %s. Take the folder along; there, in an environment of that Python:\n\n' \
+    "$(find "$folder" -name '*.whl' | wc -l)" "$version" "$folder"
+printf "    pip install --no-index --find-links %s 'band-sweep%s==%s'\n" "$(basename "$folder")" "${extras:+[$extras]}" "${number%%-*}"
