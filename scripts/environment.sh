@@ -60,7 +60,7 @@ fingerprint() {
 install() {
     echo "Installing torch and what goes with it into $VENV ($("$VENV/bin/python" --version)), once; this can take minutes."
     if [ "$VENV" = .venv ] && ! command -v nvidia-smi >/dev/null && ! env | grep -q '^PIP_.*\(INDEX\|LINKS\)'; then
-        echo "This machine has no NVIDIA driver: torch without CUDA is a tenth of the size; see README.md, \"Without a GPU\"."
+        echo "This machine has no NVIDIA driver: torch without CUDA is a tenth of the size; see docs/installing.md."
     fi
     "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$VENV/bin/python" -m ensurepip >/dev/null
     scripts/quietly.sh "$LOG" "$VENV/bin/python" -m pip install --disable-pip-version-check \

@@ -1,4 +1,4 @@
-"""The package as others get it: sdist and wheel, installed alone into an empty environment, and wheels for a place without internet."""
+"""The package as others get it: sdist and wheel, alone in an empty environment, and all wheels collected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def test_sdist_and_wheel_have_all_that_a_command_reads(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     (wheel,) = built.glob("*.whl")
     assert wheel.name == f"band_sweep-{band.__version__}-py3-none-any.whl"
-    in_sdist, in_wheel = tarfile.open(sdist).getnames(), zipfile.ZipFile(wheel).namelist()
+    with tarfile.open(sdist) as source, zipfile.ZipFile(wheel) as installed:
+        in_sdist, in_wheel = source.getnames(), installed.namelist()
     for name in NEEDED:
         assert any(f"band/{name}" in path for path in in_wheel), name
         assert any(f"band/{name}" in path for path in in_sdist), name
@@ -56,8 +57,13 @@ def test_an_empty_environment_without_a_network_runs_the_commands(built: Path, t
     for command in COMMANDS:
         done = subprocess.run([tmp_path / "env/bin" / command, "--help"], capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0 and done.stdout.startswith(f"usage: {command}"), done.stdout + done.stderr
-    done = subprocess.run([tmp_path / "env/bin/band-sweep", "status", "nothing"], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [tmp_path / "env/bin/band-sweep", "status", "nothing"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
+    inspect = [tmp_path / "env/bin/band-data", "inspect", "recording.h5"]
+    done = subprocess.run(inspect, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and f"{python} -m pip install numpy" in done.stderr and "fault" not in done.stderr
 
 
 def collect(tmp_path: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], str]:
@@ -98,5 +104,7 @@ def test_the_changelog_has_a_section_for_what_is_released_next_or_for_this_versi
 
 def test_a_tag_names_a_version_that_the_changelog_has() -> None:
     tags = subprocess.run(["git", "tag", "--list", "v*"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    sections = {name.strip("[]") for name in re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)}
+    sections = {
+        name.strip("[]") for name in re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    }
     assert {tag.removeprefix("v") for tag in tags.split()} <= sections

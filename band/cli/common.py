@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
+# By the name that is imported: what a package installed with --no-deps may lack.
+DEPENDENCIES = {name: name for name in ("torch", "numpy", "h5py", "submitit", "omegaconf", "rich", "matplotlib")}
+DEPENDENCIES["yaml"] = "pyyaml"
 
 
 def main_guard(command: Callable[[], int]) -> int:
@@ -42,6 +45,9 @@ def main_guard(command: Callable[[], int]) -> int:
     except Exception as error:
         if os.environ.get("BAND_DEBUG"):
             raise
+        if isinstance(error, ModuleNotFoundError) and error.name in DEPENDENCIES:
+            mend = f"{sys.executable} -m pip install {DEPENDENCIES[error.name]}"
+            return fail(f"{error.name} is needed for this, and not installed in the Python that runs band: {mend}")
         return fail(
             f"{type(error).__name__}: {error}\nThis is a fault of band, not yours. "
             "Please report it with what BAND_DEBUG=1 before the same command prints.",

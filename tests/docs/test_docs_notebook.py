@@ -17,7 +17,11 @@ BINS, TRIALS, NEURONS = 12, {"train": 24, "test": 8}, 5
 
 def scores(run):
     lead = 0.1 * (run["hyper.behavior_weight"] > 0)
-    test = {"bits_per_spike": 0.3, "behavior_r2/ridge_lag0/mean": 0.6 + lead, "deviation_r2/ridge_lag0/mean": 0.2 + lead}
+    test = {
+        "bits_per_spike": 0.3,
+        "behavior_r2/ridge_lag0/mean": 0.6 + lead,
+        "deviation_r2/ridge_lag0/mean": 0.2 + lead,
+    }
     return {"train": test, "valid": test, "test": test}
 
 

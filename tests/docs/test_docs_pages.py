@@ -126,7 +126,9 @@ def write(block: Block, places: Places, place: str) -> None:
     """Write a block to the file that it names."""
     name = block.marks["file"]
     home = "~/.config/"
-    path = places.configuration(place) / name.removeprefix(home) if name.startswith(home) else places.project(place) / name
+    path = (
+        places.configuration(place) / name.removeprefix(home) if name.startswith(home) else places.project(place) / name
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(block.text)
 
@@ -177,7 +179,9 @@ def test_every_block_is_run_or_says_why_it_is_not(page: str) -> None:
         if block.fate == "not run":
             assert len(block.marks["not run"]) > 10, f"{where}: for what reason?"
         if block.fate == "tested":
-            assert page in (ROOT / block.marks["tested"]).read_text(), f"{where}: {block.marks['tested']} knows no such page"
+            assert page in (ROOT / block.marks["tested"]).read_text(), (
+                f"{where}: {block.marks['tested']} knows no such page"
+            )
         if block.fate == "prints":
             assert before in ("run", "prints"), f"{where}: nothing has run before it"
         before = block.fate

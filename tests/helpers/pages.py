@@ -1,12 +1,12 @@
 """Pages of docs/ as a test reads them: fenced blocks, and what the comments right above each say of it.
 
-    <!-- not run: REASON -->     nobody runs it here
-    <!-- tested: FILE -->        this test runs it
-    <!-- file: PATH -->          it is written to a file of the project
-    <!-- prints -->              each line of it is printed by the block before; … stands for anything
-    <!-- exit: CODE … -->        what the block ends with, where that is not 0
-    <!-- after: PAGE -->        once on a page: it goes on in the project that another page has left
-    <!-- on: PLACE -->           here (default), cluster: login node of a Slurm cluster, laptop: knows it by ssh
+<!-- not run: REASON -->     nobody runs it here
+<!-- tested: FILE -->        this test runs it
+<!-- file: PATH -->          it is written to a file of the project
+<!-- prints -->              each line of it is printed by the block before; … stands for anything
+<!-- exit: CODE … -->        what the block ends with, where that is not 0
+<!-- after: PAGE -->        once on a page: it goes on in the project that another page has left
+<!-- on: PLACE -->           here (default), cluster: login node of a Slurm cluster, laptop: knows it by ssh
 """
 
 from __future__ import annotations
