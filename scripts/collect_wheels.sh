@@ -41,11 +41,15 @@ esac
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 
-# Wheels of one platform carry several names; a newer glibc runs those of an older one.
-targets=()
-for name in ${platform:-manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64}; do
-    targets+=(--platform "$name")
-done
+# A system with one glibc runs the wheels made for any older one, and each name has to be given.
+platform=${platform:-manylinux_2_28_x86_64}
+targets=(--platform "$platform")
+if [[ $platform =~ ^manylinux_2_([0-9]+)_(.+)$ ]]; then
+    for ((minor = BASH_REMATCH[1] - 1; minor >= 5; minor--)); do
+        targets+=(--platform "manylinux_2_${minor}_${BASH_REMATCH[2]}")
+    done
+    targets+=(--platform "manylinux2014_${BASH_REMATCH[2]}" --platform "manylinux1_${BASH_REMATCH[2]}")
+fi
 
 cd "$root"
 "$python" -m pip wheel --disable-pip-version-check --no-deps --wheel-dir "$folder" .
