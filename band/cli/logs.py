@@ -16,7 +16,7 @@ from band.run_dir import SweepDir
 from band.sweep.control import match_runs
 from band.sweep.fold import AttemptFold, by_task
 from band.sweep.manifest import find_sweep
-from band.sweep.printed import Tail, failure_lines, job_of
+from band.sweep.printed import Tail, attempt_log, failure_lines
 from band.sweep.schedulers import scheduler_for
 from band.sweep.slurm_scheduler import batch_output
 from band.sweep.status import ACTIVE, Survey
@@ -132,10 +132,7 @@ def _streams(
             streams.append(_batch_stream(sweep, label=label, task=task, job=job))
             continue
         for fold in _chosen(attempts, args=args, task=task):
-            log = sweep.log_file(task, attempt=fold.attempt)
-            is_silent = not log.exists() and job_of(fold.attempt) and fold.code is not None
-            if is_silent:  # the trainer never came to print
-                log = batch_output(sweep, job=job_of(fold.attempt))
+            log = attempt_log(sweep, fold)
             heading = f"{_heading(sweep, task, attempts=[fold])}: {log}"
             streams.append(Stream(label=label, heading=heading, path=log))
     return streams
@@ -181,6 +178,13 @@ def _show(streams: Sequence[Stream]) -> None:
         tail.close()
 
 
+def _labelled(line: str, *, label: str, width: int) -> str:
+    """Return a line under its run's name, once, also where the line itself begins with it."""
+    if not width:
+        return line
+    return f"{label:<{width}} | {line.removeprefix(f'{label}: ').removeprefix(f'{label} ')}"
+
+
 def _follow(watch: Watch, survey: Survey, *, sweep: SweepDir, runs: list[str], args: argparse.Namespace) -> int:
     """Print what runs print, each line under its run's name where there are several, until all are over."""
     tails: dict[Path, Tail] = {}
@@ -196,7 +200,7 @@ def _follow(watch: Watch, survey: Survey, *, sweep: SweepDir, runs: list[str], a
                     tails[stream.path] = Tail(stream.path)
                     print(printable(stream.heading))
                 for line in tails[stream.path].lines(is_last=is_over):
-                    print((f"{stream.label:<{width}} | " if width else "") + printable(line))
+                    print(_labelled(printable(line), label=stream.label, width=width))
             sys.stdout.flush()
             if is_over:
                 return 0

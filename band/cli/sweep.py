@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "submit": Command("band.cli.submit", "run what is not yet done of a sweep"),
     "status": Command("band.cli.status", "say how far a sweep is, run by run; changes nothing"),
+    "watch": Command("band.cli.watch", "watch a sweep on the whole terminal; in a pipe, plain lines"),
     "logs": Command("band.cli.logs", "show what runs printed"),
     "why": Command("band.cli.why", "say why a run waits or failed, and what to type next"),
     "cancel": Command("band.cli.cancel", "stop runs that are queued or running"),
