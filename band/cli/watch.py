@@ -191,7 +191,7 @@ class Screen:
     def _open(self, key: str, seen: Seen) -> Page | None:
         from band.cli import watch_pages as pages
 
-        chosen = self._list.chosen
+        chosen = self._list.settle(seen)
         if key == "?":
             return pages.help_page()
         if key == "f":

@@ -30,8 +30,9 @@ ORDER = (
 )  # fmt: skip
 MOST_FAILURES = 3  # groups on the first page; the others have a page of their own
 LEAST_ROWS = 4  # of the table, whatever else there is to say
+LEAST_HEIGHT = 9  # of a terminal in which there is room for more than the table
 BAR = 24
-KEYS = "↑↓ choose  / filter  s state  l log  c curves  e why  f failures  n nodes  ? help  q quit"
+KEYS = "? help  q quit  ↑↓ choose  / filter  s state  l log  c curves  e why  f failures  n nodes"
 NO_NODES = "nothing runs"
 
 
@@ -62,15 +63,22 @@ class Seen:
 
     @cached_property
     def head(self) -> list[Line]:
-        """The lines above the table that hold at any width, but for the failures."""
-        counts: Line = []
+        """Pace and place: what stands above the table at any width, between states and failures."""
+        machine = "   ".join(filter(None, (self._nodes(), self.machine)))
+        return [[("  " + self._pace(), "")], [("  " + machine, "")]]
+
+    def count_lines(self, width: int) -> list[Line]:
+        """Return how many runs are in which state, in as many lines as that takes."""
+        lines: list[Line] = [[]]
+        used = 0
         for state, count in self.survey.counts().items():
-            counts += [("  ", ""), (state, COLOURS.get(state, "")), (f" {count}", "bold")]
-        return [
-            counts,
-            [("  " + self._pace(), "")],
-            [("  " + "   ".join(filter(None, (self._nodes(), self.machine))), "")],
-        ]
+            length = len(f"  {state} {count}")
+            if used and used + length > width:
+                lines.append([])
+                used = 0
+            used += length
+            lines[-1] += [("  ", ""), (state, COLOURS.get(state, "")), (f" {count}", "bold")]
+        return lines
 
     def _pace(self) -> str:
         share, eta = share_done(self.survey), self.survey.eta_s()
@@ -109,16 +117,17 @@ class RunList:
         self.state = ""
         self.is_typing = False
         self._is_by_state = True
+        self._has_moved = False  # until then the first row is chosen, whichever run that is
         self._top = 0
         self._rows = 1  # of the window, when it was last drawn
-        self._cached: tuple[Any, list[str]] | None = None
+        self._cached: tuple[Seen, tuple[str, str, bool], list[str]] | None = None
 
     def visible(self, seen: Seen) -> list[str]:
         """Return the runs that the filters let through, in order."""
-        key = (id(seen), self.pattern, self.state, self._is_by_state)
-        if self._cached is None or self._cached[0] != key:
-            self._cached = (key, self._visible(seen.survey))
-        return self._cached[1]
+        asked = (self.pattern, self.state, self._is_by_state)
+        if self._cached is None or self._cached[0] is not seen or self._cached[1] != asked:
+            self._cached = (seen, asked, self._visible(seen.survey))
+        return self._cached[2]
 
     def _visible(self, survey: Survey) -> list[str]:
         words = self.pattern.lower().split()
@@ -134,6 +143,17 @@ class RunList:
         if self._is_by_state:
             found.sort(key=lambda run: ORDER.index(survey.runs[run].state))
         return found
+
+    def settle(self, seen: Seen) -> str:
+        """Return the chosen run, "" where none is shown; one that is shown no more gives way to one in its place."""
+        runs = self.visible(seen)
+        if not runs:
+            self.chosen = ""
+        elif not self._has_moved:
+            self.chosen = runs[0]
+        elif self.chosen not in runs:
+            self.chosen = runs[min(self._top, len(runs) - 1)]
+        return self.chosen
 
     # --- keys ------------------------------------------------------------------------------------------------------
 
@@ -179,7 +199,8 @@ class RunList:
         if key not in steps:
             return False
         if runs:
-            place = runs.index(self.chosen) if self.chosen in runs else 0
+            place = runs.index(self.settle(seen))
+            self._has_moved = True
             self.chosen = runs[min(max(place + steps[key], 0), len(runs) - 1)]
         return True
 
@@ -191,7 +212,8 @@ class RunList:
         clock = time.strftime("%H:%M:%S", time.localtime(seen.t))
         head: list[Line] = [[(title, "bold"), (" " * max(width - len(title) - len(clock), 2), ""), (clock, "dim")]]
         head += [[("  " + printable(seen.trouble.split("\n")[0]), "yellow")]] if seen.trouble else []
-        head += seen.head
+        if height >= LEAST_HEIGHT:
+            head += [*seen.count_lines(width), *seen.head]
         room = height - len(head) - 2 - LEAST_ROWS
         failures = seen.failure_lines(min(MOST_FAILURES, max(room - 1, 0)))
         head += [*failures, []] if room > len(failures) else failures
@@ -200,8 +222,7 @@ class RunList:
     def _table(self, seen: Seen, *, width: int, height: int) -> list[Line]:
         runs = self.visible(seen)
         self._rows = rows = max(height - 1, 1)
-        if self.chosen not in runs:
-            self.chosen = runs[min(self._top, len(runs) - 1)] if runs else ""
+        self.settle(seen)
         place = runs.index(self.chosen) if runs else 0
         self._top = min(max(self._top, place - rows + 1), place, max(len(runs) - rows, 0))
         shown = runs[self._top : self._top + rows]
@@ -254,9 +275,10 @@ class Columns:
         self._kept: list[tuple[str, int]] = []
         left = width - 2 - self._run
         for name, size in fixed:
-            if left >= size + 2:
-                self._kept.append((name, size))
-                left -= size + 2
+            if left < size + 2:
+                break
+            self._kept.append((name, size))
+            left -= size + 2
         cells = "".join(f"  {name:>{size}}" if _is_number(name) else f"  {name:<{size}}" for name, size in self._kept)
         self.title = f"  {'run':<{self._run}}{cells}".rstrip()
 

@@ -43,8 +43,9 @@ class CurveReader:
         published = self._sweep.run(self._run) / METRICS
         if self.source != str(published):
             with suppress(FileNotFoundError, NotADirectoryError):
-                self._values = read_metrics(published)
-                self.source = str(published)
+                metrics = read_metrics(published)
+                if metrics:
+                    self._values, self.source = metrics, str(published)
         if self.source != str(published):
             for fold in attempts:
                 self._read_stream(fold)
