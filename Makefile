@@ -15,6 +15,8 @@ demo: environment  ## simulate a recording, train a small LFADS/BAND sweep here,
 
 test: environment  ## the whole test suite; TESTS=tests/data for a part of it
 	@scripts/slurm_packages.sh --install || true
+	@scripts/browser_packages.sh --install >/dev/null || true
+	@scripts/ssh_packages.sh --install || true
 	@$(BIN)/python -m pytest $(TESTS)
 
 lint: environment  ## style, types and formatting; changes nothing

@@ -66,6 +66,10 @@ class SchedulerError(BandError):
     exit_code = 3
 
 
+class RemoteError(SchedulerError):
+    """Another machine could not be reached, broke off, or lacks what is needed there."""
+
+
 def did_you_mean(word: str, choices: Iterable[str], *, summary: str = "") -> str:
     """Return the end of an error about an unknown `word`: the nearest choice, or `summary` (all) where none is near."""
     known = list(choices)

@@ -96,11 +96,16 @@ def create_exclusive(path: Path, data: bytes) -> bool:
     return True
 
 
-def rename_exclusive(source: Path, target: Path) -> bool:
+def rename_exclusive(source: Path, target: Path, *, flush: bool = True) -> bool:
     """Give the non-empty folder `source` the name `target` unless that is taken; return whether it was done.
 
     Where the file system has no rename that refuses to replace (NFS), the ordinary one serves: it replaces nothing but
     an empty folder, and a folder that won the name is never empty.
+
+    Args:
+        source: a folder.
+        target: its new path.
+        flush: have the new name on the disk before returning; a caller with many to rename does that once.
 
     Raises:
         OSError: `source` is missing, the target lies on another file system, the disk is read-only …
@@ -116,8 +121,9 @@ def rename_exclusive(source: Path, target: Path) -> bool:
         if error.errno in _TAKEN:
             return False
         raise
-    fsync_folder(target.parent)
-    fsync_folder(source.parent)
+    if flush:
+        fsync_folder(target.parent)
+        fsync_folder(source.parent)
     return True
 
 
@@ -315,6 +321,25 @@ def remove_stale_temporaries(folder: Path, *, older_than_s: float = 86_400.0) ->
                 with suppress(OSError):
                     if now - entry.stat(follow_symlinks=False).st_mtime > older_than_s:
                         os.unlink(entry.path)
+
+
+def sync_file_system(folder: Path) -> None:
+    """Have all that was written to the file system of `folder` on its disk: one call for any number of files.
+
+    Raises:
+        OSError: the disk is full, or failed.
+    """
+    call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if call is None:
+        os.sync()
+        return
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if call(file) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(file)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from band.files import (
 SCHEMA = 1
 SOURCES = (".py", ".cpp")
 RESULT = "result.json"
+ABSENT = ".absent.json"  # in a run's folder: which files of its manifest are not here because nobody wanted them here
 CHECKPOINTS = (
     "checkpoints.jsonl"  # in a trainer's folder: one line for each checkpoint it has written, its digest in it
 )
@@ -165,6 +166,20 @@ class SweepDir:
         """Return the folder that keeps a run that one attempt brought in after another had published it."""
         return self.superseded / f"{check_name(run_id, what='run id')}.{check_name(attempt, what='attempt')}"
 
+    @property
+    def differs(self) -> Path:
+        """Where runs are kept that came from another machine and are not what this one has under their ids."""
+        return self.runs / ".differs"
+
+    def differing_run(self, run_id: str, *, sha256: str) -> Path:
+        """Return the folder that keeps a run whose `result.json` has that digest."""
+        return self.differs / f"{check_name(run_id, what='run id')}.{check_name(sha256, what='digest')[:12]}"
+
+    @property
+    def sync(self) -> Path:
+        """Where band-sync keeps what it knows of other machines, and what is on its way from them."""
+        return self.path / "sync"
+
 
 def user_name(environment: Mapping[str, str] = os.environ) -> str:
     """Return the user's name as it can stand in a path, or the number where there is no name."""
@@ -258,8 +273,29 @@ def manifest_digests(result: Mapping[str, Any]) -> dict[str, str]:
         raise PublishError(f"the manifest of run {str(result.get('run_id'))[:80]!r} is damaged: {error}") from None
 
 
-def verify(folder: Path) -> dict[str, Any]:
+def absent_files(folder: Path) -> frozenset[str]:
+    """Return which files of a run were left where it came from, or were brought from here to where they are now."""
+    try:
+        return frozenset(map(str, read_json_object(folder / ABSENT)["files"]))
+    except (FileNotFoundError, BandError, KeyError, TypeError):
+        return frozenset()
+
+
+def mark_absent(folder: Path, names: Iterable[str]) -> None:
+    """Say which files of a run are not here on purpose; with none, it is whole."""
+    values = {"schema": SCHEMA, "files": sorted(names)}
+    if values["files"]:
+        write_atomic(folder / ABSENT, canonical_json(values) + b"\n")
+    else:
+        (folder / ABSENT).unlink(missing_ok=True)
+
+
+def verify(folder: Path, *, may_lack: Collection[str] = ()) -> dict[str, Any]:
     """Return the `result.json` of a run folder after checking it and every file that its manifest names.
+
+    Args:
+        folder: the run's folder.
+        may_lack: files that need not be there, such as `absent_files` has them.
 
     Raises:
         PublishError: a file is missing, altered or damaged; the message names it.
@@ -270,7 +306,13 @@ def verify(folder: Path) -> dict[str, Any]:
         try:
             found = sha256_file(path)
         except FileNotFoundError:
-            raise PublishError(f"{path} is missing, though the run's manifest names it") from None
+            if name in may_lack:
+                continue
+            elsewhere = "; it was left where the run is from: band-sync pull brings it"
+            raise PublishError(
+                f"{path} is missing, though the run's manifest names it"
+                + (elsewhere if name in absent_files(folder) else "")
+            ) from None
         except (BandError, OSError) as error:
             raise PublishError(f"{path} cannot be read: {error}") from None
         if found != digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,9 @@ CASES = {
     ),
     "maze": Case("maze: generator 100, batch 64", Arch(), 64, 50, 162),
 }  # fmt: skip
+# The same small model on longer trials and larger batches.
+CASES |= {f"small-T{bins}": dataclasses.replace(CASES["small"], bins=bins) for bins in (100, 140)}
+CASES |= {f"small-B{size}": dataclasses.replace(CASES["small"], batch_size=size) for size in (16, 256)}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One training step, timed in a process of its own so that peak memory is its own: ours or the reference.
 
-python -m benchmarks.step CASE MEMBERS ours|reference|check THREADS SECONDS prints one JSON line.
+python -m benchmarks.step CASE MEMBERS ours|reference|noise|floor|check THREADS SECONDS prints one JSON line.
 """
 
 from __future__ import annotations
@@ -90,6 +90,30 @@ def reference(case_name: str, members: int) -> Callable[[], None]:
     return step
 
 
+def noise(case_name: str, members: int) -> Callable[[], None]:
+    """Return the drawing of a step's random numbers alone."""
+    from benchmarks.cases import CASES, make_problem
+
+    problem = make_problem(CASES[case_name], range(members))
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        problem.noise.training(count)
+        count += 1
+
+    return step
+
+
+def floor(case_name: str, members: int) -> dict[str, float]:
+    """Return the products of a step: operations, and seconds at the rate of this machine at their shapes."""
+    from benchmarks.cases import CASES
+    from benchmarks.floor import floor_s, flops, products
+
+    found = products(CASES[case_name], members)
+    return {"flops": flops(found), "floor_s": floor_s(found)}
+
+
 def difference(case_name: str) -> float:
     """Return how far the reference's loss is from ours, relatively, on the same parameters, data, masks and draws."""
     import torch
@@ -119,7 +143,7 @@ def difference(case_name: str) -> float:
 def main() -> None:
     """Measure what the command line asks for."""
     case, members, what, threads, seconds = sys.argv[1:6]
-    if what == "ours":
+    if what != "reference":
         keep_freed_memory()
     import torch
 
@@ -127,7 +151,10 @@ def main() -> None:
     if what == "check":
         print(json.dumps({"difference": difference(case)}))
         return
-    step = ours(case, int(members)) if what == "ours" else reference(case, int(members))
+    if what == "floor":
+        print(json.dumps(floor(case, int(members))))
+        return
+    step = {"ours": ours, "reference": reference, "noise": noise}[what](case, int(members))
     print(json.dumps(measure(step, seconds=float(seconds))))
 
 

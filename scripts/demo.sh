@@ -50,7 +50,8 @@ TXT
 
 say "That took $SECONDS s. Where things are"
 cat <<TXT
-  figures        $SWEEP/report/*.png and .pdf; look at example_trials.png first
+  report         $SWEEP/report/report.html; open it in a browser, it needs no network
+  figures        $SWEEP/report/figures/*.png and .pdf; look at example_trials.png first
   table          $SWEEP/report/results.csv
   a run          $SWEEP/runs/*/: result.json, metrics.csv, outputs.h5, model.pt
 TXT

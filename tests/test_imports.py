@@ -24,6 +24,10 @@ HEAVY = {
     "hdmf",
     "pandas",
     "xarray",
+    "pyarrow",
+    "tensorboard",
+    "wandb",
+    "mlflow",
 }
 TRAINING_ROOMS = {"model", "train", "after"}  # alone in touching torch
 # Rooms and modules that import arrays at module level; all others name them inside the function that needs them.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from band.config import RunConfig, run_config_from_dict
 from band.errors import DataError, did_you_mean, needed
-from band.run_dir import read_result
+from band.run_dir import absent_files, read_result
 
 if TYPE_CHECKING:
     import h5py
@@ -160,6 +160,8 @@ class Run:
 
         path = self.folder / OUTPUTS
         if not path.is_file():
+            if OUTPUTS in absent_files(self.folder):
+                raise DataError(f"{path} was left where this run is from; band-sync pull NAME --what outputs brings it")
             raise DataError(
                 f"{path}: this run kept no arrays (output.level {self.config.output.level}); "
                 f"band-train infer {self.folder} {self.result['dataset']['path']} --into FILE.h5 computes them"

@@ -93,6 +93,48 @@ def show(watch: Watch, *, until: Callable[[], bool]) -> Survey:
     return survey
 
 
+@contextmanager
+def transfer(total: int, *, is_quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Yield what is told how many bytes of `total` are here: a bar with rate and time left, lines in a pipe."""
+    if is_quiet:
+        yield lambda done: None
+    elif sys.stdout.isatty():
+        with _transfer_bar(total) as update:
+            yield update
+    else:
+        begun = last = time.monotonic()
+        first: list[int] = []
+
+        def say(done: int) -> None:
+            nonlocal last
+            first.append(done) if not first else None
+            now = time.monotonic()
+            if now - last > LINE_S:
+                last = now
+                rate = (done - first[0]) / (now - begun)
+                left = f", {duration((total - done) / rate)} left" if rate else ""
+                print(time.strftime("%H:%M:%S"), f"{size(done)} of {size(total)}, {size(rate)}/s{left}", flush=True)
+
+        yield say
+
+
+@contextmanager
+def _transfer_bar(total: int) -> Iterator[Callable[[int], None]]:
+    from rich import progress
+
+    from band.cli.common import console
+
+    columns = (
+        progress.BarColumn(bar_width=None),
+        progress.DownloadColumn(binary_units=True),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console(), expand=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
 def running_tasks(survey: Survey) -> dict[str, list[RunStatus]]:
     """Return {task: its running runs}."""
     tasks: dict[str, list[RunStatus]] = {}

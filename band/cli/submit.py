@@ -34,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to run: local is this machine, else a template of sbatch_templates/ (default: as the sweep file or "
         "~/.config/band/config.yaml says, else local)",
     )
+    parser.add_argument(
+        "--host",
+        default="",
+        metavar="HOST[:PATH]",
+        help="send code, sweep and recordings to that machine by ssh, into its project folder PATH (default: as "
+        "hosts.HOST.path of ~/.config/band/config.yaml says), and submit there with the other options",
+    )
     parser.add_argument("--detach", action="store_true", help="return at once; the work goes on without a terminal")
     parser.add_argument("--jobs", **COUNT, help="tasks at once (default: as many as fit)")
     parser.add_argument("--threads", **COUNT, help="cores a task (default: 1; with --jobs, an even share)")
@@ -59,6 +66,10 @@ def _pack(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Plan, write, start and, on this machine, follow; 0 when every run is published or all is sent, 4 when not."""
     sweep = SweepDir(find_sweep(args.sweep))
+    if args.host:
+        from band.cli import submit_host
+
+        return submit_host.run(args, sweep=sweep)
     cluster = cluster_of(read_manifest(sweep.path), given=args.cluster)
     if cluster != LOCAL:
         from band.cli import submit_slurm

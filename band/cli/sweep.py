@@ -38,7 +38,12 @@ COMMANDS = {
     "throttle": Command("band.cli.throttle", "change how many array tasks of a sweep run at once at Slurm"),
     "rescue": Command("band.cli.rescue", "fetch finished runs from nodes that could not write home"),
     "collect": Command("band.cli.collect", "write the table of results, a row a run"),
-    "report": Command("band.cli.report", "tables and figures of a sweep's results, LFADS beside BAND"),
+    "report": Command(
+        "band.cli.report", "tables, figures and a page of a sweep's results, LFADS beside BAND; of several sweeps too"
+    ),
+    "export": Command(
+        "band.cli.export_runs", "hand runs on to TensorBoard, Weights & Biases or MLflow, without a network"
+    ),
     "cluster": Command("band.cli.cluster", "show partitions, free CPUs and GPUs, and one's own jobs and share"),
     "doctor": Command(
         "band.cli.doctor", "check that a cluster does what band needs, on this machine and on a compute node"
@@ -60,7 +65,9 @@ def dispatch(arguments: list[str]) -> int:
     module = importlib.import_module(COMMANDS[name].module)
     parser = argparse.ArgumentParser(prog=f"band-sweep {name}", description=module.HELP)
     module.add_arguments(parser)
-    code: int = module.run(parser.parse_args(arguments[1:]))
+    args = parser.parse_args(arguments[1:])
+    args.parser, args.words = parser, arguments[1:]  # as given, for a command that has another machine run it
+    code: int = module.run(args)
     return code
 
 

@@ -1,31 +1,95 @@
-"""`band-sync`: says what it will do once it is there, and how to bring results home until then."""
+"""`band-sync`: brings results home over ssh, sends recordings out, and says how far a sweep is on another machine."""
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import sys
+from typing import NamedTuple
 
-NOT_YET = 2  # as for a command used wrongly: nothing was done, and trying again will not help
+from band.cli.common import main_guard
 
-TEXT = """\
-band-sync is not there yet, and has copied nothing.
 
-It will bring the published runs of a sweep from a cluster to this machine: over ssh, only what is new, each run
-checked against the sizes and digests in its result.json before it counts as here, and continued where it broke off.
+class Command(NamedTuple):
+    """Where a command lives, the one line that says what it does, and examples."""
 
-Until then a sweep folder can be copied by any means while it is being written to: a run stands under runs/ only when
-it is complete. For example:
+    module: str
+    help: str
+    examples: str
 
-    rsync -a --partial cluster:project/experiments/sweeps/NAME/ experiments/sweeps/NAME/
 
-and `band-sweep report NAME` works on the copy."""
+COMMANDS = {
+    "pull": Command(
+        "band.cli.sync_pull",
+        "bring home what is new and done; verified, continued where it stopped",
+        """\
+  band-sync pull informatics:experiments/sweeps/maze          # what is new and done
+  band-sync pull maze                                         # the same from then on: home knows where it is from
+  band-sync pull maze --what results,metrics --watch 10m      # again and again, without the large files
+  band-sync pull maze --where hyper.behavior_weight=0,0.1 --where seed=0
+  band-sync pull maze 'band0.1-*' --what all --bwlimit 2M
+  band-sync pull maze --delete-remote-after-verify            # asks; then their result.json alone stays there""",
+    ),
+    "push": Command(
+        "band.cli.sync_push",
+        "send files out; verified, never over something else",
+        """\
+  band-sync push datasets/x.h5 informatics:datasets/
+  band-sync push datasets/*.h5 informatics:/scratch/me/ --bwlimit 10M""",
+    ),
+    "status": Command(
+        "band.cli.sync_status",
+        "say how far a sweep is where it runs, and what of it is at home",
+        """\
+  band-sync status informatics:experiments/sweeps/maze        # runs `band-sweep status` there; needs no copy
+  band-sync status maze --json""",
+    ),
+    "disconnect": Command(
+        "band.cli.sync_disconnect",
+        "close the connection that is kept for ten minutes",
+        "  band-sync disconnect informatics",
+    ),
+}
+EPILOG = """\
+HOST is what `ssh HOST` takes; ~/.ssh/config says how it is reached. One connection is opened, asking for a second
+factor once, and kept for ten minutes. Exit codes: 0 done, 1 your input, 2 usage, 3 ssh, 4 partial."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what `band-sync` will do; return 0 where that was asked for by --help, else 2."""
+    """Run `band-sync` with `argv` (default: the command line) and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    asked = bool({"-h", "--help"} & set(arguments))
-    print(TEXT, file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else NOT_YET
+    return main_guard(lambda: dispatch(arguments))
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run the command that `arguments` begin with; usage errors and --help end in SystemExit as argparse does it."""
+    if not arguments or arguments[0] not in COMMANDS:
+        parser = _parser(
+            "band-sync", "Bring results home, send recordings out, look at a sweep elsewhere.", _all_examples()
+        )
+        commands = parser.add_subparsers(metavar="COMMAND", required=True)
+        for name, command in COMMANDS.items():
+            commands.add_parser(name, help=command.help)
+        parser.parse_args(arguments)
+    command = COMMANDS[arguments[0]]
+    parser = _parser(f"band-sync {arguments[0]}", command.help, command.examples)
+    module = importlib.import_module(command.module)
+    module.add_arguments(parser)
+    code: int = module.run(parser.parse_intermixed_args(arguments[1:]))
+    return code
+
+
+def _parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=f"examples:\n{examples}\n\n{EPILOG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _all_examples() -> str:
+    return "\n".join(command.examples.split("\n")[0] for command in COMMANDS.values())
 
 
 if __name__ == "__main__":

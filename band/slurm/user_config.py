@@ -14,8 +14,9 @@ from band.yaml_file import Node, kind_of, plain, read_yaml
 
 _WORDS = ("cluster", "wckey", "hook", "webhook", "mail")
 _CLUSTER_WORDS = ("template", "wckey", "container", "scratch")
-KEYS = (*_WORDS, "clusters", "sbatch")
+KEYS = (*_WORDS, "clusters", "hosts", "sbatch")
 CLUSTER_KEYS = (*_CLUSTER_WORDS, "sbatch", "max_parallel", "setup")
+HOST_KEYS = ("path", "python", "setup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,15 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostConfig:
+    """What a user has set for one machine that is reached by ssh; empty: nothing."""
+
+    path: str = ""  # the project's folder there; "~/…" and relative ones start at the home there
+    python: str = ""  # the interpreter there that has what band needs
+    setup: tuple[str, ...] = ()  # lines that a login there runs first, such as `module load`
+
+
+@dataclass(frozen=True, kw_only=True)
 class UserConfig:
     """What a user has set; all empty where there is no file."""
 
@@ -39,6 +49,7 @@ class UserConfig:
     cluster: str = ""  # the one that `submit` takes without --cluster
     sbatch: Mapping[str, Value | None] = field(default_factory=dict)  # for every cluster
     clusters: Mapping[str, ClusterConfig] = field(default_factory=dict)
+    hosts: Mapping[str, HostConfig] = field(default_factory=dict)  # by their names in ~/.ssh/config
     wckey: str = ""
     hook: str = ""  # command that is called once a sweep is complete
     webhook: str = ""  # address that is told
@@ -71,8 +82,15 @@ def read_user_config(path: Path | None = None) -> UserConfig:
         return UserConfig(path=path)
     values = _mapping(read_yaml(path), keys=KEYS)
     clusters = {name: _cluster(node, name=name) for name, node in _mapping(values.get("clusters")).items()}
+    hosts = {name: _host(node, name=name) for name, node in _mapping(values.get("hosts")).items()}
     words: dict[str, Any] = {key: _word(node, key=key) for key, node in values.items() if key in _WORDS}
-    return UserConfig(path=path, sbatch=sbatch_layer(values.get("sbatch")), clusters=clusters, **words)
+    return UserConfig(path=path, sbatch=sbatch_layer(values.get("sbatch")), clusters=clusters, hosts=hosts, **words)
+
+
+def _host(node: Node, *, name: str) -> HostConfig:
+    values = _mapping(node, keys=HOST_KEYS, below=f"hosts.{name}.")
+    words = {key: _word(child, key=key) for key, child in values.items() if key != "setup"}
+    return HostConfig(setup=_lines(values["setup"]) if "setup" in values else (), **words)
 
 
 def _cluster(node: Node, *, name: str) -> ClusterConfig:

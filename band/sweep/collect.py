@@ -6,7 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ class PublishedRun:
     scores: Mapping[str, Scores]  # by split
     split: Mapping[str, Any]  # trials by split, and how it was made
     training: Mapping[str, Any]
+    sweep: str = ""  # name of the sweep that it was found in
+    dataset: Mapping[str, Any] = field(default_factory=dict)  # path and digest
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # code, versions, machine
 
     @property
     def weight(self) -> float:
@@ -64,30 +67,49 @@ class PublishedRun:
 class Collection:
     """What a sweep has published so far, and what is left out of it, in words."""
 
-    name: str
-    folder: Path
+    name: str  # of several sweeps: A+B
+    folder: Path  # of the first
     runs: Sequence[PublishedRun]
     left_out: Sequence[str]
+    folders: Sequence[Path] = ()  # of every sweep
 
 
-def collect(folder: Path) -> Collection:
-    """Return the published runs of the sweep in `folder`, in the order of its manifest.
+def collect(folder: Path, *others: Path) -> Collection:
+    """Return the published runs of the sweep in `folder`, in the order of its manifest, and those of others after it.
 
     Retired runs, damaged results and runs that are not published yet are left out and named.
 
     Raises:
-        SweepError: the sweep has no manifest, or no run of it is published.
+        SweepError: a sweep has no manifest, or no run of it is published, or two have one name.
     """
+    found: list[tuple[str, Path, dict[str, Any]]] = []
+    left_out: list[str] = []
+    names: list[str] = []
+    for one in (folder, *others):
+        name, results, missing = _read_results(one)
+        if name in names:
+            raise SweepError(f"{one}: a sweep named {name} is given already; sweeps that are compared differ in name")
+        names.append(name)
+        found += [(name, path, result) for path, result in results]
+        left_out += [f"{name}: {words}" if others else words for words in missing]
+    labels = _session_labels(result for _, _, result in found)
+    runs = [_published(path, result, labels=labels, sweep=name) for name, path, result in found]
+    return Collection(name="+".join(names), folder=folder, runs=runs, left_out=left_out, folders=(folder, *others))
+
+
+def _read_results(folder: Path) -> tuple[str, list[tuple[Path, dict[str, Any]]], list[str]]:
+    """Return a sweep's name, its runs' folders with their results, and what is left out, in words."""
     sweep = SweepDir(folder)
     manifest = read_manifest(folder)
-    results: list[tuple[str, dict[str, Any]]] = []
+    results: list[tuple[Path, dict[str, Any]]] = []
     left_out: list[str] = []
     missing: list[str] = []
     for run in manifest.active():
+        path = sweep.run(run.id)
         try:
-            results.append((run.id, read_result(sweep.run(run.id))))
+            results.append((path, read_result(path)))
         except PublishError as error:
-            if sweep.run(run.id).exists():
+            if path.exists():
                 left_out.append(str(error))
             else:
                 missing.append(run.id)
@@ -95,19 +117,17 @@ def collect(folder: Path) -> Collection:
         raise SweepError(
             f"{folder}: no run of this sweep is published yet; `band-sweep status {manifest.name}` says how far it is"
         )
-    labels = _session_labels(result for _, result in results)
     if missing:
         left_out.append(f"not published yet: {named(missing)}")
     if num_retired := len(manifest.runs) - len(manifest.active()):
         left_out.append(f"no longer in the sweep (retired): {num_retired} runs")
-    runs = [_published(run_id, sweep.run(run_id), result, labels=labels) for run_id, result in results]
-    return Collection(name=manifest.name, folder=folder, runs=runs, left_out=left_out)
+    return manifest.name, results, left_out
 
 
-def write_results(collection: Collection) -> Path:
-    """Write report/results.csv in the sweep's folder, a row a run, and return its path."""
-    path = collection.folder / RESULTS
-    path.parent.mkdir(exist_ok=True)
+def write_results(collection: Collection, *, into: Path | None = None) -> Path:
+    """Write results.csv, a row a run, into a folder, by default the sweep's report/, and return its path."""
+    path = (collection.folder / RESULTS if into is None else into / Path(RESULTS).name).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, collection.runs)
     return path
 
@@ -134,10 +154,10 @@ def _session_labels(results: Iterable[Mapping[str, Any]]) -> dict[tuple[str, flo
 
 
 def _published(
-    run_id: str, folder: Path, result: Mapping[str, Any], *, labels: Mapping[tuple[str, float | None], str]
+    folder: Path, result: Mapping[str, Any], *, labels: Mapping[tuple[str, float | None], str], sweep: str
 ) -> PublishedRun:
     return PublishedRun(
-        id=run_id,
+        id=folder.name,
         folder=folder,
         session=labels[_recording(result)],
         parameters=flatten(result["config"]),
@@ -145,6 +165,9 @@ def _published(
         scores=result["scores"],
         split=result["split"],
         training=result["training"],
+        sweep=sweep,
+        dataset=result["dataset"],
+        provenance=result.get("provenance", {}),
     )
 
 
@@ -172,6 +195,7 @@ def table_row(run: PublishedRun) -> dict[str, Any]:
     scores = {f"{split}/{name}": value for split in SPLITS for name, value in run.scores.get(split, {}).items()}
     return {
         "run_id": run.id,
+        "sweep": run.sweep,
         "model": "BAND" if run.weight > 0 else "LFADS",
         "session": run.session,
         **run.parameters,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MM = 1 / 25.4
 TRUTH, LFADS, QUIET = "#000000", "#0072B2", "#8A8A8A"  # with BAND's, of Okabe and Ito 2008
 BAND = ("#D55E00", "#E69F00", "#CC79A7", "#009E73")  # heaviest weight of behaviour first
+# Text in a line's colour is darker than the line, or it could not be read on white.
+INK = {"#D55E00": "#B04E00", "#E69F00": "#8F6300", "#CC79A7": "#A34E7E", "#009E73": "#007556", QUIET: "#636363"}
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
@@ -92,9 +94,14 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 def colours_of(weights: Sequence[float]) -> dict[float, str]:
     """Return a colour for each weight of behaviour; 0 is LFADS; beyond four the lighter ones share the last."""
     colours = {0.0: LFADS}
-    for place, weight in enumerate(sorted((w for w in weights if w > 0), reverse=True)):
+    for place, weight in enumerate(sorted({w for w in weights if w > 0}, reverse=True)):
         colours[weight] = BAND[min(place, len(BAND) - 1)]
     return colours
+
+
+def ink(colour: str) -> str:
+    """Return the colour of text that belongs to what is drawn in `colour`."""
+    return INK.get(colour, colour)
 
 
 def label_ends(figure: Figure, axes: Sequence[Axes], lines: Sequence[Sequence[Line]], *, size: float = 7) -> None:
@@ -109,7 +116,7 @@ def label_ends(figure: Figure, axes: Sequence[Axes], lines: Sequence[Sequence[Li
                 end.text,
                 (1.02, y),
                 xycoords=("axes fraction", "data"),
-                color=end.colour,
+                color=ink(end.colour),
                 va="center",
                 fontsize=size,
                 annotation_clip=False,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from band.sweep.collect import PublishedRun
-from band.sweep.figure_style import QUIET, TRUTH, as_text, bare, colours_of, new_figure
+from band.sweep.figure_style import QUIET, TRUTH, as_text, bare, colours_of, ink, new_figure
 from band.sweep.shown import Shown, name_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def read_outputs(run: PublishedRun, *, needed: Sequence[str], wanted: Sequence[s
     )
 
 
-def _read_pair(shown: Shown, *, needed: Sequence[str], wanted: Sequence[str] = ()) -> list[Outputs]:
+def read_pair(shown: Shown, *, needed: Sequence[str], wanted: Sequence[str] = ()) -> list[Outputs]:
     """Return the outputs of the LFADS and the BAND run that are shown, those that kept what is needed."""
     colours = colours_of(list(shown.by_weight))
     found = [
@@ -74,11 +74,13 @@ def _read_pair(shown: Shown, *, needed: Sequence[str], wanted: Sequence[str] = (
     return [outputs for outputs in found if outputs is not None]
 
 
-def _time(outputs: Outputs, num_bins: int) -> Array:
+def time_of(outputs: Outputs, num_bins: int) -> Array:
+    """Return when bins begin, in ms where their width is known, else in bins."""
     return np.arange(num_bins) * (outputs.bin_ms or 1.0)
 
 
-def _time_label(outputs: Outputs) -> str:
+def time_label(outputs: Outputs) -> str:
+    """Return what an axis of time is called."""
     return "time (bins)" if outputs.bin_ms is None else "time (ms)"
 
 
@@ -89,7 +91,8 @@ def _head(figure: Figure, entries: Sequence[tuple[str, str]], *, remark: str) ->
     handles = [Line2D([], [], color=colour, linewidth=1.5, label=text) for text, colour in entries]
     handles.append(Line2D([], [], color=QUIET, linewidth=0, label=remark))
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, labelcolor="linecolor",
+        handles=handles, loc="outside upper left", ncols=len(handles), frameon=False,
+        labelcolor=[ink(str(handle.get_color())) for handle in handles],
         handlelength=1.2, columnspacing=2, borderaxespad=0.3,
     )  # fmt: skip
 
@@ -114,7 +117,7 @@ def choose_trials(behavior: Array, cond: Array | None, *, count: int) -> Array:
 def example_trials(shown: Shown, *, decode: Decode, behavior_names: Sequence[str] | None) -> Figure | None:
     """Return true and decoded behaviour of a few test trials, and the paths that velocities integrate to."""
     needed = ("train_factors", "train_behavior", "test_factors", "test_behavior")
-    pair = _read_pair(shown, needed=needed, wanted=["test_cond"])
+    pair = read_pair(shown, needed=needed, wanted=["test_cond"])
     trials = (
         choose_trials(pair[0].arrays["test_behavior"], pair[0].arrays.get("test_cond"), count=MAX_EXAMPLES)
         if pair
@@ -145,7 +148,7 @@ def example_trials(shown: Shown, *, decode: Decode, behavior_names: Sequence[str
         grid[0, column].set_title(_name_of_trial(trial, pair[0].arrays.get("test_cond")))
         if has_path:
             _paths(grid[-1, column], pair, true[trial], [d[trial] for d in decoded])
-    grid[len(channels) - 1, 0].set_xlabel(_time_label(pair[0]))
+    grid[len(channels) - 1, 0].set_xlabel(time_label(pair[0]))
     for k, label in enumerate(channels):
         grid[k, 0].set_ylabel(as_text(label))
     if has_path:
@@ -172,7 +175,7 @@ def _name_of_trial(trial: int, cond: Array | None) -> str:
 
 
 def _traces(axes: Axes, pair: Sequence[Outputs], true: Array, decoded: Sequence[Array]) -> None:
-    time = _time(pair[0], len(true))
+    time = time_of(pair[0], len(true))
     axes.axhline(0, color=QUIET, linewidth=0.4, zorder=0)
     axes.plot(time, true, color=TRUTH, linewidth=1.3)
     for outputs, values in zip(pair, decoded, strict=True):
@@ -196,7 +199,7 @@ def _paths(axes: Axes, pair: Sequence[Outputs], true: Array, decoded: Sequence[A
 
 def rasters(shown: Shown) -> Figure | None:
     """Return the spikes of two test trials beside the rates that each model infers, neurons in one order."""
-    pair = _read_pair(shown, needed=("test_output_params", "test_recon_data"), wanted=["test_cond", "test_behavior"])
+    pair = read_pair(shown, needed=("test_output_params", "test_recon_data"), wanted=["test_cond", "test_behavior"])
     if not pair:
         return None
     spikes, cond = pair[0].arrays["test_recon_data"], pair[0].arrays.get("test_cond")
@@ -209,17 +212,17 @@ def rasters(shown: Shown) -> Figure | None:
     width = pair[0].bin_ms or 1.0
     most = max(1.0, float(np.nanpercentile(spikes, 99.5)))
     for row, trial in enumerate(trials):
-        _map(grid[row, 0], spikes[trial][:, keep[order]], width=width, cmap="Greys", highest=most)
+        draw_map(grid[row, 0], spikes[trial][:, keep[order]], width=width, cmap="Greys", highest=most)
         for axes, found in zip(grid[row, 1:], rates, strict=True):
-            image = _map(axes, found[trial][:, order], width=width, cmap="magma_r")
+            image = draw_map(axes, found[trial][:, order], width=width, cmap="magma_r")
         grid[row, 0].set_ylabel(f"neuron ({_name_of_trial(trial, cond)})")
     titles = [
         ("spikes, darker: more in a bin" if most > 1 else "spikes", TRUTH),
         *((f"{outputs.label}, inferred rates", outputs.colour) for outputs in pair),
     ]
     for axes, (title, colour) in zip(grid[0], titles, strict=True):
-        axes.set_title(title, color=colour)
-    grid[-1, 0].set_xlabel(_time_label(pair[0]))
+        axes.set_title(title, color=ink(colour))
+    grid[-1, 0].set_xlabel(time_label(pair[0]))
     bar = figure.colorbar(image, ax=grid, shrink=0.4, aspect=25, ticks=[0, 1], pad=0.01)
     bar.ax.set_yticklabels(["lowest", "highest"])
     bar.set_label("neuron's rate", labelpad=-18)
@@ -252,7 +255,7 @@ def order_neurons(rates: Array, *, is_aligned: bool) -> Array:
     return np.argsort(np.arctan2(vectors[:, -1], vectors[:, -2 if len(vectors) > 1 else -1]), kind="stable")
 
 
-def _map(axes: Axes, values: Array, *, width: float, cmap: str, highest: float = 1.0) -> AxesImage:
+def draw_map(axes: Axes, values: Array, *, width: float, cmap: str, highest: float = 1.0) -> AxesImage:
     """Draw values (R, N) from 0 to `highest` as a map, time from left to right, neurons from the top."""
     extent = (0, len(values) * width, values.shape[1], 0)
     image = axes.imshow(values.T, aspect="auto", extent=extent, cmap=cmap, vmin=0, vmax=highest)

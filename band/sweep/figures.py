@@ -13,6 +13,16 @@ from numpy.typing import NDArray
 
 from band.sweep.collect import PublishedRun, Setting
 from band.sweep.compare import Comparison
+from band.sweep.cost import cost_of
+from band.sweep.figure_movement import decoded_by_condition, single_trial
+from band.sweep.figure_runs import (
+    control_ablation,
+    cost_figure,
+    paired_differences,
+    parallel_coordinates,
+    parameter_effects,
+    pbt_lineage,
+)
 from band.sweep.figure_style import (
     QUIET,
     Line,
@@ -24,6 +34,7 @@ from band.sweep.figure_style import (
     style,
 )
 from band.sweep.figure_trials import Decode, example_trials, rasters
+from band.sweep.lineage import read_lineages
 from band.sweep.report import Report
 from band.sweep.shown import Shown, choose_shown, name_of
 
@@ -40,26 +51,44 @@ def draw_figures(
 ) -> list[Path]:
     """Draw the figures of a report as PDF and PNG into `folder` and return their paths.
 
-    Example trials and rasters are drawn where the runs kept their outputs.
+    Those of single trials are drawn where the runs kept their outputs.
 
     Args:
         report: of the sweep.
-        folder: where the files go; it exists.
+        folder: where the files go; made if need be.
         decode: the read-out of example trials.
         behavior_names: of the channels; None: two channels are taken as a velocity.
     """
-    shown = choose_shown(report.comparisons)
+    folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     with style():
-        for name, figure in (
-            ("learning_curves", learning_curves(shown)),
-            ("r2_vs_bits", r2_against_bits(report.comparisons, shown=shown.setting)),
-            ("example_trials", example_trials(shown, decode=decode, behavior_names=behavior_names)),
-            ("rasters", rasters(shown)),
-        ):
+        for name, draw in _drawings(report, decode=decode, behavior_names=behavior_names).items():
+            figure = draw()
             if figure is not None:
                 paths += save(figure, folder / name)
     return paths
+
+
+def _drawings(
+    report: Report, *, decode: Decode, behavior_names: Sequence[str] | None
+) -> dict[str, Callable[[], Figure | None]]:
+    """Return how each figure is drawn, by the name of its files."""
+    runs, comparisons = report.collection.runs, report.comparisons
+    shown = choose_shown(comparisons)
+    return {
+        "paired_differences": lambda: paired_differences(comparisons, report.paired_scores),
+        "parameter_effects": lambda: parameter_effects(runs, report.effects),
+        "parallel_coordinates": lambda: parallel_coordinates(runs, report.paired_scores),
+        "learning_curves": lambda: learning_curves(shown),
+        "r2_vs_bits": lambda: r2_against_bits(comparisons, shown=shown.setting),
+        "decoded_by_condition": lambda: decoded_by_condition(shown, decode=decode, behavior_names=behavior_names),
+        "example_trials": lambda: example_trials(shown, decode=decode, behavior_names=behavior_names),
+        "rasters": lambda: rasters(shown),
+        "single_trial": lambda: single_trial(shown, behavior_names=behavior_names),
+        "control_ablation": lambda: control_ablation(shown.by_weight),
+        "pbt_lineage": lambda: pbt_lineage(read_lineages([run.folder for run in runs])),
+        "cost": lambda: cost_figure(cost_of(report.collection.folders, runs)),
+    }
 
 
 # Learning curves ------------------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from statistics import fmean
 from typing import Any
 
 from band.errors import SweepError
-from band.sweep.collect import WEIGHT, Collection, PublishedRun, Setting, collect
+from band.sweep.across import Across, across
+from band.sweep.collect import WEIGHT, Collection, PublishedRun, Setting, collect, named
 from band.sweep.compare import Beside, Choice, Comparison, choose, compare, is_band_alone, varying
+from band.sweep.effects import Effect, effects
 from band.sweep.statistics import MIN_UNITS, Summary
 
 CHOOSE_BY = "bits_per_spike"
@@ -84,15 +86,19 @@ class Report:
     comparisons: Sequence[Comparison]
     sections: Sequence[Section]
     left_out: Sequence[str]
+    paired_scores: Sequence[str] = ()  # those that LFADS and BAND both have, the main ones first
+    effects: Sequence[Effect] = ()
+    across: Sequence[Across] = ()  # sweeps beside each other
 
 
 def build_report(
-    folder: Path, *, metrics: Sequence[str] = (), sort: str | None = None, choose_by: str = CHOOSE_BY
+    folder: Path, *others: Path, metrics: Sequence[str] = (), sort: str | None = None, choose_by: str = CHOOSE_BY
 ) -> Report:
-    """Return the report of the sweep in `folder`, from its published runs alone.
+    """Return the report of the sweep in `folder`, from its published runs alone, or of several sweeps together.
 
     Args:
         folder: of the sweep.
+        others: folders of sweeps that are compared with it.
         metrics: names of scores for a single table; empty: the usual tables.
         sort: a parameter or score to sort rows by, best score first; None: by setting.
         choose_by: the score on valid that chooses among settings, of LFADS and BAND alike.
@@ -100,15 +106,14 @@ def build_report(
     Raises:
         SweepError: nothing is published, or a score or key is not known; says what is.
     """
-    collection = collect(folder)
+    collection = collect(folder, *others)
     on_test = [run.scores.get("test", {}) for run in collection.runs]
     known = sorted({name for scores in on_test for name in scores})
     found = {name for scores in on_test for name, value in scores.items() if value is not None}
     parameters = varying(collection.runs)
-    for name in metrics:
-        _check_known(name, known, what="score")
-    _check_known(choose_by, [name for name in known if not is_band_alone(name)], what="score of both models")
-    comparisons, left_out = compare(collection.runs)
+    _check_scores(metrics, known, choose_by=choose_by)
+    runs, shared = _unique(collection.runs)
+    comparisons, left_out = compare(runs)
     comparisons = _sorted(comparisons, parameters, sort=sort, known=known)
     choices, no_candidates = choose(comparisons, by=choose_by)
     scores = metrics or [name for name in MAIN if name in found]
@@ -118,12 +123,34 @@ def build_report(
         sections.append(_choices_section(choices, parameters, scores=scores, choose_by=choose_by))
     if not metrics:
         sections += _more_sections(comparisons, parameters, collection.runs, found=found)
+    paired = [name for name in (*MAIN, *WITHIN) if name in found and not is_band_alone(name)]
     return Report(
         collection=collection,
         comparisons=comparisons,
         sections=sections,
-        left_out=[*collection.left_out, *left_out, *no_candidates],
+        left_out=[*collection.left_out, *shared, *left_out, *no_candidates],
+        paired_scores=paired,
+        effects=effects(runs, paired[:4]),
+        across=across(collection.runs, paired),
     )
+
+
+def _unique(runs: Sequence[PublishedRun]) -> tuple[list[PublishedRun], list[str]]:
+    """Return runs of equal parameters and data once, as the first sweep has them, and what is left out."""
+    found: dict[tuple[Any, ...], PublishedRun] = {}
+    twice = []
+    for run in runs:
+        key = (run.setting, run.weight, run.cell, run.outcome)
+        if found.setdefault(key, run) is not run:
+            twice.append(run.id)
+    words = f"in several sweeps, LFADS beside BAND counts the first sweep's: {named(twice)}"
+    return list(found.values()), [words] if twice else []
+
+
+def _check_scores(metrics: Sequence[str], known: Sequence[str], *, choose_by: str) -> None:
+    for name in metrics:
+        _check_known(name, known, what="score")
+    _check_known(choose_by, [name for name in known if not is_band_alone(name)], what="score of both models")
 
 
 def _check_known(name: str, known: Sequence[str], *, what: str) -> None:
@@ -139,7 +166,7 @@ def _sorted(
 
     def order(comparison: Comparison, keys: Sequence[str]) -> list[tuple[bool, bool, Any]]:
         values = [comparison.weight if key == WEIGHT else dict(comparison.setting)[key] for key in keys]
-        return [(value is not None, isinstance(value, str), value or 0) for value in values]
+        return [(value is not None, isinstance(value, str), 0 if value is None else value) for value in values]
 
     by_setting = sorted(comparisons, key=lambda c: order(c, [*parameters, WEIGHT]))
     if sort is None:

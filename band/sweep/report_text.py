@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from band.sweep.across import Across
 from band.sweep.compare import Beside, is_band_alone
 from band.sweep.report import Report, Row, Section, label_of, show
+from band.sweep.shown import name_of
 from band.sweep.statistics import Summary
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NONE = "-"
+MOST_ACROSS = 3  # scores by which sweeps are compared in a terminal; the page has all
 WIDTH = 100  # of tables and notes, at most: what a terminal beside another window, a mail or a notebook still has
 
 
@@ -28,6 +31,8 @@ def as_json(report: Report) -> dict[str, Any]:
             {"title": s.title, "notes": list(s.notes), "rows": [_row_as_json(row, s) for row in s.rows]}
             for s in report.sections
         ],
+        "effects": [asdict(effect) for effect in report.effects],
+        "across": [asdict(one) for one in report.across],
         "left_out": list(report.left_out),
     }
 
@@ -56,8 +61,30 @@ def print_report(report: Report, *, console: Console) -> None:
         for note in section.notes:
             console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2)), width=width)
         console.print()
+    if report.across:
+        console.print(Text("Sweeps beside each other, over runs that are equal in what is swept", style="bold"))
+        for line in _across_lines(report.across):
+            console.print(Padding(Text(line), (0, 0, 0, 2)), width=width)
+        console.print()
     for message in report.left_out:
         console.print(Text(f"Left out: {show(message)}"), width=width)
+
+
+def _across_lines(found: Sequence[Across]) -> list[str]:
+    """Return a line for each later sweep, model and score: both means, their difference, and what n is."""
+    lines = []
+    for one in found:
+        for name, (first, second, less) in list(one.by_score.items())[:MOST_ACROSS]:
+            digits = _digits(name)
+            sides = f"{one.first} {first.mean:.{digits}f}, {one.second} {second.mean:.{digits}f}"
+            difference = f"{less.mean:+.{digits}f} {_error(less, digits)}".rstrip()
+            what = f"{name_of(one.weight)}, {label_of(name)}"
+            lines.append(f"{what}: {show(sides)}, difference {difference}; {less.count}")
+    return lines
+
+
+def _digits(name: str) -> int:
+    return 4 if "b" in name.rpartition("/")[2] and "r2" not in name else 3
 
 
 def _fitting(section: Section, *, console: Console, width: int) -> list[list[str]]:
@@ -98,7 +125,7 @@ def _cell(name: str, beside: Beside) -> Any:
     """Return the sides and their difference in the columns of `_head`, with what is known of its error below."""
     from rich.text import Text
 
-    digits = 4 if "b" in name.rpartition("/")[2] and "r2" not in name else 3
+    digits = _digits(name)
     lfads, band = _mean(beside.lfads, digits), _mean(beside.band, digits)
     if is_band_alone(name):
         return Text(f"{band:>7}")

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import resource
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def export_member(
         "training": training_section(member, population, trials.widths, outcome),
         "scores": scores,
         "split": {**sizes, "how": "; ".join(dict.fromkeys(split.how for split in splits))},
-        "provenance": provenance,
+        "provenance": {**provenance, **peak_memory()},
     }
     seal(folder, result=result)
     return outcome
@@ -115,6 +116,15 @@ def training_section(member: Member, population: Population, widths: Widths, out
         "seconds": round(population.seconds, 3),
         "effective_beta": effective_beta(member.config.hyper, member.config.train, widths),
     }
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the most memory that this process has had so far, and of a GPU where it has used one, in bytes."""
+    kibibyte = 1024  # ru_maxrss counts in these on Linux
+    found = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibibyte}
+    if torch.cuda.is_initialized():
+        found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_reserved()
+    return found
 
 
 def _which(schedule: Schedule) -> str:

@@ -277,7 +277,17 @@ def outputs_of(run, *, conditions=3):
     return arrays
 
 
-FIGURES = {f"{n}.{s}" for n in ("learning_curves", "r2_vs_bits", "example_trials", "rasters") for s in ("pdf", "png")}
+OF_RUNS = {"paired_differences", "parallel_coordinates", "learning_curves", "r2_vs_bits", "cost"}
+OF_TRIALS = {"example_trials", "rasters", "single_trial"}
+FILES = {"report.html", "results.csv", "results.parquet"}
+
+
+def drawn(folder):
+    """Return the figures of a report, each there as PDF and PNG."""
+    names = {path.name for path in (folder / "report" / "figures").iterdir()}
+    stems = {name.partition(".")[0] for name in names}
+    assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("pdf", "png")}
+    return stems
 
 
 @pytest.mark.parametrize("conditions", [3, 0])
@@ -287,14 +297,14 @@ def test_the_command_writes_a_table_of_runs_and_figures_whose_text_stays_text(tm
     )
     assert main(["report", str(folder)]) == 0
     text = capsys.readouterr().out
-    assert "BAND-LFADS" in text and "Wrote results.csv and, as PDF and PNG, learning_curves, r2_vs_bits" in text
+    assert "BAND-LFADS" in text and "Wrote results.csv, results.parquet, report.html and " in text
     assert max(map(len, text.replace(str(folder), "").splitlines())) <= 100
-    assert {path.name for path in (folder / "report").iterdir()} == FIGURES | {"results.csv"}
-    for name in FIGURES:
-        data = (folder / "report" / name).read_bytes()
-        assert data.startswith(b"%PDF" if name.endswith("pdf") else b"\x89PNG") and len(data) > 3000
-    pdf = (folder / "report" / "learning_curves.pdf").read_bytes()
-    assert b"/Type0" in pdf or b"/TrueType" in pdf
+    assert {path.name for path in (folder / "report").iterdir()} == FILES | {"figures"}
+    assert drawn(folder) == OF_RUNS | OF_TRIALS | ({"decoded_by_condition"} if conditions else set())
+    for path in (folder / "report" / "figures").iterdir():
+        data = path.read_bytes()
+        assert data.startswith(b"%PDF" if path.suffix == ".pdf" else b"\x89PNG") and len(data) > 3000
+        assert path.suffix == ".png" or b"/Type0" in data or b"/TrueType" in data
 
 
 def test_the_table_of_runs_has_every_run_with_every_parameter_and_score(tmp_path):
@@ -302,7 +312,7 @@ def test_the_table_of_runs_has_every_run_with_every_parameter_and_score(tmp_path
     assert main(["report", str(folder), "--no-figures"]) == 0
     with (folder / "report" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [path.name for path in (folder / "report").iterdir()] == ["results.csv"]
+    assert {path.name for path in (folder / "report").iterdir()} == FILES
     assert len(rows) == 6 and {row["model"] for row in rows} == {"LFADS", "BAND"}
     for row in rows:
         run = {"session": "maze", "hyper.behavior_weight": float(row["hyper.behavior_weight"]), "data.fold": 0}
@@ -323,8 +333,7 @@ def test_json_is_one_object_with_the_same_numbers(tmp_path, capsys):
 def test_runs_without_outputs_have_the_figures_that_need_none(tmp_path):
     folder = publish_sweep(tmp_path / "s", runs_of(), scores=made_up)
     assert main(["report", str(folder)]) == 0
-    names = {path.stem for path in (folder / "report").iterdir()}
-    assert names == {"results", "learning_curves", "r2_vs_bits"}
+    assert drawn(folder) == OF_RUNS
 
 
 def test_lfads_alone_and_behaviour_of_one_channel_are_drawn_too(tmp_path):
@@ -334,7 +343,7 @@ def test_lfads_alone_and_behaviour_of_one_channel_are_drawn_too(tmp_path):
 
     folder = publish_sweep(tmp_path / "s", runs_of(weights=(0.0,)), scores=made_up, outputs=outputs)
     assert main(["report", str(folder), "--behavior", "grip force"]) == 0
-    assert {path.name for path in (folder / "report").iterdir()} == FIGURES | {"results.csv"}
+    assert drawn(folder) == (OF_RUNS | OF_TRIALS) - {"paired_differences", "parallel_coordinates"}
 
 
 def test_reporting_changes_no_published_file_and_can_be_repeated(tmp_path):
@@ -361,3 +370,23 @@ def test_a_sweep_is_reported_from_another_place_than_it_was_made_in(tmp_path):
     folder = publish_sweep(tmp_path / "s", runs_of(), scores=made_up)
     moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
     assert main(["report", str(moved), "--no-figures"]) == 0
+
+
+def test_parquet_has_the_rows_and_columns_of_the_table_with_types(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    runs = runs_of(settings=({"hyper.lr": 0.01}, {"hyper.lr": 1}), seeds=2)
+    folder = publish_sweep(tmp_path / "s", runs, scores=made_up)
+    assert main(["report", str(folder), "--no-figures"]) == 0
+    table = pandas.read_parquet(folder / "report" / "results.parquet")
+    text = pandas.read_csv(folder / "report" / "results.csv")
+    assert list(table.columns) == list(text.columns) and len(table) == 8
+    assert table["hyper.lr"].tolist() == text["hyper.lr"].tolist() and table["arch.causal_con"].dtype == bool
+    assert table["test/behavior_r2/own/mean"].isna().sum() == 4
+
+
+def test_without_pyarrow_all_else_is_written_and_the_line_that_installs_it_is_printed(tmp_path, monkeypatch, capsys):
+    folder = publish_sweep(tmp_path / "s", runs_of(), scores=made_up)
+    monkeypatch.setattr("band.sweep.parquet.is_available", lambda: False)
+    assert main(["report", str(folder), "--no-figures"]) == 0
+    assert "pip install 'band-sweep[parquet]'" in capsys.readouterr().out
+    assert {path.name for path in (folder / "report").iterdir()} == {"results.csv", "report.html"}

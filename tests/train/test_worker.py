@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from finished_run import finish
 from tiny import Worker, config, write_recording, write_task
 
 from band.run_dir import verify
@@ -256,3 +258,9 @@ def test_a_canary_makes_its_outputs_for_nothing_stops_and_goes_on_as_if_it_had_n
     assert second.wait() == 0
     for run in runs():
         assert_same(finished(work / "runs" / run), undisturbed[run])
+
+
+def test_a_result_tells_how_much_memory_its_training_took(recording, tmp_path):
+    folder = finish(tmp_path / "run", recording, config(seed=1, train={"max_epochs": 40}), steps=4)
+    peak = verify(folder)["provenance"]["peak_memory_bytes"]
+    assert 10 * 2**20 < peak < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,101 @@
+"""The lineage of a population-based training, read from `lineage.csv` alone, whoever wrote it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LINEAGE = "lineage.csv"
+COLUMNS = ("generation", "member", "parent", "epochs", "hyperparameters", "score")  # that are no hyperparameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One member in one generation."""
+
+    generation: int
+    member: str
+    parent: str  # member of the generation before, "" in the first
+    score: float | None
+    hyperparameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """Every member of every generation of one training."""
+
+    run: str  # id, name of the folder it was found in
+    folder: Path
+    members: Sequence[Member]
+
+    def ancestors(self, last: Member) -> list[Member]:
+        """Return a member and whom it descends from, oldest first."""
+        known = {(m.generation, m.member): m for m in self.members}
+        line = [last]
+        while (before := known.get((line[-1].generation - 1, line[-1].parent))) is not None:
+            line.append(before)
+        return line[::-1]
+
+    def best(self, *, is_higher_better: bool = False) -> Member | None:
+        """Return the best member of the last generation that has scores."""
+        scored = [m for m in self.members if m.score is not None]
+        last = [m for m in scored if m.generation == max(s.generation for s in scored)]
+        sign = -1 if is_higher_better else 1
+        return min(last, key=lambda m: sign * (m.score or 0.0), default=None)
+
+
+def read_lineages(folders: Sequence[Path]) -> list[Lineage]:
+    """Return the lineage of every folder that has one; lines that are none are passed over."""
+    found = []
+    for folder in folders:
+        with suppress(OSError, csv.Error):
+            with (folder / LINEAGE).open(newline="", encoding="utf-8", errors="replace") as file:
+                members = [member for row in csv.DictReader(file) if (member := _member(row)) is not None]
+            if members:
+                found.append(Lineage(run=folder.name, folder=folder, members=members))
+    return found
+
+
+def _member(row: Mapping[str | None, str | None]) -> Member | None:
+    """Return the member that a line tells of; None where it tells of none."""
+    try:
+        generation = int(float(row.get("generation") or ""))
+    except (ValueError, OverflowError):
+        return None
+    if not row.get("member"):
+        return None
+    return Member(
+        generation=generation,
+        member=str(row["member"]),
+        parent=str(row.get("parent") or ""),
+        score=_number(row.get("score")),
+        hyperparameters=_hyperparameters(row),
+    )
+
+
+def _number(text: str | None) -> float | None:
+    with suppress(TypeError, ValueError):
+        value = float(text or "")
+        return value if math.isfinite(value) else None
+    return None
+
+
+def _hyperparameters(row: Mapping[str | None, str | None]) -> dict[str, str]:
+    """Return them as a JSON object in one column has them, or as columns of their own."""
+    found: dict[str, object] = {str(k): v for k, v in row.items() if k and k not in COLUMNS and v}
+    with suppress(ValueError, RecursionError):
+        values = json.loads(row.get("hyperparameters") or "{}")
+        if isinstance(values, dict):
+            found |= values
+    return {str(key): _short(str(value)) for key, value in found.items()}
+
+
+def _short(words: str) -> str:
+    """Return a number in five digits, other words as they are."""
+    number = _number(words)
+    return words if number is None else f"{number:.5g}"
