@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from band.errors import BandError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
+SCHEMA = 1  # of what is printed as JSON
+_command = [""]  # the one that this process runs
 
 
 def main_guard(command: Callable[[], int]) -> int:
@@ -67,9 +69,18 @@ def whole_number(text: str, *, least: int = 1) -> int:
     return int(text)
 
 
-def print_json(value: Any) -> None:
-    """Print `value` as JSON on stdout: indented for people, one line in a pipe; NaN is an error of ours."""
-    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None, allow_nan=False))
+def set_command(name: str) -> None:
+    """Remember which command this is, such as "band-sweep status"."""
+    _command[0] = name
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print a document as JSON on stdout: indented for people, one line in a pipe; NaN is an error of ours.
+
+    Every document of every command has "schema", which rises when a key changes its meaning or goes, and "command".
+    """
+    document = {"schema": SCHEMA, "command": _command[0], **values}
+    print(json.dumps(document, indent=2 if sys.stdout.isatty() else None, allow_nan=False))
 
 
 def print_lines(rows: list[tuple[str, str]]) -> None:

@@ -20,6 +20,11 @@ from band.sweep.schedulers import scheduler_for
 from band.sweep.status import STATES, RunStatus, Survey
 
 HELP = "say how far a sweep is, run by run; changes nothing"
+EXAMPLES = """\
+examples:
+  band-sweep status mc_maze
+  band-sweep status mc_maze --state failed
+  band-sweep status mc_maze --json | jq .counts"""
 MOST_ROWS = 40  # a longer table is shown on request only
 MOST_SHOWN = 12  # of the runs that are going on, where the table is not shown whole
 MOST_STANDOUTS = 5
