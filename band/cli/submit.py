@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host",
         default="",
         metavar="HOST[:PATH]",
-        help="send code, sweep and recordings there by ssh, into its project folder PATH, and submit there",
+        help="send all that is needed by ssh, into folder PATH there, and submit there",
     )
     parser.add_argument("--detach", action="store_true", help="return at once; the work goes on without a terminal")
     parser.add_argument("--jobs", **COUNT, help="tasks at once (default: as many as fit)")

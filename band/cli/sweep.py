@@ -20,6 +20,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "init": Command("band.cli.init", "ask a few questions, and write a cluster's template, a sweep and a check"),
     "generate": Command("band.cli.generate", "expand and check a sweep file, say what will run, write the sweep"),
     "import": Command(
         "band.cli.import_config",
