@@ -46,6 +46,7 @@ COMMANDS = {
         "band.cli.export_runs", "hand runs on to TensorBoard, Weights & Biases or MLflow, without a network"
     ),
     "cluster": Command("band.cli.cluster", "show partitions, free CPUs and GPUs, and one's own jobs and share"),
+    "completion": Command("band.cli.completion", "print what completes commands, sweeps and runs in bash, zsh or fish"),
     "doctor": Command(
         "band.cli.doctor", "check that a cluster does what band needs, on this machine and on a compute node"
     ),
