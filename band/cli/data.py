@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, with those of its commands."""
     made = make_parser("band-data", description=__doc__.strip().split(": ", 1)[1], examples=EXAMPLES)
     names = "inspect | check | simulate | import | join | chop | merge"
-    commands = made.add_subparsers(required=True, metavar=names, dest="command")
+    commands = made.add_subparsers(required=True, metavar=names, dest="command", prog="band-data")
     inspect = commands.add_parser("inspect", help="show on one screen what a recording holds")
     inspect.add_argument("file", type=Path, metavar="FILE")
     inspect.add_argument("--bin-ms", type=float, help="width of a time bin in ms; default: the file's attribute bin_ms")

@@ -21,7 +21,6 @@ examples:
   band-data import 'sessions/*.h5' --out datasets      lfads-torch, BAND-torch; fold files become one
   band-data import maze.nwb --out maze.h5 --bin-ms 10 --align move_onset_time --window -250 450 \\
       --behavior hand_vel --lag-ms 80 --cond trial_type,trial_version
-  band-data import session.nwb --out session.h5 --bin-ms 20 --continuous --behavior cursor_vel
   band-data import trials.mat --out t.h5 --bin-ms 10 --array encod_data=spikes --axes channel,bin,trial
 """
 

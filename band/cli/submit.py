@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host",
         default="",
         metavar="HOST[:PATH]",
-        help="send all that is needed by ssh, into folder PATH there, and submit there",
+        help="send all it needs by ssh, into folder PATH there, and submit there",
     )
     parser.add_argument("--detach", action="store_true", help="return at once; the work goes on without a terminal")
     parser.add_argument("--jobs", **COUNT, help="tasks at once (default: as many as fit)")
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pack",
         type=_pack,
         metavar="N",
-        help="train at most N runs together; auto: as many as pay (default: as the file says)",
+        help="train at most N runs together; auto: as many as pay; default: by the file",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: GPUs where visible")
     parser.add_argument("--limit", **COUNT, help="take up only the first N open runs")
