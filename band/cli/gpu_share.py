@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import time
 
-from band.cli.progress import plural
 from band.slurm.command import SlurmError
 from band.sweep.status import Survey
 
@@ -43,9 +42,12 @@ def at_slurm() -> str:
         use, everywhere = own_use(timeout_s=TIMEOUT_S), nodes(timeout_s=TIMEOUT_S) or ()
     except SlurmError:
         return ""
-    gpus = sum(node.gpus for node in everywhere)
-    kind, own, total = ("GPU", use.gpus, gpus) if gpus else ("CPU", use.cpus, sum(node.cpus for node in everywhere))
-    words = [f"{kind}s: {own} of {total} are yours ({own / total:.0%})" if total else f"{plural(own, kind)} are yours"]
+    kinds = (
+        ("GPUs", use.gpus, sum(node.gpus for node in everywhere)),
+        ("CPUs", use.cpus, sum(node.cpus for node in everywhere)),
+    )
+    taken = [f"{own} of {total} {kind} ({own / total:.0%})" for kind, own, total in kinds if total]
+    words = ["yours: " + ", ".join(taken)] if taken else []
     for share in shares(timeout_s=TIMEOUT_S)[:1]:
         words.append(f"{share.account}: {share.share:.0%} promised, {share.usage:.0%} used")
     return "; ".join(words)

@@ -72,9 +72,7 @@ def test_exit_codes_are_said_in_the_overview_and_the_readme(capsys: pytest.Captu
 
 
 def test_examples_keep_their_words_when_they_are_folded() -> None:
-    text = (
-        "examples:\n  do --this      what it is\n  do --that --and --much --more \\\n      --behind   why\n\nWords."
-    )
+    text = "examples:\n  do --this      what it is\n  do --that --and --much --more \\\n      --behind   why\n\nWords."
     for width in (44, 60, 100):
         lines = fitted(text, width=width)
         assert max(map(len, lines)) <= width
