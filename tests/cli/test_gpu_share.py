@@ -84,7 +84,7 @@ def test_slurm_that_does_not_answer_holds_up_no_key(slurm_lab: Lab, tmp_path: Pa
     terminal = PseudoTerminal(command, environment=environment, width=100, height=24)
     terminal.wait_for(lambda lines: "running 1" in lines[1])
     (tmp_path / "slow").touch()
-    time.sleep(8)  # by then the queue is being asked again
+    time.sleep(6)  # by then the queue is being asked again
     for key, title in (("?", "keys"), ("q", "demo: 1 run"), ("n", "nodes"), ("q", "demo: 1 run")):
         begun = time.monotonic()
         terminal.type(key)
