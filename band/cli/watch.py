@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from band.cli.common import INTERRUPTED
+from band.cli.common import INTERRUPTED, printable
 from band.cli.progress import Watch, show
 from band.errors import BandError
 from band.run_dir import SweepDir
@@ -171,7 +171,11 @@ class Screen:
     def _draw(self, seen: Seen) -> None:
         width, height = self._terminal.size()
         shown = self._page or self._list
-        self._terminal.paint(shown.lines(seen, width=width, height=height))
+        try:
+            lines = shown.lines(seen, width=width, height=height)
+        except OSError as error:  # a log that is not ours to read, a disk that is away
+            lines = [[(printable(str(error)), "red")], [], [("q back", "dim")]]
+        self._terminal.paint(lines)
 
     def _press(self, key: str, seen: Seen) -> bool:
         """Do what a key asks for; return False to leave."""

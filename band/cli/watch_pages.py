@@ -19,6 +19,7 @@ from band.errors import BandError
 from band.sweep.curves import CurveReader, Curves
 from band.sweep.fold import by_task
 from band.sweep.printed import Tail, failure_lines, log_of
+from band.sweep.status import RunStatus
 
 MOST_LINES = 20_000  # of a log that are kept
 MOST_BYTES = 1 << 20  # of a log that was there before, from its end
@@ -248,7 +249,7 @@ class CurvesPage:
     def lines(self, seen: Seen, *, width: int, height: int) -> list[Line]:
         """Return the curves that fit, each with its name and its last value."""
         self._reader = self._reader or CurveReader(seen.sweep, self._run)
-        status = seen.survey.runs[self._run]
+        status = seen.survey.runs.get(self._run, RunStatus(state="new"))
         curves = self._reader.read(seen.attempts.get(status.task, []))
         made: list[Line] = [[(f"curves of {self._run}, ", "bold"), (status.state, COLOURS.get(status.state, "bold"))]]
         made += self._plots(curves, width=width, height=height - 2)
