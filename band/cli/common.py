@@ -100,6 +100,11 @@ def print_lines(rows: list[tuple[str, str]]) -> None:
     console().print(table)
 
 
+def has_screen() -> bool:
+    """Return whether stdout is a terminal on which text can be moved about and written over."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a rich console for stdout or stderr: colours in a terminal alone, and never with NO_COLOR set."""
     from rich.console import Console

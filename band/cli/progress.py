@@ -86,7 +86,9 @@ class Watch:
 def show(watch: Watch, *, until: Callable[[], bool]) -> Survey:
     """Show a sweep until `until` holds: bars on a terminal, lines in a pipe. Returns its last state."""
     survey = None
-    with _bars() if sys.stdout.isatty() else _lines() as update:
+    from band.cli.common import has_screen
+
+    with _bars() if has_screen() else _lines() as update:
         for survey in watch.looks(until=until):
             update(survey)
     assert survey is not None

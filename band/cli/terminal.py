@@ -19,6 +19,8 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
+from band.cli.common import has_screen
+
 Line = list[tuple[str, str]]
 Cell = tuple[str, str]  # a character and its style; "" stands behind a character that is two columns wide
 
@@ -172,7 +174,7 @@ class Terminal:
     @classmethod
     def here(cls) -> Terminal | None:
         """Return the terminal that stdout shows on and that keys come from, None where there is no such thing."""
-        if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        if not has_screen():
             return None
         if sys.stdin is not None and sys.stdin.isatty():
             return cls(keyboard=sys.stdin.fileno(), screen=sys.stdout.fileno())

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from band.cli.common import INTERRUPTED, printable
+from band.cli.common import INTERRUPTED, has_screen, printable
 from band.cli.progress import Watch, show
 from band.errors import BandError
 from band.run_dir import SweepDir
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     scheduler = scheduler_for(sweep)
     watch = Watch(sweep, scheduler=scheduler)
     survey = watch.look()
-    if not sys.stdout.isatty():
+    if not has_screen():
         survey = follow(watch, survey, sweep=sweep, scheduler=scheduler)
         return 0 if survey.is_complete else 4
     try:
@@ -78,7 +78,7 @@ def follow(
     """
     from band.cli.terminal import Terminal
 
-    terminal = Terminal.here() if sys.stdout.isatty() else None
+    terminal = Terminal.here()
     if terminal is None:
         return show(watch, until=lambda: is_quiet(watch.look(), sweep=sweep))
     looker = Looker(watch, survey, sweep=sweep, scheduler=scheduler, wake=terminal.wake)

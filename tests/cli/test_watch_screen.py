@@ -240,6 +240,14 @@ def test_new_runs_and_states_come_by_themselves(tmp_path: Path, watching: Watchi
     assert terminal.wait() == 0
 
 
+def test_a_terminal_that_can_only_go_on_gets_lines(tmp_path: Path) -> None:
+    local = make_sweep(tmp_path, {"a": {}})
+    command = [sys.executable, "-m", "band.cli.sweep", "watch", str(local.sweep.path)]
+    terminal = PseudoTerminal(command, environment={**local.environment, "TERM": "dumb"})
+    assert terminal.wait() == 4 and b"\x1b" not in terminal.sent and b"1 new" in terminal.sent
+    terminal.close()
+
+
 def test_in_a_pipe_it_prints_lines_and_ends_with_the_work(tmp_path: Path) -> None:
     local = make_sweep(tmp_path, {"a": {}, "b": {"raise_at": 1}}, base={"epochs": 20, "epoch_s": 0.05})
     local.band_sweep("submit", "--detach", "--jobs", "1", "--pack", "1")
