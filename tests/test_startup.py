@@ -13,7 +13,7 @@ HEAVY = (
     *("pyarrow", "tensorboard", "wandb", "mlflow"),
 )
 LIMIT_S = 0.25  # of processor time: the clock on the wall also counts what else this machine is doing
-SWEEP_COMMANDS = ("generate", "submit", "status", "logs", "why", "cancel", "retry", "collect", "report")
+SWEEP_COMMANDS = ("generate", "calibrate", "submit", "status", "logs", "why", "cancel", "retry", "collect", "report")
 STARTS = [
     ("sync", "--help"),
     *(("sync", command, "--help") for command in ("pull", "push", "status", "disconnect")),
