@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from band.errors import ConfigError
+from band.errors import ConfigError, did_you_mean
+from band.search import Space, read_space
 
 SPLITS = ("auto", "shipped", "stratified", "blocked", "grouped")
 MONITORS = (
-    "valid_recon", "valid_behavior", "valid_loss", "valid_bits_per_spike", "valid_behavior_r2", "valid_recon_sv"
+    "valid_recon", "valid_behavior", "valid_loss", "valid_bits_per_spike", "valid_behavior_r2", "valid_recon_sv",
+    "valid_band",
 )  # fmt: skip
 LEVELS = ("scores", "factors", "full")
 RECONSTRUCTIONS = ("poisson", "poisson_stirling", "gaussian", "gamma", "zero_inflated_gamma", "mse")
@@ -25,6 +28,7 @@ BEHAVIOR_DECODERS = ("trial", "bin", "causal_lag")
 BEHAVIOR_LIKELIHOODS = ("mse", "gaussian", "poisson", "categorical")
 AUGMENTATIONS = ("jitter", "shift")
 READINS = ("trained", "fixed", "pcr_trained", "pcr_fixed")
+SELECTIONS = ("tournament", "truncation")
 
 
 def _require(ok: bool, key: str, rule: str, got: object) -> None:
@@ -190,7 +194,7 @@ class TrainConfig:
     drop_last: bool = True  # leave out an epoch's incomplete last batch (each epoch reshuffles)
     max_epochs: int = 700
     stop_patience: int = 200  # epochs without improvement of the monitored score; 0: never stop early
-    monitor: str = "valid_recon"  # the score that plateau, stopping and the best checkpoint look at
+    monitor: str = "valid_recon"  # what plateau, stop, best checkpoint and search look at; valid_band: see README
     smooth: float = 0.3  # weight of the newest epoch in the smoothed monitor
     loss_scale: float = 1.0
     recon_reduce_mean: bool = False  # mean instead of sum over bins and neurons
@@ -236,6 +240,68 @@ class OutputConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PbtConfig:
+    """Population-based training: members train side by side, the worse are replaced by changed copies of the better.
+
+    All end after `train.max_epochs` at the latest; `train.monitor`, smoothed, is the score they are compared by. Step
+    sizes change between generations alone, and none stops early: plateaus and patience of `hyper` and `train` rest.
+    """
+
+    members: int = 0  # how many are trained side by side; 0: no search
+    every_epochs: int = 25  # length of a generation
+    burn_in_epochs: int = 0  # length of the first one; 0: as the others
+    selection: str = "tournament"  # the worse of each pair is replaced; truncation: the worst copy the best
+    truncation_share: float = 0.25  # truncation: share of the members that is replaced, and that is copied
+    stop_generations: int = 4  # look back so many generations' best scores, 0: train to the last epoch
+    stop_ratio: float = 5e-4  # and stop where they improved by less than this share
+    space: str = ""  # what is searched, a mapping of hyperparameters (band/search.py) kept as JSON
+    shards: int = 1  # processes of one job that share the members
+
+    def __post_init__(self) -> None:
+        _require(self.members >= 2 or not self.members, "pbt.members", "0 or at least 2", self.members)
+        _require(self.every_epochs >= 1, "pbt.every_epochs", "at least 1", self.every_epochs)
+        _require(self.burn_in_epochs >= 0, "pbt.burn_in_epochs", "at least 0", self.burn_in_epochs)
+        known = f"one of {', '.join(SELECTIONS)}"
+        _require(self.selection in SELECTIONS, "pbt.selection", known, self.selection)
+        _require(0 < self.truncation_share <= 0.5, "pbt.truncation_share", "in (0, 0.5]", self.truncation_share)
+        _require(self.stop_generations != 1, "pbt.stop_generations", "0 or at least 2", self.stop_generations)
+        _require(self.stop_generations >= 0, "pbt.stop_generations", "0 or at least 2", self.stop_generations)
+        _require(0 <= self.stop_ratio < 1, "pbt.stop_ratio", "in [0, 1)", self.stop_ratio)
+        fits = 1 <= self.shards <= max(self.members, 1)
+        _require(fits, "pbt.shards", f"in [1, pbt.members = {self.members}]", self.shards)
+        fits = bool(self.searched()) or not self.members
+        _require(fits, "pbt.space", "given where pbt.members is above 0", self.space)
+
+    def searched(self) -> Space:
+        """Return what is searched, {full key: how}, checked against the fields there are.
+
+        Raises:
+            ConfigError: no such hyperparameter, or limits that it must not reach.
+        """
+        space = read_space(self.space, where="pbt.space")
+        for key, param in space.items():
+            if key not in SEARCHABLE:
+                raise ConfigError(f"pbt.space.{key} cannot be searched; {did_you_mean(key, SEARCHABLE)}")
+            for value in (*param.limits, *([] if param.start is None else [param.start])):
+                try:
+                    section_from_dict("hyper", {key.partition(".")[2]: value})
+                except ConfigError as error:
+                    raise ConfigError(f"pbt.space.{key}: {error}") from None
+            is_behavior = key == "hyper.behavior_weight"
+            _require(not is_behavior or param.limits[0] > 0, f"pbt.space.{key}.min", "above 0", param.limits[0])
+        return space
+
+
+# What a member may change mid-run: neither what would make its scores incomparable (ramps, counts held out) nor what
+# rests in a search (plateaus).
+SEARCHABLE = tuple(
+    f"hyper.{entry.name}"
+    for entry in dataclasses.fields(Hyper)
+    if entry.type == "float" and entry.name not in ("lr_decay", "lr_stop", "sv_rate")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that defines one run."""
 
@@ -244,6 +310,7 @@ class RunConfig:
     hyper: Hyper = field(default_factory=Hyper)
     train: TrainConfig = field(default_factory=TrainConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    pbt: PbtConfig = field(default_factory=PbtConfig)
     seed: int = 0  # initial weights, minibatches, masks and noise
 
     def __post_init__(self) -> None:
@@ -256,7 +323,10 @@ class RunConfig:
         named = option_names(f"{self.train.augmentations},{self.train.inference_augmentations}")
         for name, key in (("jitter", "jitter_width"), ("shift", "shift_std")):
             value = getattr(self.hyper, key)
-            _require(not value or name in named, f"hyper.{key}", f"0 where train.augmentations lacks {name}", value)
+            searched = f"hyper.{key}" in self.pbt.space
+            where = f"pbt.space.hyper.{key}" if searched else f"hyper.{key}"
+            is_idle = name in named or not (value or searched)
+            _require(is_idle, where, f"0 where train.augmentations lacks {name}", value)
 
 
 SECTIONS: dict[str, type] = {
@@ -265,6 +335,7 @@ SECTIONS: dict[str, type] = {
     "hyper": Hyper,
     "train": TrainConfig,
     "output": OutputConfig,
+    "pbt": PbtConfig,
 }
 
 
@@ -315,3 +386,17 @@ def run_config_from_dict(values: dict[str, Any]) -> RunConfig:
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Return a configuration as nested plain values, every field present."""
     return dataclasses.asdict(config)
+
+
+def trained_config(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, as plain values, the configuration behind a finished run's parameters: of a search that of its winner.
+
+    Args:
+        result: content of a `result.json`.
+    """
+    config: dict[str, Any] = {key: dict(v) if isinstance(v, Mapping) else v for key, v in result["config"].items()}
+    config.pop("pbt", None)
+    if found := result["training"].get("pbt"):
+        config["hyper"] |= {key.partition(".")[2]: value for key, value in found["hyper"].items()}
+        config["seed"] = found["seed"]
+    return config

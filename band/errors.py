@@ -42,6 +42,10 @@ class PublishError(BandError):
     """A finished run could not be brought home, or differs from what its manifest says."""
 
 
+class RankLost(BandError):
+    """A process was killed that shares a search with this one; what is left of the search can go on."""
+
+
 class ClaimError(BandError):
     """A task is held by another attempt that may still be alive."""
 

@@ -84,12 +84,18 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, np.ndarray]:
         """An array over epochs for each column of `metrics.csv`, NaN where a cell is empty."""
-        import numpy as np
+        return _columns(self.folder / "metrics.csv")
 
-        with open(self.folder / "metrics.csv", encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        names = list(rows[0]) if rows else []
-        return {name: np.array([float(row[name]) if row[name] else np.nan for row in rows]) for name in names}
+    @cached_property
+    def lineage(self) -> dict[str, np.ndarray]:
+        """An array over generations and members for each column of `lineage.csv`, NaN where a cell is empty.
+
+        Raises:
+            DataError: the run was no search.
+        """
+        if "pbt" not in self.result["training"]:
+            raise DataError(f"{self.folder}: this run was no search, so it has no lineage")
+        return _columns(self.folder / "lineage.csv")
 
     @cached_property
     def sessions(self) -> dict[str, Run]:
@@ -116,7 +122,7 @@ class Run:
             return float(file.attrs["bin_ms"]) if "bin_ms" in file.attrs else None
 
     def __getattr__(self, name: str) -> BySplit:
-        if name.startswith("_") or name in ("config", "metrics", "sessions", "arrays"):
+        if name.startswith("_") or name in ("config", "metrics", "lineage", "sessions", "arrays"):
             raise AttributeError(name)
         key = ALIASES.get(name, name)
         if key in self.arrays:
@@ -184,3 +190,12 @@ class Run:
         return {
             n[len(start) :]: s for n, s in self._shapes().items() if n.startswith(start) and "/" not in n[len(start) :]
         }
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = list(rows[0]) if rows else []
+    return {name: np.array([float(row[name]) if row[name] else np.nan for row in rows]) for name in names}

@@ -62,4 +62,5 @@ MONITORS = {
     "valid/bps": "valid_bits_per_spike",
     "valid/beh_recon": "valid_behavior",
     "valid/beh_r2": "valid_behavior_r2",
+    "valid/pbt_target": "valid_band",
 }

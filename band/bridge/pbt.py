@@ -1,6 +1,6 @@
 """The search space of a `run_pbt.py` of lfads-torch or BAND-torch, read from its text: the file is never run.
 
-A search space becomes `NAME.pbt.yaml`. Nothing reads that yet: it is the form for population-based training to come.
+A search space becomes `NAME.pbt.yaml`, a sweep file with a section `pbt`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from typing import Any
 
 from band.bridge.fates import Fate, kept, unsupported
 from band.bridge.keys import MONITORS, SAME
-from band.errors import ForeignError
+from band.config import SEARCHABLE, section_from_dict
+from band.errors import ConfigError, ForeignError
+from band.search import SearchParam, space_text
 
-DRAWS = {"uniform": "uniform", "loguniform": "loguniform", "randint": "uniform_int", "qrandint": "uniform_int"}
+DRAWS = {"uniform": "uniform", "loguniform": "loguniform", "randint": "uniform", "qrandint": "uniform"}
+FAR = 1000  # without limits of its own a setting may go so many times beyond its range; a rate below MAX_RATE
+MAX_RATE, MAX_CHANGE = 0.99, 0.99
 MAX_BYTES = 2**20
 MAX_SUM = 64  # nested terms of a number that is written as a sum
 MAX_VALUES = 100_000
@@ -27,15 +31,26 @@ class PbtParam:
 
     low: float  # bounds of the draw it starts from
     high: float
-    draw: str = "loguniform"  # or uniform, uniform_int
+    draw: str = "loguniform"  # or uniform
     start: float | None = None  # where all members start, in place of a draw
     change: float = 0.2  # largest share by which it is changed, up or down, after a member was replaced
     is_bounded: bool = False  # whether changes stay within low and high
 
+    def ours(self, key: str) -> SearchParam:
+        """Return how it is searched here."""
+        bounds = [self.low, self.high, *([] if self.start is None else [self.start])]
+        least, most = (min(bounds), max(bounds)) if self.is_bounded else (min(bounds) / FAR, max(bounds) * FAR)
+        most = min(most, MAX_RATE) if key.endswith("_rate") else most
+        return SearchParam(
+            low=self.low, high=min(self.high, most), draw=self.draw, start=self.start,
+            change=min(self.change, MAX_CHANGE), min=least if least < self.low else None,
+            max=most if most > self.high else None,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pbt:
-    """A search: from epoch `first_epoch` on, every `every_epochs`, the worse half of the members copies the better."""
+    """A search: from epoch `first_epoch` on, every `every_epochs`, members that lose copy others."""
 
     params: dict[str, PbtParam]  # by our full key
     members: int | None = None
@@ -44,6 +59,7 @@ class Pbt:
     monitor: str | None = None
     stop_patience: int | None = None  # generations without improvement
     stop_ratio: float | None = None  # smallest improvement that counts, as a share
+    selection: str = "tournament"
     fates: list[Fate] = field(default_factory=list)
 
 
@@ -85,6 +101,11 @@ class _Reader:
         fates: list[Fate] = []
         for key, node in self._settings():
             self._take(key, node, params, fates)
+        for key in [key for key, param in params.items() if param.low == param.high]:
+            value = params.pop(key).low  # one choice, and nothing that changes it: a value for every member
+            fates = [replace(f, ours=key, to=value) if f.ours == f"pbt.space.{key}" else f for f in fates]
+        for key, param in params.items():
+            self._check(key, param)
         if not params:
             raise ForeignError(
                 f"{self._path}: must hold a search space, as {{'model.lr_init': HyperParam(1e-5, 5e-3), …}} or "
@@ -98,6 +119,7 @@ class _Reader:
             monitor=MONITORS.get(str(self._keyword("metric"))),
             stop_patience=self._keyword_int("patience"),
             stop_ratio=self._keyword_float("min_improvement_ratio"),
+            selection="truncation" if self._calls("PopulationBasedTraining") else "tournament",
             fates=fates,
         )
 
@@ -121,11 +143,12 @@ class _Reader:
         called = node.func if isinstance(node, ast.Call) else None
         kind = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
         if isinstance(node, ast.Call) and kind in ("HyperParam", "choice", *DRAWS):
-            if ours is None:
-                fates.append(unsupported(key, shown, "a setting that is not known here", where))
+            if ours not in SEARCHABLE:
+                why = "a setting that is not known here" if ours is None else "a search does not change it here"
+                fates.append(unsupported(key, shown, why, where))
                 return
             params[ours] = self._param(node, kind, where, params.get(ours))
-            fates.append(kept(key, shown, f"pbt.params.{ours}", params[ours].draw, "", where))
+            fates.append(kept(key, shown, f"pbt.space.{ours}", params[ours].draw, "", where))
         elif key.startswith(("model.", "datamodule.", "trainer.")):
             value = self._value(node)
             if ours is not None and isinstance(value, (bool, int, float)):
@@ -134,6 +157,12 @@ class _Reader:
                 fates.append(
                     unsupported(key, shown, "only known when the file is run; set it in the sweep file", where)
                 )
+
+    def _check(self, key: str, param: PbtParam) -> None:
+        try:
+            section_from_dict("pbt", {"space": space_text({key: param.ours(key)})}).searched()
+        except ConfigError as error:
+            raise ForeignError(f"{self._path}: has a search that cannot be done here: {error}") from None
 
     def _param(self, node: ast.Call, kind: str, where: str, before: PbtParam | None) -> PbtParam:
         """Return a setting of the search; of one that is drawn in one way and changed in another, both."""
@@ -155,6 +184,9 @@ class _Reader:
             low=float(bounds[0]), high=float(bounds[1]), draw=draw, start=None if start is None else float(start),
             change=float(change), is_bounded=bool(given.get("enforce_limits", kind != "HyperParam")),
         )  # fmt: skip
+
+    def _calls(self, name: str) -> bool:
+        return any(isinstance(node, ast.Call) and ast.unparse(node.func).endswith(name) for node in self._nodes)
 
     def _keyword(self, name: str) -> Any:
         for node in self._nodes:

@@ -38,18 +38,33 @@ def sweep_text(fates: Sequence[Fate], *, sources: Sequence[str], extra: dict[str
     return "\n".join(lines) + "\n"
 
 
-def pbt_text(pbt: Pbt, *, source: str) -> str:
-    """Return a search space as YAML; the fields are those of `band.bridge.pbt`."""
-    lines = [f"# From {_comment(source)}. Not read by band-sweep generate yet: population-based training is to come."]
+def pbt_text(pbt: Pbt, *, source: str, base: str | None) -> str:
+    """Return a search as a sweep file.
+
+    Args:
+        pbt: what was read.
+        source: name of the script it comes from.
+        base: name of the sweep file with the rest of the configuration; None where there is none.
+    """
+    lines = [f"# From {_comment(source)}: population-based training."]
     lines += [f"# {_comment(f.line())[:WIDTH]}" for f in pbt.fates if f.became == UNSUPPORTED]
+    lines += [f"include: {scalar(base)}"] if base else []
+    lines += [f"base: {{train: {{monitor: {pbt.monitor}}}}}"] if pbt.monitor else []
     lines += ["pbt:"]
-    for name, value in vars(pbt).items():
-        if name not in ("params", "fates") and value is not None:
-            lines.append(_entry(name, value, "", indent=2))
-    lines += ["  params:"]
+    for name, value, default in (
+        ("members", pbt.members, 20),
+        ("every_epochs", pbt.every_epochs, 25),
+        ("burn_in_epochs", pbt.first_epoch, 0),
+        ("selection", pbt.selection, ""),
+        ("stop_generations", pbt.stop_patience, 0),
+        ("stop_ratio", pbt.stop_ratio, 5e-4),
+    ):
+        note = "  # the script does not say" if value is None else ""
+        lines.append(f"  {name}: {scalar(default if value is None else value)}{note}")
+    lines += ["  space:"]
     for key, param in pbt.params.items():
-        fields = ", ".join(f"{name}: {scalar(value)}" for name, value in vars(param).items() if value is not None)
-        lines.append(f"    {key}: {{{fields}}}")
+        fields = {name: value for name, value in vars(param.ours(key)).items() if value is not None}
+        lines.append(f"    {key}: {{{', '.join(f'{name}: {scalar(value)}' for name, value in fields.items())}}}")
     return "\n".join(lines) + "\n"
 
 

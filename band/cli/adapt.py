@@ -79,6 +79,7 @@ def base_of(run_folder: Path, data: Path, *, readin: str = "auto") -> tuple[dict
         ConfigError: RUN is no trained run, or diverged.
         DataError: the recording cannot be read.
     """
+    from band.config import trained_config
     from band.data.digest import dataset_shapes
     from band.errors import ConfigError, PublishError
     from band.run_dir import read_result, verify
@@ -91,8 +92,7 @@ def base_of(run_folder: Path, data: Path, *, readin: str = "auto") -> tuple[dict
     if result["training"]["outcome"] != "ok":
         raise ConfigError(f"{run_folder}: the run diverged; adapt another")
     shapes, source = dataset_shapes(data), Path(result["dataset"]["path"])
-    base: dict[str, Any] = {section: dict(values) for section, values in result["config"].items() if section != "seed"}
-    base["seed"] = result["config"]["seed"]
+    base = trained_config(result)
     notes = []
     if readin == "auto":
         readin, note = _readin(shapes, source)

@@ -25,8 +25,8 @@ EXAMPLES = """examples:
   band-sweep import model/chewie.yaml run_pbt.py --out experiments/chewie.yaml        also experiments/chewie.pbt.yaml
   band-sweep import model/chewie.yaml --dry-run --json | jq '.fates[] | select(.became == "unsupported")'
 
-Later files go over earlier ones. A Python file is read as text and never run; its search space goes to a file of its
-own, which band-sweep generate does not read yet.
+Later files go over earlier ones. A Python file is read as text and never run; its search goes to a sweep file of its
+own, which includes the other.
 
 exit codes: 0 all of it, 1 your input, 4 some keys are unsupported (the file is written all the same)"""
 
@@ -72,7 +72,8 @@ def _texts(
         texts[out] = sweep_text(own, sources=[path.name for path in args.files])
     if searches:
         scripts = [path.name for path in args.files if path.suffix == ".py"]
-        texts[out.with_suffix(".pbt.yaml")] = pbt_text(searches[-1], source=scripts[-1])
+        base = out.name if configs else None
+        texts[out.with_suffix(".pbt.yaml")] = pbt_text(searches[-1], source=scripts[-1], base=base)
     return texts
 
 

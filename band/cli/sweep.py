@@ -26,6 +26,9 @@ COMMANDS = {
         "band.cli.import_config",
         "turn a configuration of lfads-torch or BAND-torch into a sweep file",
     ),
+    "calibrate": Command(
+        "band.cli.calibrate", "measure here how many runs to train together, for each shape of a sweep"
+    ),
     "submit": Command("band.cli.submit", "run what is not yet done of a sweep"),
     "status": Command("band.cli.status", "say how far a sweep is, run by run; changes nothing"),
     "watch": Command("band.cli.watch", "watch a sweep on the whole terminal; in a pipe, plain lines"),

@@ -42,7 +42,7 @@ REQUEUE_S = 60.0  # how long to wait to be killed after a requeue that was grant
 WORKER = ["-m", "band.train.worker"]
 LOOK = """
 import json
-import band.train.session, torch
+import band.train.task, torch
 from band.train.provenance import versions
 print(json.dumps({"versions": versions(), "cuda": torch.version.cuda, "gpus": torch.cuda.device_count()}))
 """

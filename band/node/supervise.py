@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import band
-from band.errors import StageError
+from band.errors import RankLost, StageError
 from band.node.checkpoints import Checkpoints
 from band.node.child import Trainer
 from band.node.job import Job
@@ -225,7 +225,9 @@ class _Watch:
         if self.failure:
             error, message, trace = (str(self.failure.get(key, "")) for key in ("error", "message", "traceback"))
             trace = (trace or printed)[-MAX_TRACEBACK:]
-            return Ending(kind="failed", error=error[:200], message=message[:MAX_MESSAGE], traceback=trace)
+            was_killed = error == RankLost.__name__  # a process of the trainer's, and with it the trainer
+            message = message[:MAX_MESSAGE]
+            return Ending(kind="failed", error=error[:200], message=message, traceback=trace, was_killed=was_killed)
         if status < 0:
             name = signal.Signals(-status).name
             is_kill = -status == signal.SIGKILL

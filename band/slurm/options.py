@@ -46,7 +46,8 @@ _OWN |= dict.fromkeys(("error", "input", "output"), "logs are in the sweep's fol
 _OWN |= dict.fromkeys(
     ("help", "ignore-pbs", "parsable", "quiet", "usage", "verbose", "version"), "it says nothing about a job"
 )
-_ONE = ("nodes", "ntasks", "ntasks-per-gpu", "ntasks-per-node", "ntasks-per-socket")
+_ONE = ("ntasks-per-gpu", "ntasks-per-socket")
+_PROCESSES = ("nodes", "ntasks", "ntasks-per-node")  # above 1 only for a search that is shared by so many
 _POSITIVE = ("cores-per-socket", "cpus-per-gpu", "cpus-per-task", "mincpus", "sockets-per-node", "threads-per-core")
 _MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu", "tmp")
 _TIMES = ("time", "time-min")
@@ -93,6 +94,13 @@ def _table() -> dict[str, tuple[str, str]]:
 
 OPTIONS = _table()  # {long name: ("valued" | "optional" | "switch", short name or "")}
 SHORT = {short: name for name, (_, short) in OPTIONS.items() if short}
+
+
+def num_processes(options: Mapping[str, Value]) -> tuple[int, str]:
+    """Return how many processes a job is asked to have, and the option that says so."""
+    numbers = {name: int(options[name].value.partition("-")[0]) for name in _PROCESSES if name in options}
+    asked = numbers.get("ntasks") or numbers.get("nodes", 1) * numbers.get("ntasks-per-node", 1)
+    return asked, next((name for name in ("ntasks", "nodes", "ntasks-per-node") if numbers.get(name, 1) > 1), "")
 
 
 def normalise(name: str, *, origin: str) -> str:
@@ -158,7 +166,7 @@ def _check_form(name: str, text: str, *, origin: str) -> None:
         rule = 'be an amount of memory: "4G", "500M" or "4000" (megabytes)'
     elif name in _ONE and text not in ("1", "1-1"):
         rule = "be 1: a job of band is one process on one node"
-    elif name in _POSITIVE and not (text.isdecimal() and int(text) > 0):
+    elif name in _PROCESSES + _POSITIVE and not re.fullmatch(r"0*[1-9][0-9]*|1-1", text):
         rule = "be a whole number above 0"
     elif name in _GPUS and not _GPU_COUNT.fullmatch(text):
         rule = 'be a number of GPUs: "1" or "a100:1"'

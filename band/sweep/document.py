@@ -17,6 +17,7 @@ KEYS = (
     "include",
     "base",
     "output",
+    "pbt",
     "datasets",
     "grid",
     "zip",
@@ -32,6 +33,7 @@ KEYS = (
     "policy",
 )
 MERGED = ("base", "grid", "random", "pair", "cluster", "submit", "policy")  # key by key; the rest replace what is below
+LIFTED = {"output", "pbt"}  # sections of the base that may stand beside it
 MAX_INCLUDES = 16
 
 
@@ -123,17 +125,17 @@ def _as_list(node: Node | None) -> list[Node]:
 
 
 def _normalise(document: dict[str, Node]) -> dict[str, Node]:
-    """Return the document with known keys only, `base` (which takes `output` in) and `grid` flat with full keys."""
+    """Return the document with known keys only, `base` (taking in `output`, `pbt`) and `grid` flat with full keys."""
     for key, node in document.items():
         if key not in KEYS:
             raise ConfigError(f"{node.source}: {key} is not a key of a sweep file; {_hint(key)}")
-    values = {key: node for key, node in document.items() if key != "output"}
-    if "output" in document:
-        output = document["output"]
-        below = mapping(values.get("base", Node(None, output.source)), where="base")
-        if "output" in below:
-            raise ConfigError(f"{output.source}: output is given twice, first in {below['output'].source}")
-        values["base"] = Node({**below, "output": output}, values.get("base", output).source)
+    values = {key: node for key, node in document.items() if key not in LIFTED}
+    for name in LIFTED & document.keys():
+        section = document[name]
+        below = mapping(values.get("base", Node(None, section.source)), where="base")
+        if name in below:
+            raise ConfigError(f"{section.source}: {name} is given twice, first in {below[name].source}")
+        values["base"] = Node({**below, name: section}, values.get("base", section).source)
     for key in ("base", "grid"):
         if key in values:
             values[key] = Node(flatten(values[key], where=key), values[key].source)
@@ -163,7 +165,7 @@ def _set(values: dict[str, Node], text: str) -> None:
     head, _, rest = key.partition(".")
     if head in MERGED and rest:
         _merge(values, _normalise({head: Node({rest: node}, node.source)}))
-    elif key in KEYS and key not in ("include", "output"):
+    elif key in KEYS and key not in {"include", *LIFTED}:
         values.update(_normalise({key: node}))
     else:
         _merge(values, {"base": Node({resolve_key(key, source=node.source): node}, node.source)})

@@ -174,6 +174,11 @@ def _output_bytes(config: Mapping[str, Any], sizes: Sizes) -> int:
     return FLOAT_BYTES * trials * (sizes.recon_bins * per_bin + per_trial)
 
 
+def num_members(config: Mapping[str, Any]) -> int:
+    """Return how many members a run trains: one, or those of its search."""
+    return int(config.get("pbt", {}).get("members", 0)) or 1
+
+
 def estimate(config: Mapping[str, Any], shapes: Shapes) -> Estimate:
     """Return what one run costs alone on one CPU core.
 
@@ -189,12 +194,14 @@ def estimate(config: Mapping[str, Any], shapes: Shapes) -> Estimate:
     sequential = (sizes.bins + sizes.recon_bins) / 2 * SECONDS_PER_BIN
     epoch_s = steps * (flops * batch * (1 + BACKWARD) / FLOPS_PER_S + sequential)
     epoch_s += flops * sizes.valid * train["valid_samples"] / FLOPS_PER_S + sequential / (1 + BACKWARD)
+    epoch_s *= (members := num_members(config))
     trials = sizes.train + sizes.valid + sizes.test
     export_s = 2 * flops * trials * train["posterior_samples"] / FLOPS_PER_S  # intact, and without controller
     level_bytes = _output_bytes(config, sizes)
     return Estimate(
         seconds=speed_correction() * (train["max_epochs"] * epoch_s + export_s),
-        memory_bytes=COPIES * FLOAT_BYTES * weights + _activation_bytes(config["arch"], train, sizes) + level_bytes,
+        memory_bytes=members * (COPIES * FLOAT_BYTES * weights + _activation_bytes(config["arch"], train, sizes))
+        + level_bytes,
         home_bytes=FLOAT_BYTES * weights
         + level_bytes
         + METRICS_BYTES_PER_EPOCH * train["max_epochs"]

@@ -9,9 +9,11 @@ from typing import Any
 
 from band.config import SECTIONS, RunConfig
 from band.errors import ConfigError, did_you_mean
-from band.yaml_file import Node, Source, kind_of, read_scalar
+from band.search import Space, read_space, space_text
+from band.yaml_file import Node, Source, kind_of, plain, read_scalar
 
 SIZES_OF_DATA = ("encod_data_dim", "recon_data_dim", "encod_seq_len", "recon_seq_len", "behavior_dim", "ext_input_dim")
+SPACE = "pbt.space"  # the one field that is a mapping
 SWITCHES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
@@ -128,6 +130,8 @@ def coerce(key: str, node: Node) -> Node:
         ConfigError: the value is of another type, or not finite.
     """
     field, value = FIELDS[key], node.value
+    if key == SPACE and isinstance(value, dict):
+        return _space(node)
     if isinstance(value, str) and field.kind != "str":
         value = SWITCHES.get(value.lower(), value) if field.kind == "bool" else read_scalar(value)
     if value is None and field.is_optional:
@@ -142,3 +146,14 @@ def coerce(key: str, node: Node) -> Node:
     wanted = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}[field.kind]
     hint = "; values to sweep stand under grid" if isinstance(node.value, list) else ""
     raise ConfigError(f"{node.source}: {key} must be {wanted}, found {kind_of(node)}{hint}")
+
+
+def _space(node: Node) -> Node:
+    """Return a search space as the text that a configuration keeps; errors name the line of the hyperparameter."""
+    merged: Space = {}
+    for key, child in flatten(node, where=SPACE).items():
+        try:
+            merged |= read_space({key: plain(child)}, where=SPACE)
+        except ConfigError as error:
+            raise ConfigError(f"{child.source}: {error}") from None
+    return Node(space_text(merged), node.source)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from band.sweep.collect import PublishedRun, Setting
 from band.sweep.compare import Comparison
 from band.sweep.cost import cost_of
+from band.sweep.figure_lineage import lineage_figure
 from band.sweep.figure_movement import decoded_by_condition, single_trial
 from band.sweep.figure_runs import (
     control_ablation,
@@ -86,7 +87,8 @@ def _drawings(
         "rasters": lambda: rasters(shown),
         "single_trial": lambda: single_trial(shown, behavior_names=behavior_names),
         "control_ablation": lambda: control_ablation(shown.by_weight),
-        "pbt_lineage": lambda: pbt_lineage(read_lineages([run.folder for run in runs])),
+        "pbt_lineage": lambda: pbt_lineage(read_lineages((run.folder, run.training) for run in runs)),
+        "pbt_hyperparameters": lambda: lineage_figure(shown),
         "cost": lambda: cost_figure(cost_of(report.collection.folders, runs)),
     }
 

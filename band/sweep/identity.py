@@ -19,6 +19,7 @@ UNHASHED = {
     "output.level": "it decides what is kept of a run, not what the run learns",
     "train.start_from": "only what the run to start from holds counts, not where it lies",
     "train.checkpoint_s": "it decides how often a run is saved, not what it learns",
+    "pbt.shards": "it decides how many processes train a population, not what it learns",
 }
 
 # Frozen: a field added later enters with the value that does what was done before it existed, and no value here may
@@ -114,6 +115,14 @@ LEGACY: dict[str, Any] = {
     "train.dtype": "float32",
     "train.start_sha256": "",
     "train.trains": "all",
+    "pbt.members": 0,
+    "pbt.every_epochs": 25,
+    "pbt.burn_in_epochs": 0,
+    "pbt.selection": "tournament",
+    "pbt.truncation_share": 0.25,
+    "pbt.stop_generations": 4,
+    "pbt.stop_ratio": 5e-4,
+    "pbt.space": "",
     "seed": 0,
 }
 
@@ -158,6 +167,11 @@ def _has_no_l2(config: Mapping[str, Any]) -> bool:
     return not any(config["hyper"][name] for name in names)
 
 
+def _searches(config: Mapping[str, Any]) -> int:
+    return int(config.get("pbt", {}).get("members", 0))  # runs of before have no such section
+
+
+_PBT = tuple(key for key in (*LEGACY, *UNHASHED) if key.startswith("pbt.") and key != "pbt.members")
 _AR, _ZIG = "autoregressive", "zero_inflated_gamma"
 _PLAIN = ("poisson", "poisson_stirling", "gaussian", "gamma", "mse")
 _NO_LAG = ("trial", "bin")
@@ -215,6 +229,22 @@ WITHOUT_EFFECT = (
     Condition(_CONTROLLER, "arch.co_dim is 0", lambda c: not c["arch"]["co_dim"]),
     Condition(("hyper.l2_start_epoch", "hyper.l2_increase_epoch"), "every L2 scale and weight_decay are 0", _has_no_l2),
     Condition(("hyper.lr_patience",), "hyper.lr_decay is 1", lambda c: c["hyper"]["lr_decay"] == 1),
+    Condition(_PBT, "pbt.members is 0", lambda c: not _searches(c)),
+    Condition(
+        ("hyper.lr_decay", "hyper.lr_patience", "hyper.lr_stop", "train.stop_patience"),
+        "pbt.members is above 0: in a search, rates change between generations alone",
+        lambda c: _searches(c) > 0,
+    ),
+    Condition(
+        ("pbt.truncation_share",),
+        "pbt.selection is tournament",
+        lambda c: not _searches(c) or c["pbt"]["selection"] == "tournament",
+    ),
+    Condition(
+        ("pbt.stop_ratio",),
+        "pbt.stop_generations is 0",
+        lambda c: not _searches(c) or not c["pbt"]["stop_generations"],
+    ),
     Condition(("data.valid_share", "data.test_share"), "data.num_folds cuts the trials", _has_folds),
     Condition(("data.valid_share", "data.test_share", "data.split_seed"), "data.split is shipped", _is("shipped")),
     Condition(("data.split_seed",), "data.split is blocked", _is("blocked")),
@@ -226,8 +256,17 @@ WITHOUT_EFFECT = (
 
 def without_effect(config: Mapping[str, Any]) -> dict[str, str]:
     """Return {full key: why} of the fields that change nothing in a run of this configuration."""
-    found = [condition for condition in WITHOUT_EFFECT if condition.holds(config)]
-    return {key: condition.where for condition in found for key in condition.keys}
+    searched = searched_keys(config)
+    hyper = {**config["hyper"], **{key.partition(".")[2]: 1.0 for key in searched}}  # none of them stays at 0
+    found = [condition for condition in WITHOUT_EFFECT if condition.holds({**config, "hyper": hyper})]
+    idle = {key: condition.where for condition in found for key in condition.keys}
+    return {**idle, **dict.fromkeys(searched, "pbt.space says where members start")}
+
+
+def searched_keys(config: Mapping[str, Any]) -> list[str]:
+    """Return the hyperparameters that a run draws itself; the weight of behaviour, which makes it BAND, is not one."""
+    space = config["pbt"]["space"] if _searches(config) else ""
+    return [key for key in json.loads(space or "{}") if key != "hyper.behavior_weight"]
 
 
 def science(config: Mapping[str, Any]) -> dict[str, Any]:

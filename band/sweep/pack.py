@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from band.errors import SweepError
-from band.sweep.estimate import PROCESS_BYTES, Estimate, Shapes, estimate
+from band.sweep.estimate import PROCESS_BYTES, Estimate, Shapes, estimate, num_members
 from band.sweep.manifest import Manifest, Run
+from band.sweep.populations import paying, shape_key
 from band.sweep.resources import Resources
 
 WEIGHT = "hyper.behavior_weight"  # what sets an LFADS run apart from the BAND run that it is compared with
@@ -98,7 +99,8 @@ def most_members(manifest: Manifest, *, given: int | None = None) -> int:
 def population_key(run: Run, *, config: Mapping[str, Any]) -> str:
     """Return what must be equal for two runs to be members of one population."""
     data = {key: value for key, value in config["data"].items() if key != "fold"}
-    return json.dumps([run.dataset, data, config["arch"], config["train"], config["output"]], sort_keys=True)
+    parts = [run.dataset, data, config["arch"], config["train"], config["output"], config.get("pbt")]
+    return json.dumps(parts, sort_keys=True)
 
 
 def one_of_each_shape(manifest: Manifest, runs: Sequence[Run]) -> list[Run]:
@@ -124,18 +126,22 @@ def pack(manifest: Manifest, runs: Sequence[Run], *, room: Room, members: int = 
     populations = sorted(_populations(manifest, runs, room=room, members=members), key=lambda task: -task.seconds)
     if members or not room.worth_s:
         return populations
-    return sorted(_joined(populations, room=room), key=lambda task: -task.seconds)
+    searches = [task for task in populations if num_members(manifest.run_config(task.runs[0])) > 1]
+    rest = [task for task in populations if task not in searches]
+    return sorted([*searches, *_joined(rest, room=room)], key=lambda task: -task.seconds)
 
 
 def _populations(manifest: Manifest, runs: Sequence[Run], *, room: Room, members: int) -> list[Packed]:
     """Return the tasks of one population each."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(population_key(run, config=manifest.run_config(run)), []).append(run)
+        config = manifest.run_config(run)
+        own = run.id if num_members(config) > 1 else ""  # a search is a population in itself
+        groups.setdefault(own + population_key(run, config=config), []).append(run)
     tasks = []
     for group in groups.values():
         cost = estimate(manifest.run_config(group[0]), dataset_shapes_of(manifest, group[0].dataset))
-        limit = _member_limit(cost, room=room, members=members)
+        limit = _member_limit(cost, room=room, members=members or _measured(manifest, group[0], room=room))
         parts = math.ceil(len(group) / limit)
         if len(groups) < GROUPS_A_SLOT * room.slots:
             parts = min(math.ceil(parts / room.slots) * room.slots, len(group))
@@ -221,6 +227,12 @@ def _member_limit(cost: Estimate, *, room: Room, members: int) -> int:
         raise SweepError(f"one run needs about {need} of memory and {free} can be used; {remedy}, or make arch smaller")
     fits = ((room.task_bytes or room.memory_bytes // room.slots) - PROCESS_BYTES) // cost.memory_bytes
     return max(min(most, fits), 1)
+
+
+def _measured(manifest: Manifest, run: Run, *, room: Room) -> int:
+    """Return the population that was measured to pay for runs like this one, 0 where none was."""
+    shapes = dataset_shapes_of(manifest, run.dataset)
+    return paying(shape_key(manifest.run_config(run), shapes, device=room.device, threads=room.threads)) or 0
 
 
 def _packed(runs: Sequence[Run], *, cost: Estimate) -> Packed:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from band.attempts import Claim
+from band.errors import SweepError
 from band.files import read_json_object
 from band.run_dir import SweepDir, code_digest
 from band.slurm.cluster import Limits, Start, expected_start
 from band.slurm.command import SlurmError
+from band.slurm.options import num_processes
 from band.sweep.arrays import (
     Queue,
     check_continued,
@@ -104,6 +106,7 @@ def make_plan(
         has_canary=request.canary_s > 0,
         states=[state for state in WANTED if state != "unsynced"],  # they wait on their node for a rescue
     )
+    _check_processes(request, survey=survey, runs=planned.runs)
     devices = [str(read_json_object(sweep.task(task).task_json)["device"]) for task in planned.continued]
     check_continued(request, devices=devices)
     costs = [*planned.new, *(packed_before(sweep, task, survey=survey) for task in planned.continued)]
@@ -114,6 +117,21 @@ def make_plan(
         where = f"{home.limit} in {sweep.path.parent}"
         warnings.append(f"the results may take {planned.home_bytes} bytes, and {home.num_bytes} are {where}")
     return SlurmPlan(request=complete, plan=planned, costs=costs, queue=queue, warnings=warnings)
+
+
+def _check_processes(request: Request, *, survey: Survey, runs: Sequence[str]) -> None:
+    """Check that a job has several tasks only where a run is a search that as many processes share."""
+    asked, option = num_processes(request.sbatch)
+    if not option:
+        return
+    for run in survey.manifest.runs:
+        pbt = survey.manifest.run_config(run).get("pbt", {})
+        shards = pbt.get("shards", 1) if pbt.get("members") else 1
+        if run.id in runs and shards != asked:
+            raise SweepError(
+                f"{request.sbatch[option].origin}: {option} must be 1 for {run.id}: a job of band is one process on "
+                f"one node, or as many as pbt.shards of a search, which is {shards}; found {asked} processes"
+            )
 
 
 def send(made: SlurmPlan, *, sweep: SweepDir, survey: Survey, claim: Claim) -> tuple[Intent, Fed]:

@@ -42,7 +42,9 @@ def checkpoint_path(folder: Path, slot: int) -> Path:
     return folder / f"population.{slot}.pt"
 
 
-def save_checkpoint(population: Population, folder: Path, *, slot: int, packing: list[str]) -> Saved:
+def save_checkpoint(
+    population: Population, folder: Path, *, slot: int, packing: list[str], search: Mapping[str, Any] | None = None
+) -> Saved:
     """Write a population into a slot, whole or not at all, after its digest has been noted beside it.
 
     A file counts if its digest has been noted: so neither a kill in between nor an unread event costs a checkpoint.
@@ -52,6 +54,7 @@ def save_checkpoint(population: Population, folder: Path, *, slot: int, packing:
         folder: work folder of the attempt.
         slot: 0 or 1; take the one that does not hold the newest checkpoint.
         packing: ids of all runs that started together, ended ones included.
+        search: state of the search whose members these are, `packing` being its run.
     """
     members = [
         {
@@ -65,7 +68,7 @@ def save_checkpoint(population: Population, folder: Path, *, slot: int, packing:
         for member in population.members
     ]
     meta = {"schema": SCHEMA, "step": population.step, "packing": packing, "members": members}
-    meta["seconds"] = population.seconds
+    meta |= {"seconds": population.seconds, "search": search}
     meta["kernels"] = kernels_name(str(population.best.device))
     first, second = population.moments
     buffer = io.BytesIO()
@@ -85,7 +88,7 @@ def save_checkpoint(population: Population, folder: Path, *, slot: int, packing:
         buffer,
     )
     data = buffer.getvalue()
-    runs = [member.run_id for member in population.members]
+    runs = packing if search else [member.run_id for member in population.members]
     saved = Saved(slot, population.step, hashlib.sha256(data).hexdigest(), len(data), runs)
     append_line(folder / CHECKPOINTS, {"event": "checkpoint", **dataclasses.asdict(saved)})
     write_atomic(checkpoint_path(folder, slot), data)
@@ -143,14 +146,7 @@ def restore_population(
 def _member(saved: Mapping[str, Any], history: torch.Tensor, configs: Mapping[str, RunConfig]) -> Member:
     run_id = saved["run_id"]
     config = configs[run_id]
-    before = run_config_from_dict(saved["config"])
-    for section in ("data", "arch", "hyper", "train"):
-        old, new = (dataclasses.asdict(getattr(c, section)) for c in (before, config))
-        changed = {key for key in new if new[key] != old[key]} - {"path", "checkpoint_s", "start_from"}
-        if changed:
-            raise BandError(
-                f"run {run_id}: {section}.{min(changed)} differs from the one its checkpoint was trained with"
-            )
+    check_unchanged(run_id, before=run_config_from_dict(saved["config"]), now=config)
     return Member(
         run_id=run_id,
         config=config,
@@ -160,3 +156,14 @@ def _member(saved: Mapping[str, Any], history: torch.Tensor, configs: Mapping[st
         history=history.tolist(),
         first_non_finite=saved["first_non_finite"],
     )
+
+
+def check_unchanged(run_id: str, *, before: RunConfig, now: RunConfig) -> None:
+    """Raise BandError where a run is configured otherwise than when its checkpoint was written."""
+    for section in ("data", "arch", "hyper", "train", "pbt"):
+        old, new = (dataclasses.asdict(getattr(c, section)) for c in (before, now))
+        changed = {key for key in new if new[key] != old[key]} - {"path", "checkpoint_s", "start_from", "shards"}
+        if changed:
+            raise BandError(
+                f"run {run_id}: {section}.{min(changed)} differs from the one its checkpoint was trained with"
+            )

@@ -9,6 +9,7 @@ import json
 import math
 import resource
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,19 @@ from band.train.schedule import Schedule
 from band.train.trials import Trials
 
 SCHEMA = 1
+LINEAGE = "lineage.csv"
 INTEGERS = ("epoch", "step")
 IMPORTED = "imported"  # in place of what stopped a member that was trained by another package
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """The search that a member won: under which id and configuration it is published, what is told of it."""
+
+    run_id: str
+    config: RunConfig
+    summary: dict[str, Any]
+    lineage: str  # content of lineage.csv
 
 
 def metrics_lines(rows: Iterable[list[float]], *, header: bool) -> str:
@@ -53,6 +65,7 @@ def export_member(
     dataset: dict[str, Any],
     provenance: dict[str, Any],
     on_progress: Callable[[str, float], None] = lambda what, share: None,
+    searched: Searched | None = None,
 ) -> str:
     """Write the finished folder of one member and return its outcome, "ok" or "diverged".
 
@@ -65,8 +78,9 @@ def export_member(
         dataset: path and digest, for result.json.
         provenance: see `band.train.provenance`.
         on_progress: called with what is being computed and the share done.
+        searched: where the member is what a search has come to.
     """
-    member = population.members[position]
+    member, told = population.members[position], {"pbt": searched.summary} if searched else {}
     folder.mkdir(parents=True, exist_ok=True)
     has_diverged = member.schedule.stopped_by == "diverged"
     scores: dict[str, dict[str, float | None]] = {split: {} for split in SPLITS}
@@ -79,15 +93,17 @@ def export_member(
         scores = score_member(posterior, ablated, trials, place, config=member.config)
         if member.config.output.level != "scores":
             write_outputs(folder / "outputs.h5", posterior, trials, place, level=member.config.output.level)
+    if searched:
+        write_atomic(folder / LINEAGE, searched.lineage.encode())
     splits = [session.splits[place] for session in trials.sessions]
     sizes = {name: sum(len(getattr(split, name)) for split in splits) for name in SPLITS}
     outcome = "diverged" if has_diverged else "ok"
     result = {
         "schema": SCHEMA,
-        "run_id": member.run_id,
-        "config": to_dict(member.config),
+        "run_id": searched.run_id if searched else member.run_id,
+        "config": to_dict(searched.config if searched else member.config),
         "dataset": {"path": dataset["path"], "digest": dataset["digest"]},
-        "training": training_section(member, population, trials.widths, outcome),
+        "training": training_section(member, population, trials.widths, outcome) | told,
         "scores": scores,
         "split": {**sizes, "how": "; ".join(dict.fromkeys(split.how for split in splits))},
         "provenance": {**provenance, **peak_memory()},
@@ -107,11 +123,7 @@ def training_section(member: Member, population: Population, widths: Widths, out
         "steps": population.step,
         "best_epoch": schedule.best_epoch if schedule.best_epoch >= 0 else None,
         "best_monitor": schedule.best if math.isfinite(schedule.best) else None,
-        "parameters": "imported"
-        if schedule.stopped_by == IMPORTED
-        else "best"
-        if schedule.best_epoch >= 0
-        else "last: no epoch had the full KL and L2 weights",
+        "parameters": _which(schedule),
         "stopped_by": schedule.stopped_by,
         "seconds": round(population.seconds, 3),
         "effective_beta": effective_beta(member.config.hyper, member.config.train, widths),

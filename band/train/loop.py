@@ -60,6 +60,7 @@ class Loop:
         self._dtype = population.params.flat.dtype
         trained = trained_columns(config, population.params.shapes)
         self._trained = None if trained is None else trained.to(self._device, self._dtype)
+        self._num_counts = 1 if self._train.recon_reduce_mean else counts_of_a_trial(trials.widths)
         self._prepare()
 
     def step(self) -> list[int]:
@@ -117,6 +118,13 @@ class Loop:
         for i, p in enumerate(done):
             self._end_epoch(p, scores[i])
         self._set_epoch_tensors()
+
+    def restart_epochs(self) -> None:
+        """Begin the next epoch of every member that has completed one, without validation: to measure, not to train."""
+        for position, member in enumerate(self.population.members):
+            if member.batch == len(self._epoch_batches[position][0][0]):
+                member.epoch, member.batch = member.epoch + 1, 0
+                self._epoch_batches[position] = self._shuffled(position)
 
     def drop_ended(self) -> None:
         """Select out the members that ended; the loop goes on with the rest, if any."""
@@ -243,8 +251,9 @@ class Loop:
         if not math.isfinite(score["valid_loss"]):
             member.first_non_finite, member.schedule.stopped_by = "validation loss", "diverged"
         elif member.schedule.observe(
-            monitored(score, self._train.monitor), epoch=member.epoch, hyper=hyper, train=self._train
-        ):
+            monitored(score, self._train.monitor, num_counts=self._num_counts),
+            epoch=member.epoch, hyper=hyper, train=self._train,
+        ):  # fmt: skip
             population.best[position] = population.params.flat.detach()[position]
         row["monitor_smoothed"] = member.schedule.smoothed
         member.history.append([row[name] for name in COLUMNS])
@@ -314,6 +323,11 @@ def train_population(
     return True
 
 
+def counts_of_a_trial(widths: Widths) -> float:
+    """Return over how many counts the reconstruction of a trial is a sum, on average over sessions."""
+    return widths.num_recon_bins * sum(widths.num_recon_neurons) / widths.num_sessions
+
+
 def effective_beta(hyper: Hyper, train: TrainConfig, widths: Widths) -> dict[str, float]:
     """Return the KL weights in units of the evidence bound, where 1 is the bound, and what coordinated dropout changes.
 
@@ -326,8 +340,7 @@ def effective_beta(hyper: Hyper, train: TrainConfig, widths: Widths) -> dict[str
         beta_ic and beta_co at the end of the ramp; cd_gradient_share, the share of counts whose gradient reaches the
         parameters: the reconstruction is not rescaled for it, so against it the divergences weigh 1 / share as much.
     """
-    neurons = sum(widths.num_recon_neurons) / widths.num_sessions
-    unit = widths.num_recon_bins * neurons if train.recon_reduce_mean else 1
+    unit = counts_of_a_trial(widths) if train.recon_reduce_mean else 1
     bins = widths.num_recon_bins if train.kl_co_reduce == "mean" else 1
     share = hyper.cd_rate + (1 - hyper.cd_rate) * hyper.cd_pass_rate if hyper.cd_rate > 0 else 1.0
     share *= 1 - hyper.sv_rate

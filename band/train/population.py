@@ -90,6 +90,16 @@ class Population:
             seconds=self.seconds,
         )
 
+    def rows(self) -> list[Tensor]:
+        """Return what is kept of each member in tensors, (M, ·) each."""
+        return [self.params.flat.detach(), *self.moments, self.best, self.sums]
+
+    def with_rows(self, members: Sequence[Member], rows: Sequence[Tensor]) -> Population:
+        """Return a population at the same step of other members, from what `rows` has of them."""
+        flat, first, second, best, sums = rows
+        params = Params(flat, self.params.shapes, requires_grad=True)
+        return Population(list(members), params, (first, second), best, sums, self.step, self.seconds)
+
     def final_params(self, position: int) -> Params:
         """Return the parameters that a member leaves: of its best epoch, or the last where none could count yet."""
         is_best = self.members[position].schedule.best_epoch >= 0

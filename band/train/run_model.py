@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from band.config import DataConfig, RunConfig, run_config_from_dict
+from band.config import DataConfig, RunConfig, run_config_from_dict, trained_config
 from band.data.digest import dataset_digest
 from band.data.recording import Recording
 from band.data.splits import Split, make_split
@@ -91,7 +91,7 @@ def open_model(folder: str | Path, *, device: torch.device | str = "cpu") -> Mod
     return Model(
         folder=folder,
         result=result,
-        config=run_config_from_dict(result["config"]),
+        config=run_config_from_dict(trained_config(result)),
         params=Params(flat, {name: tuple(value.shape) for name, value in values.items()}),
         widths=None if widths is None else _widths(widths),
     )

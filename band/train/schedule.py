@@ -74,7 +74,17 @@ def ramps_have_ended(epoch: int, hyper: Hyper) -> bool:
     return epoch >= max(kl_end, hyper.l2_start_epoch + hyper.l2_increase_epoch if has_l2 else 0)
 
 
-def monitored(score: dict[str, float], monitor: str) -> float:
-    """Return the monitored score of an epoch, turned so that lower is better."""
+def monitored(score: dict[str, float], monitor: str, *, num_counts: float) -> float:
+    """Return the monitored score of an epoch, turned so that lower is better.
+
+    Args:
+        score: what validation found.
+        monitor: its name; "valid_band" is the reconstruction of a count on average, and 1 - R² of behaviour beside it,
+            0 for LFADS, which decodes none.
+        num_counts: counts of a trial that `valid_recon` is a sum over; 1 where it is a mean.
+    """
+    if monitor == "valid_band":
+        r2 = score["valid_behavior_r2"]
+        return score["valid_recon"] / num_counts + 1 - (0.0 if math.isnan(score["valid_behavior"]) else r2)
     value = score[monitor]
     return -value if monitor in ("valid_bits_per_spike", "valid_behavior_r2") else value

@@ -1,4 +1,4 @@
-"""One task from its first step, or its newest checkpoint, to the finished folders of all its runs."""
+"""One population from its first step, or its newest checkpoint, to the finished folders of all its runs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from typing import Any, Protocol
 
 import torch
 
-from band.config import RunConfig, run_config_from_dict
-from band.errors import ConfigError, PublishError
+from band.config import RunConfig
+from band.errors import PublishError
 from band.model.kernels import kernels_name
 from band.run_dir import verify
-from band.train.augmentations import augmentations_of
 from band.train.checkpoint import newest_checkpoint, restore_population, save_checkpoint
-from band.train.export import export_member, metrics_lines
+from band.train.export import Searched, export_member, metrics_lines
 from band.train.loop import Loop, effective_beta, train_population
-from band.train.population import COLUMNS, Population
+from band.train.population import COLUMNS, Member, Population
 from band.train.provenance import provenance
+from band.train.shards import Launch
 from band.train.start import start_population
 from band.train.trials import Trials
 
 EPOCH_EVENTS_S = 2.0
-STOPPED = 4
 
 
 class EventSink(Protocol):
@@ -36,47 +35,6 @@ class EventSink(Protocol):
 
     def send(self, event: str, **fields: Any) -> None:
         """Take one event."""
-
-
-def train_task(
-    task: Mapping[str, Any],
-    *,
-    work: Path,
-    data: Path,
-    runs: Sequence[str],
-    events: EventSink,
-    commands: queue.SimpleQueue[str],
-) -> int:
-    """Train runs of a task until each has a finished folder `work/runs/RUN_ID`; return the worker's exit code.
-
-    Args:
-        task: content of task.json.
-        work: folder for checkpoints and finished runs; continues from what it holds.
-        data: the staged recording.
-        runs: ids to train, all of the task or some.
-        events: receives started, epoch, checkpoint, run_finished.
-        commands: `checkpoint` and `stop`, looked at between steps.
-
-    Raises:
-        BandError: a run is not in the task, the recording breaks a rule, a checkpoint is of another configuration.
-    """
-    known = {run["id"]: run_config_from_dict(run["config"]) for run in task["runs"]}
-    if missing := [run for run in runs if run not in known]:
-        raise ConfigError(f"task {task['task']} has no run {missing[0]}; it has {', '.join(known)}")
-    torch.set_num_threads(int(task.get("threads", 1)))
-    device = torch.device(task.get("device", "cpu"))
-    configs = {run: known[run] for run in runs}
-    for key in ("augmentations", "inference_augmentations"):
-        augmentations_of(list(configs.values()), key)  # one that is not there is told before anything is trained
-    trials = Trials.load(data, list(configs.values()), device=device)
-    # What this process has finished is the supervisor's from then on, who publishes it and takes the folder away.
-    finished = {run for run in runs if is_finished(work / "runs" / run)}
-    while pending := [run for run in runs if run not in finished]:
-        session = _Session(task, trials, configs, work, device, events, commands)
-        if not session.train(pending):
-            return STOPPED
-        finished |= session.finished
-    return 0
 
 
 def is_finished(folder: Path) -> bool:
@@ -88,7 +46,7 @@ def is_finished(folder: Path) -> bool:
     return True
 
 
-class _Session:
+class Session:
     """Trains one population to its end."""
 
     def __init__(
@@ -100,7 +58,9 @@ class _Session:
         device: torch.device,
         events: EventSink,
         commands: queue.SimpleQueue[str],
+        launch: Launch,
     ) -> None:
+        self._launch = launch
         self._task, self._trials, self._configs, self._work = task, trials, configs, work
         self._device, self._events, self._commands = device, events, commands
         self._places = {run: place for place, run in enumerate(configs)}
@@ -160,28 +120,40 @@ class _Session:
         now = time.monotonic()
         population.seconds += now - self._last_time
         self._last_time = now
-        command = None if self._commands.empty() else self._commands.get()
-        every = population.members[0].config.train.checkpoint_s
-        if command is not None or now - self._last_checkpoint >= every:
+        command = self._due(population)
+        if command:
             self._checkpoint(population)
-        return command == "stop" or self._has_rehearsed(population)
+        if command == "rehearse":
+            self._rehearse(population)
+        return command in ("stop", "rehearse")
 
-    def _has_rehearsed(self, population: Population) -> bool:
-        """Stop a canary that has trained for long enough, after its outputs were made as at its end and thrown away."""
+    def _due(self, population: Population) -> str:
+        """Return what is to be done between two steps: "checkpoint"; "stop" or "rehearse", after one; or nothing."""
+        if not self._commands.empty():
+            return self._commands.get()
+        first = population.members[0] if population.members else None
+        if self._canary_s and population.seconds >= self._canary_s and first and first.epoch and not first.batch:
+            return "rehearse"
+        every = next(iter(self._configs.values())).train.checkpoint_s
+        return "checkpoint" if time.monotonic() - self._last_checkpoint >= every else ""
+
+    def _rehearse(self, population: Population) -> None:
+        """Make the outputs of a canary that has trained for long enough as at its end, and throw them away."""
         member = population.members[0]
-        if not self._canary_s or population.seconds < self._canary_s or not member.epoch or member.batch:
-            return False
-        self._checkpoint(population)
+        runs = list(dict.fromkeys(self._run_of(m) for m in population.members))
         start = time.monotonic()
         with tempfile.TemporaryDirectory(dir=self._work, prefix="rehearsal-") as folder:
-            self._export(population, 0, folder=Path(folder) / member.run_id)
-        share = member.epoch / member.config.train.max_epochs
+            self._export(population, 0, run=runs[0], folder=Path(folder) / runs[0])
+        share = member.epoch / self._configs[runs[0]].train.max_epochs
         seconds = {"train_s": population.seconds, "outputs_s": time.monotonic() - start}
-        self._events.send("rehearsed", runs=[m.run_id for m in population.members], share=share, **seconds)
-        return True
+        self._events.send("rehearsed", runs=runs, share=share, **seconds)
 
-    def _checkpoint(self, population: Population) -> None:
-        saved = save_checkpoint(population, self._work, slot=self._slot, packing=self._packing)
+    def _run_of(self, member: Member) -> str:
+        """Return the run that a member belongs to."""
+        return member.run_id
+
+    def _checkpoint(self, population: Population, *, search: Mapping[str, Any] | None = None) -> None:
+        saved = save_checkpoint(population, self._work, slot=self._slot, packing=self._packing, search=search)
         self._slot = 1 - self._slot
         self._last_checkpoint = time.monotonic()
         self._events.send("checkpoint", **dataclasses.asdict(saved))
@@ -190,13 +162,17 @@ class _Session:
         for member in population.members:
             if member.batch == 0 and member.history and not member.first_non_finite:
                 self._write_metrics(member.run_id, metrics_lines(member.history[-1:], header=False), append=True)
+        self._send_epoch(population.members, step=population.step)
+
+    def _send_epoch(self, members: Sequence[Member], *, step: int, **more: Any) -> None:
+        """Say how far members are, at most so often, and always when one ends."""
         now = time.monotonic()
-        if now - self._last_event < EPOCH_EVENTS_S and not any(member.has_ended for member in population.members):
+        if now - self._last_event < EPOCH_EVENTS_S and not any(member.has_ended for member in members):
             return
-        rate = (population.step - self._last_step) / max(now - self._last_event, 1e-9)
-        self._last_event, self._last_step = now, population.step
-        runs = {member.run_id: _progress(member.history[-1:], member.config) for member in population.members}
-        self._events.send("epoch", runs=runs, step=population.step, steps_per_s=round(rate, 3))
+        rate = (step - self._last_step) / max(now - self._last_event, 1e-9)
+        self._last_event, self._last_step = now, step
+        runs = {member.run_id: _progress(member.history[-1:], member.config) for member in members}
+        self._events.send("epoch", runs=runs, step=step, steps_per_s=round(rate, 3), **more)
 
     def _on_ended(self, population: Population, ended: list[int]) -> None:
         # First the checkpoint, their final state in it: a run is never published while only an older one exists,
@@ -208,21 +184,26 @@ class _Session:
         """Write the finished folders of members that ended, and say so."""
         for position in ended:
             member = population.members[position]
-            folder = self._work / "runs" / member.run_id
-            outcome = "diverged" if member.schedule.stopped_by == "diverged" else "ok"
-            if not is_finished(folder):
-                if outcome == "diverged":
-                    print(f"{member.run_id} diverged: first tensor not finite is {member.first_non_finite}", flush=True)
-                self._export(population, position, folder=folder)
-            self.finished.add(member.run_id)
-            self._events.send("run_finished", run=member.run_id, outcome=outcome)
+            if member.first_non_finite:
+                print(f"{member.run_id} diverged: first tensor not finite is {member.first_non_finite}", flush=True)
+            self._publish(population, position, run=member.run_id)
         self._last_time = time.monotonic()
 
-    def _export(self, population: Population, position: int, *, folder: Path) -> None:
-        run = population.members[position].run_id
+    def _publish(self, population: Population, position: int, *, run: str, searched: Searched | None = None) -> None:
+        """Write the finished folder of a run from the member it comes to, unless it is there, and say so."""
+        folder = self._work / "runs" / run
+        if not is_finished(folder):
+            self._export(population, position, run=run, folder=folder, searched=searched)
+        self.finished.add(run)
+        has_diverged = population.members[position].schedule.stopped_by == "diverged"
+        self._events.send("run_finished", run=run, outcome="diverged" if has_diverged else "ok")
+
+    def _export(
+        self, population: Population, position: int, *, run: str, folder: Path, searched: Searched | None = None
+    ) -> None:
         export_member(
-            population, position, self._trials, self._places[run],
-            folder=folder, dataset=self._task["dataset"], provenance=self._provenance(),
+            population, position, self._trials, self._places[population.members[position].run_id],
+            folder=folder, dataset=self._task["dataset"], provenance=self._provenance(), searched=searched,
             on_progress=lambda what, share: self._events.send("outputs", run=run, what=what, share=round(share, 3)),
         )  # fmt: skip
 

@@ -34,21 +34,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the staged recording")
     parser.add_argument("--runs", required=True, help="ids of the runs to train, separated by commas")
     parser.add_argument("--events-fd", type=int, required=True, help="open file descriptor for events")
+    parser.add_argument("--rank", type=int, default=0, help="among those that share a search; -1: as srun says")
+    parser.add_argument("--store", default="", help="HOST:PORT at which rank 0 is to be found")
     arguments = parser.parse_args(argv)
+    rank = int(os.environ["SLURM_PROCID"]) if arguments.rank < 0 else arguments.rank
+    if arguments.store and not rank:
+        return 0  # of all that srun started, the one in place of rank 0
     task = json.loads(arguments.task.read_text(encoding="utf-8"))
     # Before torch is imported: its thread pool reads these once.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(task.get("threads", 1))
     keep_freed_memory()
-    events = Events(arguments.events_fd)
+    events = Events(os.open(os.devnull, os.O_WRONLY) if rank else arguments.events_fd)
     commands = listen()
     try:
         check_versions(os.environ.get("BAND_VERSIONS", ""))
         check_source(arguments.data, home=Path(task["dataset"]["path"]))
-        from band.train.session import train_task
+        from band.train.shards import Launch
+        from band.train.task import train_task
 
+        # On another node than rank 0's there is no staged recording.
+        data = arguments.data if arguments.data.exists() or not rank else Path(task["dataset"]["path"])
+        launch = Launch(tuple(sys.argv[1:] if argv is None else argv), rank, arguments.store)
         return train_task(
-            task, work=arguments.work, data=arguments.data, runs=arguments.runs.split(","), events=events,
-            commands=commands,
+            task, work=arguments.work, data=data, runs=arguments.runs.split(","), events=events, commands=commands,
+            launch=launch,
         )  # fmt: skip
     except Exception as error:
         text = str(error) if isinstance(error, BandError) else traceback.format_exc()

@@ -20,8 +20,10 @@ from band.bridge.keys import SAME
 from band.bridge.pbt import read_pbt
 from band.bridge.sweep_file import sweep_text
 from band.cli.sweep import main
+from band.config import run_config_from_dict
 from band.errors import BandError, ForeignError
 from band.sweep.fields import FIELDS
+from band.sweep.manifest import read_manifest
 from band.yaml_file import plain, read_yaml
 
 MODEL = """\
@@ -237,29 +239,23 @@ def test_a_search_space_is_read_without_running_its_script(package: Path) -> Non
     values = base(package / "reach.yaml")
     assert (values["arch.fac_dim"], values["hyper.kl_co_scale"]) == (12, 12.0)
     pbt = plain(read_yaml(package / "reach.pbt.yaml"))["pbt"]
-    assert {key: value for key, value in pbt.items() if key != "params"} == {
-        "members": 20, "every_epochs": 25, "first_epoch": 105, "monitor": "valid_recon", "stop_patience": 4,
+    assert {key: value for key, value in pbt.items() if key != "space"} == {
+        "members": 20, "every_epochs": 25, "burn_in_epochs": 105, "selection": "tournament", "stop_generations": 4,
         "stop_ratio": 5e-4,
     }  # fmt: skip
-    assert pbt["params"]["hyper.lr"] == {
-        "low": 1e-5, "high": 5e-3, "draw": "loguniform", "start": 4e-3, "change": 0.3, "is_bounded": True,
+    assert pbt["space"]["hyper.lr"] == {
+        "low": 1e-5, "high": 5e-3, "draw": "loguniform", "start": 4e-3, "change": 0.3, "explore": "linear",
     }  # fmt: skip
-    assert pbt["params"]["hyper.cd_rate"]["start"] == 0.5 and pbt["params"]["hyper.dropout_rate"]["draw"] == "uniform"
+    assert pbt["space"]["hyper.cd_rate"]["start"] == 0.5 and pbt["space"]["hyper.dropout_rate"]["draw"] == "uniform"
+    assert pbt["space"]["hyper.cd_rate"]["max"] == 0.99, "without limits of its own a rate stays a rate"
     assert "model.my_own" in (package / "reach.pbt.yaml").read_text()
-    assert (
-        main(
-            [
-                "generate",
-                "reach.yaml",
-                "--dry-run",
-                "--set",
-                f"data.path={package}/datasets/reach.h5",
-                "--set",
-                "batch_size=8",
-            ]
-        )
-        == 0
-    )
+    here = ["--set", f"data.path={package}/datasets/reach.h5", "--set", "batch_size=8"]
+    assert main(["generate", "reach.yaml", "--dry-run", *here]) == 0
+    assert main(["generate", "reach.pbt.yaml", *here]) == 0
+    manifest = read_manifest(package / "sweeps" / "reach.pbt")
+    config = run_config_from_dict(manifest.run_config(manifest.runs[0]))
+    assert (config.pbt.members, config.train.monitor, config.arch.fac_dim) == (20, "valid_recon", 12)
+    assert config.pbt.searched()["hyper.lr"].limits == (1e-5, 5e-3)
 
 
 def test_the_earlier_form_of_a_search_space_is_read_too(tmp_path: Path) -> None:
@@ -268,6 +264,8 @@ def test_the_earlier_form_of_a_search_space_is_read_too(tmp_path: Path) -> None:
     found = read_pbt(path)
     assert found.params["hyper.lr"].start == 1e-2 and found.params["hyper.lr"].high == 5e-3
     assert found.params["hyper.cd_rate"].draw == "uniform" and found.every_epochs == 70 and found.members == 8
+    assert found.selection == "truncation", "Ray's own scheduler replaces the worst quarter"
+    assert found.params["hyper.lr"].ours("hyper.lr").limits == (1e-5, 1e-2), "where it starts is within its limits"
 
 
 @pytest.mark.parametrize(

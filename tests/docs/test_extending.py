@@ -17,7 +17,7 @@ from tiny import Worker, config, make_loop, write_recording, write_task
 from band.config import to_dict
 from band.errors import ConfigError
 from band.run_dir import verify
-from band.train.session import train_task
+from band.train.task import train_task
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text()

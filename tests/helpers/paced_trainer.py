@@ -14,7 +14,7 @@ from band.train import session, worker
 
 PAUSE_S = float(os.environ["PACED_STEP_S"])
 WHILE = os.environ.get("PACED_WHILE")
-after_step = session._Session._after_step
+after_step = session.Session._after_step
 
 
 def after_step_and_pause(self: Any, population: Any) -> bool:
@@ -24,7 +24,7 @@ def after_step_and_pause(self: Any, population: Any) -> bool:
 
 
 if __name__ == "__main__":
-    session._Session._after_step = after_step_and_pause  # type: ignore[method-assign]
+    session.Session._after_step = after_step_and_pause  # type: ignore[method-assign]
     code = worker.main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -8,6 +8,7 @@ import os
 import queue
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import h5py
 import numpy as np
 import torch
 
-from band.config import Arch, DataConfig, Hyper, RunConfig, TrainConfig, to_dict
+from band.config import Arch, DataConfig, Hyper, PbtConfig, RunConfig, TrainConfig, to_dict
 from band.data.digest import dataset_digest
+from band.search import read_space, space_text
 from band.train.loop import Loop, train_population
 from band.train.population import Population
-from band.train.session import train_task
+from band.train.task import train_task
 from band.train.trials import Trials
 
 ARCH = Arch(ic_enc_dim=8, ci_enc_dim=8, con_dim=6, co_dim=2, ic_dim=5, gen_dim=12, fac_dim=6)
@@ -57,6 +59,19 @@ def config(
         train=TrainConfig(**training),
         seed=seed,
     )
+
+
+SPACE = {
+    "hyper.lr": {"low": 2e-3, "high": 2e-2, "change": 0.3},
+    "hyper.cd_rate": {"draw": "uniform", "low": 0.01, "high": 0.7, "explore": "log"},
+}
+
+
+def searching(run: RunConfig, *, space: Mapping[str, Any] = SPACE, **pbt: Any) -> RunConfig:
+    """Return a run that searches with a few members."""
+    text = space_text(read_space(space, where="pbt.space"))
+    given = {"members": 5, "every_epochs": 2, "burn_in_epochs": 4, "stop_generations": 0, "space": text, **pbt}
+    return dataclasses.replace(run, pbt=PbtConfig(**given))
 
 
 def make_loop(path: Path, configs: dict[str, RunConfig]) -> Loop:

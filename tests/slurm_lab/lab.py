@@ -98,6 +98,7 @@ class Lab:
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
             "SLURM_CONF": f"{self.plan.root}/etc/slurm.conf",
+            "BAND_KERNELS_FOLDER": f"{self.plan.root}/kernels",  # built once a lab, not once a home
         }
 
     # Up and down

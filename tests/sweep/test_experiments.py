@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from sweep_files import expand_file, write_shapes
 
-from band.config import Hyper, RunConfig, to_dict
+from band.config import Hyper, PbtConfig, RunConfig, to_dict
 from band.sweep.checks import split_sizes
 from band.sweep.grid import Expansion
 from band.sweep.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
-NAMES = ("mc_maze", "m1_stevenson", "reach", "reach_control", "demo", "heldout")
+SEARCHES = ("pbt_lorenz", "pbt_lorenz_random", "pbt_mc_maze", "pbt_mc_maze_random")
+NAMES = ("mc_maze", "m1_stevenson", "reach", "reach_control", "demo", "heldout", *SEARCHES)
 REAL = Path(os.environ.get("BAND_DATA", ROOT.parent / "shared" / "data"))
 MAZE, STEVENSON = "mc_maze_large_9cond-10ms.h5", "m1_stevenson-50ms-T28.h5"
 
@@ -32,6 +33,7 @@ def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             write_shapes(tmp_path / name, trials=trials, bins=bins, neurons=neurons)
     write_shapes(tmp_path / "reach.h5", trials=(384, 104, 112), bins=50, neurons=60)
     write_shapes(tmp_path / "reach_control.h5", trials=(384, 104, 112), bins=50, neurons=60, fill=1.0)
+    write_shapes(tmp_path / "lorenz.h5", trials=(240, 90, 90), bins=50, neurons=30, keys=("cond",))
     write_shapes(tmp_path / "demo_reach.h5", trials=(128, 32, 40), bins=35, neurons=50)
     monkeypatch.setenv("BAND_DATASETS", str(tmp_path))
     return tmp_path
@@ -96,6 +98,23 @@ def test_reach_compares_corrections_with_their_control_over_five_seeds(recording
 def test_the_demo_is_small_and_stands_beside_its_recording(recordings: Path) -> None:
     expansion = expand_file(EXPERIMENTS / "demo.yaml", f"data.path={recordings / 'demo_reach.h5'}")
     assert sorted(weight > 0 for _, weight, _ in settings(expansion)) == [False, False, True, True]
+
+
+@pytest.mark.parametrize("name", ["pbt_lorenz", "pbt_mc_maze"])
+def test_random_draws_come_from_where_members_start_and_train_as_long(recordings: Path, name: str) -> None:
+    search, draws = (expand_file(EXPERIMENTS / f"{stem}.yaml") for stem in (name, f"{name}_random"))
+    config = search.base
+    assert config["pbt"]["members"] == 20 and draws.base["pbt"]["members"] == 0
+    assert {run.overrides.get("seed", 0) for run in search.runs} == {0, 1, 2}
+    assert all(draws.base[key] == config[key] for key in ("arch", "train", "data"))
+    space = PbtConfig(**config["pbt"]).searched()
+    values = [{key: run.overrides[key] for key in space} for run in draws.runs]
+    assert len({tuple(found.items()) for found in values}) == 20
+    for key, param in space.items():
+        found = sorted(value[key] for value in values)
+        assert param.low <= found[0] and found[-1] <= param.high
+        middle = (param.low * param.high) ** 0.5 if param.draw == "loguniform" else (param.low + param.high) / 2
+        assert found[3] < middle < found[-4], "drawn over the whole range, in the same space"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -35,7 +35,7 @@ CASES = [
     ("grid: {arch.encod_data_dim: [30]}", "s.yaml:2: arch.encod_data_dim is read from the recording; leave it out"),
     (
         "grid: {xyzzy.lr: [1]}",
-        "xyzzy.lr is not a field of a run; choose from the fields of data, arch, hyper, train, output and seed",
+        "xyzzy.lr is not a field of a run; choose from the fields of data, arch, hyper, train, output, pbt and seed",
     ),
     ("grid: {hyper: [1]}", "s.yaml:2: hyper is a section; name one of its fields, as in hyper.behavior_weight"),
     ("grid:\n  hyper.lr: [1]\n  lr: [2]", "s.yaml:4: grid.hyper.lr is given twice, first in"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from band.config import Arch, DataConfig, Hyper, OutputConfig, RunConfig, TrainConfig, to_dict
+from band.config import Arch, DataConfig, Hyper, OutputConfig, PbtConfig, RunConfig, TrainConfig, to_dict
 from band.sweep.fields import FIELDS
 from band.sweep.identity import LEGACY, UNHASHED, WITHOUT_EFFECT, pair_id, run_id, science, without_effect
 
@@ -73,11 +73,14 @@ def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
     config = copy.deepcopy(config)
     section, _, name = key.rpartition(".")
     part = config[section] if section else config
-    part[name] = other(key, part[name])
+    part[name] = SPACE.replace("0.001", "0.002") if key == "pbt.space" else other(key, part[name])
     return config
 
 
 ZIG = "zero_inflated_gamma"
+SPACE = '{"hyper.lr":{"high":0.01,"low":0.001}}'
+SEARCHES = next(c.where for c in WITHOUT_EFFECT if "hyper.lr_stop" in c.keys)
+SEARCH = [key for key in FIELDS if key.startswith("pbt.")]
 EFFECTIVE = {  # what has to hold for fields that only some options read
     "arch.behavior_lags": Arch(behavior_decoder="causal_lag"),
     "arch.behavior_classes": Arch(behavior_likelihood="categorical"),
@@ -103,6 +106,7 @@ def test_every_field_that_is_not_idle_or_left_out_changes_the_id(key: str) -> No
             arch=EFFECTIVE.get(key, Arch()),
             hyper=Hyper(behavior_weight=1.0, l2_gen_scale=1.0, shift_std=1.0, kl_co_target=0.1),
             output=OutputConfig(),
+            pbt=PbtConfig(members=4, selection="truncation", space=SPACE) if key in SEARCH else PbtConfig(),
         )
     )
     same = run_id(config, dataset_digest=DIGEST) == run_id(changed(config, key), dataset_digest=DIGEST)
@@ -126,6 +130,10 @@ def test_a_field_without_effect_does_not_change_the_id(condition: Any) -> None:
         "arch.co_dim is 0": RunConfig(arch=Arch(co_dim=0)),
         "every L2 scale and weight_decay are 0": RunConfig(),
         "hyper.lr_decay is 1": RunConfig(hyper=Hyper(lr_decay=1)),
+        "pbt.members is 0": RunConfig(),
+        SEARCHES: RunConfig(pbt=PbtConfig(members=4, space=SPACE)),
+        "pbt.selection is tournament": RunConfig(pbt=PbtConfig(members=4, space=SPACE)),
+        "pbt.stop_generations is 0": RunConfig(pbt=PbtConfig(members=4, stop_generations=0, space=SPACE)),
         "data.num_folds cuts the trials": RunConfig(data=DataConfig(num_folds=5)),
         "data.heldout_share is 0": RunConfig(),
         "arch.behavior_decoder is not causal_lag": RunConfig(hyper=Hyper(behavior_weight=1.0)),
@@ -147,6 +155,17 @@ def test_a_field_without_effect_does_not_change_the_id(condition: Any) -> None:
     for key in condition.keys:
         assert key in FIELDS
         assert run_id(config, dataset_digest=DIGEST) == run_id(changed(config, key), dataset_digest=DIGEST)
+
+
+def test_what_a_search_draws_does_not_change_the_id_and_what_it_wakes_does() -> None:
+    space = '{"hyper.l2_gen_scale":{"high":1.0,"low":0.001},"hyper.lr":{"high":0.01,"low":0.001}}'
+    config = to_dict(RunConfig(pbt=PbtConfig(members=4, space=space)))
+    before = run_id(config, dataset_digest=DIGEST)
+    for key in ("hyper.lr", "hyper.l2_gen_scale"):
+        assert run_id(changed(config, key), dataset_digest=DIGEST) == before
+    # The penalty is 0 at the base, but members draw one: so its ramp matters.
+    assert run_id(changed(config, "hyper.l2_increase_epoch"), dataset_digest=DIGEST) != before
+    assert run_id(changed(config, "hyper.behavior_weight"), dataset_digest=DIGEST) != before
 
 
 def test_another_recording_is_another_run_wherever_it_lies() -> None:

@@ -80,7 +80,7 @@ def command() -> list[str]:
     capability = _capability()
     return [
         os.environ.get("CXX", "c++"),
-        *("-std=c++20", "-O3", "-fPIC", "-shared", "-ffp-contract=off", "-fopenmp", "-w"),
+        *("-std=c++17", "-O3", "-fPIC", "-shared", "-ffp-contract=off", "-fopenmp", "-w"),
         *("-DAT_PARALLEL_OPENMP=1", f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}"),
         *VECTORS[capability],
         *(f"-I{torch_folder / 'include'}", str(SOURCE)),
@@ -89,7 +89,9 @@ def command() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Return where builds are kept."""
+    """Return where builds are kept: $BAND_KERNELS_FOLDER, or in the user's cache."""
+    if folder := os.environ.get("BAND_KERNELS_FOLDER"):
+        return Path(folder)
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(home) / "band" / "kernels"
 
