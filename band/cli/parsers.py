@@ -20,6 +20,8 @@ EXIT_CODES = {
     2: "usage: a command or an option that there is not",
     3: "Slurm or ssh refused or did not answer",
     4: "partial: some of it is not done, or another process has it",
+    70: "a fault of ours; BAND_DEBUG=1 shows where",
+    130: "Ctrl-C",
 }
 
 

@@ -104,7 +104,7 @@ def _overview() -> str:
             "",
             'band-sweep COMMAND --help says more; COMMAND --json prints one document with "schema" and "command".',
             "exit codes:",
-            *(f"  {code}  {words}" for code, words in EXIT_CODES.items()),
+            *(f"  {code:<3}  {words}" for code, words in EXIT_CODES.items()),
         ]
     )
 

@@ -66,7 +66,7 @@ def test_exit_codes_are_said_in_the_overview_and_the_readme(capsys: pytest.Captu
     assert sweep.main(["--help"]) == 0
     overview = capsys.readouterr().out.splitlines()
     assert len(overview) <= LONGEST and max(map(len, overview)) <= WIDEST
-    assert all(f"  {code}  {words}" in overview for code, words in EXIT_CODES.items())
+    assert all(f"  {code:<3}  {words}" in overview for code, words in EXIT_CODES.items())
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert "0 done, 1 your input, 2 usage, 3 Slurm or ssh, 4 partial" in readme
 
