@@ -5,7 +5,7 @@ TESTS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench slurm-lab clean environment
+.PHONY: help demo test lint format docs bench slurm-lab man clean environment
 
 help:  ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -38,6 +38,9 @@ bench: environment  ## time and memory of a training step beside a plain impleme
 slurm-lab: environment  ## a shell on a Slurm cluster of two nodes that lives as long as the shell
 	@scripts/slurm_packages.sh --install
 	@PYTHONPATH=tests $(BIN)/python -m slurm_lab
+
+man: environment  ## manual pages of every command, where `man` finds them once the environment is active
+	@$(BIN)/python -m band.cli.man_pages $(VENV)/share/man
 
 clean:  ## remove .venv, caches and what the demo made; other recordings and sweeps stay
 	@rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -121,6 +121,12 @@ class Bench:
             show(rows[-1])
         return rows
 
+    def files(self) -> Rows:
+        """Files in and out."""
+        from benchmarks import files
+
+        return files.rows()
+
     def starts(self) -> Rows:
         """Commands that do next to nothing."""
         return sweeps.starts()
@@ -187,6 +193,11 @@ SECTIONS: dict[str, tuple[str, Sequence[str], str]] = {
         "Simulated Lorenz recording, 320 trials of 40 bins and 20 neurons; the loss (nats a trial) is the best "
         "that all of them reach. The population counts when its worst member has reached it.",
     ),
+    "files": (
+        "Files",
+        ("what", "MiB", "seconds", "MiB/s"),
+        "A simulated recording of 960 trials of 100 neurons; nothing is cold: the system has the file in memory.",
+    ),
     "starts": (
         "Start of a command",
         ("command", "seconds", "processor seconds"),
@@ -232,7 +243,7 @@ def main() -> None:
         show(header)
         fill: Callable[[], Rows] = getattr(bench, name)
         found[name] = fill()
-        if name == "starts":
+        if name in ("files", "starts"):
             for row in found[name]:
                 show(row)
     if arguments.write:

@@ -13,7 +13,8 @@ HEAVY = (
     *("pyarrow", "tensorboard", "wandb", "mlflow"),
 )
 LIMIT_S = 0.25  # of processor time: the clock on the wall also counts what else this machine is doing
-SWEEP_COMMANDS = ("generate", "submit", "status", "logs", "why", "cancel", "retry", "collect", "report")
+SWEEP_COMMANDS = ("generate", "calibrate", "submit", "status", "watch", "logs")
+SWEEP_COMMANDS += ("why", "cancel", "retry", "collect", "report")
 STARTS = [
     ("sync", "--help"),
     *(("sync", command, "--help") for command in ("pull", "push", "status", "disconnect")),
@@ -30,6 +31,8 @@ STARTS = [
     *(("train", command, "--help") for command in ("infer", "sample", "score", "ablate", "perturb", "decode", "nlb")),
     ("sweep", "--help"),
     ("sweep", "--version"),
+    ("sweep", "init", "--help"),
+    ("sweep", "completion", "--help"),
     ("sweep", "doctor", "--help"),
     ("sweep", "export", "--help"),
     ("sweep", "export", "no_such_sweep", "--to", "tensorboard"),

@@ -17,6 +17,10 @@ from band.slurm.share import Share, Use, own_use, shares
 from band.sweep.pending import meaning
 
 HELP = "show partitions, free CPUs and GPUs, and one's own jobs and share"
+EXAMPLES = """\
+examples:
+  band-sweep cluster
+  band-sweep cluster gpu --nodes"""
 MOST_NODES = 40  # a longer list is shown on request only
 
 

@@ -8,6 +8,10 @@ from band.cli.common import print_json, printable
 from band.cli.progress import plural
 
 HELP = "write the table of results, a row a run"
+EXAMPLES = """\
+examples:
+  band-sweep collect mc_maze
+  band-sweep collect mc_maze --json | jq -r .file"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from band.errors import BandError
@@ -20,6 +20,8 @@ OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
 # By the name that is imported: what a package installed with --no-deps may lack.
 DEPENDENCIES = {name: name for name in ("torch", "numpy", "h5py", "submitit", "omegaconf", "rich", "matplotlib")}
 DEPENDENCIES["yaml"] = "pyyaml"
+SCHEMA = 1  # of what is printed as JSON
+_command = [""]  # the one that this process runs
 
 
 def main_guard(command: Callable[[], int]) -> int:
@@ -73,9 +75,18 @@ def whole_number(text: str, *, least: int = 1) -> int:
     return int(text)
 
 
-def print_json(value: Any) -> None:
-    """Print `value` as JSON on stdout: indented for people, one line in a pipe; NaN is an error of ours."""
-    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None, allow_nan=False))
+def set_command(name: str) -> None:
+    """Remember which command this is, such as "band-sweep status"."""
+    _command[0] = name
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print a document as JSON on stdout: indented for people, one line in a pipe; NaN is an error of ours.
+
+    Every document of every command has "schema", which rises when a key changes its meaning or goes, and "command".
+    """
+    document = {"schema": SCHEMA, "command": _command[0], **values}
+    print(json.dumps(document, indent=2 if sys.stdout.isatty() else None, allow_nan=False))
 
 
 def print_lines(rows: list[tuple[str, str]]) -> None:
@@ -93,6 +104,11 @@ def print_lines(rows: list[tuple[str, str]]) -> None:
         style = "bold red" if label == "problem" else "bold cyan"
         table.add_row(Text(label, style=style), Text(printable(text)))
     console().print(table)
+
+
+def has_screen() -> bool:
+    """Return whether stdout is a terminal on which text can be moved about and written over."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def console(*, stderr: bool = False) -> Console:

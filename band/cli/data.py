@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from band.cli import data_chop, data_import, data_join
-from band.cli.common import main_guard, print_json, print_lines, printable
+from band.cli.common import main_guard, print_json, print_lines, printable, set_command
+from band.cli.parsers import Help, make_parser, subparsers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,15 +42,16 @@ MARKS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run `band-data` and return its exit code: 0 ok, 1 the file or a value breaks a rule, 2 wrong usage."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
+    set_command(f"band-data {args.command}")
     return main_guard(lambda: int(args.run(args)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="band-data", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="inspect | check | simulate | import | join | chop | merge")
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, with those of its commands."""
+    made = make_parser("band-data", description=__doc__.strip().split(": ", 1)[1], examples=EXAMPLES)
+    names = "inspect | check | simulate | import | join | chop | merge"
+    commands = made.add_subparsers(required=True, metavar=names, dest="command", prog="band-data")
     inspect = commands.add_parser("inspect", help="show on one screen what a recording holds")
     inspect.add_argument("file", type=Path, metavar="FILE")
     inspect.add_argument("--bin-ms", type=float, help="width of a time bin in ms; default: the file's attribute bin_ms")
@@ -66,7 +68,17 @@ def _parser() -> argparse.ArgumentParser:
     data_chop.add(commands)
     for command in (inspect, check):
         command.add_argument("--json", action="store_true", help="print JSON")
-    return parser
+    for name, own in subparsers(made).items():
+        own.formatter_class = Help
+        own.description = own.description or next(c.help for c in commands._choices_actions if c.dest == name)
+        own.epilog = own.epilog or examples_of(name)
+    return made
+
+
+def examples_of(name: str) -> str:
+    """Return those of EXAMPLES that show one command."""
+    lines = EXAMPLES.split("\n")
+    return "\n".join([lines[0], *(line for line in lines if line.startswith(f"  band-data {name} "))])
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +125,7 @@ def _check(args: argparse.Namespace) -> int:
         except BandError as error:
             results.append({"path": str(path), "ok": False, "problem": str(error)})
     if args.json:
-        print_json(results)
+        print_json({"recordings": results})
     for result in [] if args.json else results:
         if result["ok"]:
             print(printable(f"ok: {result['path']}: {result['trials']} trials; {result['split']}"))

@@ -18,13 +18,10 @@ if TYPE_CHECKING:
 HELP = "bring recordings of lfads-torch, BAND-torch, NWB, MATLAB or NumPy into our layout"
 EXAMPLES = """\
 examples:
-  band-data import 'sessions/*.h5' --out datasets      lfads-torch, BAND-torch: one file a session;
-                                                       NAME_cv0.h5, NAME_cv1.h5 … become one, with its folds
+  band-data import 'sessions/*.h5' --out datasets      lfads-torch, BAND-torch; fold files become one
   band-data import maze.nwb --out maze.h5 --bin-ms 10 --align move_onset_time --window -250 450 \\
       --behavior hand_vel --lag-ms 80 --cond trial_type,trial_version
-  band-data import session.nwb --out session.h5 --bin-ms 20 --continuous --behavior cursor_vel
-  band-data import trials.mat --out trials.h5 --bin-ms 10 --array encod_data=td.spikes --axes channel,bin,trial
-  band-data import spikes.npz --out spikes.h5 --bin-ms 5 --align go_time --window 0 600 --dry-run
+  band-data import trials.mat --out t.h5 --bin-ms 10 --array encod_data=spikes --axes channel,bin,trial
 """
 
 
@@ -43,9 +40,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     arrays.add_argument("--axes", default="trial,bin,channel", help="the file's order of axes; default: %(default)s")
     arrays.add_argument("--times-in", choices=("s", "ms"), default="s", help="unit of times; default: %(default)s")
     parser.add_argument("--attribution", metavar="TEXT", help="whom to name wherever the recording is shown")
-    parser.add_argument(
-        "--likelihood", default="poisson", help="whose support the counts must lie in; none: any values"
-    )
+    parser.add_argument("--likelihood", default="poisson", help="whose support counts must lie in, or none")
     parser.add_argument("--force", action="store_true", help="replace what is there")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be written: shapes, bytes; write nothing"
@@ -67,9 +62,7 @@ def _add_cut(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--lag-ms", type=float, default=0.0, help="behaviour is read this much after the spikes")
     group.add_argument("--cond", default="", metavar="COLUMN,…", help="columns that together are the condition")
     group.add_argument("--keep", action="append", default=[], metavar="COLUMN=VALUE", help="leave other trials out")
-    group.add_argument(
-        "--split-column", default="split", metavar="COLUMN", help="train, val, test; default: %(default)s"
-    )
+    group.add_argument("--split-column", default="split", metavar="COLUMN", help="train, val, test; default: split")
     group.add_argument("--all-units", action="store_true", help="encode held-out neurons too")
 
 
@@ -83,7 +76,7 @@ def _import(args: argparse.Namespace) -> int:
         ):
             facts.append(_facts(path, imported, size, is_written=not args.dry_run))
     if args.json:
-        print_json(facts)
+        print_json({"files": facts})
     else:
         for fact in facts:
             print_lines(_lines(fact))

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from band.sweep.doctor_findings import Finding
 
 HELP = "check that a cluster does what band needs, on this machine and on a compute node"
+EXAMPLES = """\
+examples:
+  band-sweep doctor --cluster mycluster                      # here and, by two small jobs, on a compute node
+  band-sweep doctor --cluster mycluster --partition gpu --gres gpu:1
+  band-sweep doctor --no-job"""
 COLOURS = {"well": "green", "note": "cyan", "degraded": "yellow", "broken": "bold red", "unknown": "magenta"}
 TIMEOUT_S = 600.0
 

@@ -6,14 +6,18 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from band.cli.common import printable, whole_number
+from band.cli.common import print_json, printable, whole_number
 
 if TYPE_CHECKING:
     from band.exports.export import Export
 
 HELP = "hand runs on to TensorBoard, Weights & Biases or MLflow, without a network"
+EXAMPLES = """\
+examples:
+  band-sweep export mc_maze --to tensorboard
+  band-sweep export mc_maze --to wandb --follow              # with runs as they train"""
 TOOLS = ("tensorboard", "wandb", "mlflow")
 
 
@@ -28,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval", type=whole_number, default=10, metavar="SECONDS", help="between two looks, with --follow"
     )
+    parser.add_argument("--json", action="store_true", help="print JSON once all is handed on")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,21 +52,25 @@ def run(args: argparse.Namespace) -> int:
     logger = make_logger(args.to, into)
     export = Export(sweep=SweepDir(folder), manifest=read_manifest(folder), folder=into, logger=logger)
     try:
-        _go(export, is_following=args.follow, interval_s=args.interval)
+        _go(export, is_following=args.follow, interval_s=args.interval, out=sys.stderr if args.json else sys.stdout)
     finally:
         export.close()
     for name, problem in export.problems.items():
         print(printable(f"{name}: not handed on: {problem}"), file=sys.stderr)
+    if args.json:
+        facts = {"sweep": export.sweep.name, "to": args.to, "folder": str(into), "runs": sorted(export.done)}
+        print_json({**facts, "problems": dict(export.problems)})
+        return 4 if export.problems else 0
     print(printable(f"{len(export.done)} of {len(export.manifest.active())} runs are in {into}"))
     print(printable(f"next: {logger.next_step}"))
     return 4 if export.problems else 0
 
 
-def _go(export: Export, *, is_following: bool, interval_s: int) -> None:
+def _go(export: Export, *, is_following: bool, interval_s: int, out: TextIO) -> None:
     """Hand on what is published and, where asked, look again until that is all."""
     while True:
         for name in export.published():
-            print(printable(f"{name}: handed on"), flush=True)
+            print(printable(f"{name}: handed on"), file=out, flush=True)
         if not is_following or export.is_complete:
             return
         export.running()

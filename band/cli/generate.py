@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from band.sweep.plan import Plan
 
 HELP = "expand and check a sweep file, say what will run, write the sweep"
+EXAMPLES = """\
+examples:
+  band-sweep generate experiments/mc_maze.yaml --dry-run     # what would run, for how long, with what memory
+  band-sweep generate experiments/mc_maze.yaml
+  band-sweep generate mc_maze.yaml --name more --set seeds=5 --set 'grid.cd_rate=[0.3, 0.5]'"""
 VALUES_SHOWN = 8
 INDENT = " " * 13
 

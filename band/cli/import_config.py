@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from band.bridge.fates import Fate
     from band.bridge.pbt import Pbt
 
-HELP = "turn a configuration of lfads-torch or BAND-torch into a sweep file, and say what became of each key"
+HELP = "turn a configuration of lfads-torch or BAND-torch into a sweep file"
 PARTIAL = 4
 EXAMPLES = """examples:
   band-sweep import BAND-torch/configs/single.yaml --out experiments/chewie.yaml      follows its defaults
@@ -33,8 +33,6 @@ exit codes: 0 all of it, 1 your input, 4 some keys are unsupported (the file is 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `band-sweep import`."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
     parser.add_argument("files", nargs="+", type=Path, metavar="CONFIG", help="YAML of Hydra, or a run_pbt.py")
     parser.add_argument("--out", type=Path, metavar="FILE.yaml", help="sweep file to write (default: NAME.yaml here)")
     parser.add_argument("--force", action="store_true", help="replace it if it is there")

@@ -8,20 +8,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from band.cli.common import INTERRUPTED, printable
+from band.cli.common import INTERRUPTED, print_json, printable
 from band.cli.progress import Watch
 from band.errors import SweepError
 from band.run_dir import SweepDir
 from band.sweep.control import match_runs
 from band.sweep.fold import AttemptFold, by_task
 from band.sweep.manifest import find_sweep
-from band.sweep.printed import Tail, failure_lines, job_of
+from band.sweep.printed import Tail, attempt_log, failure_lines
 from band.sweep.schedulers import scheduler_for
 from band.sweep.slurm_scheduler import batch_output
 from band.sweep.status import ACTIVE, Survey
 
 HELP = "show what runs printed"
+EXAMPLES = """\
+examples:
+  band-sweep logs mc_maze                                    # the first that failed, at its traceback
+  band-sweep logs mc_maze 'band*' -f                         # several runs as they go, across attempts
+  band-sweep logs mc_maze --task 3 --all-attempts --slurm"""
 POLL_S = 0.3
 MOST_FAILURES = 10  # that are shown one after the other
 
@@ -43,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--all", action="store_true", help="the whole log, also where a failure would be opened at its traceback"
     )
     parser.add_argument("--slurm", action="store_true", help="what the Slurm job printed, not the trainer")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on as more is printed, across attempts")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("-f", "--follow", action="store_true", help="go on as more is printed, across attempts")
+    form.add_argument("--json", action="store_true", help="print JSON: each log with its lines")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +65,9 @@ def run(args: argparse.Namespace) -> int:
     is_plain = args.all or args.slurm or args.all_attempts or args.attempt != -1
     failed = [] if is_plain else [run for run in runs if survey.runs[run].state == "failed"]
     past = by_task(survey.folds.values())
+    if args.json:
+        print_json(_json(survey, sweep=sweep, runs=runs, failed=failed, args=args))
+        return 0
     for run in failed[:MOST_FAILURES]:
         status = survey.runs[run]
         print(_heading(sweep, status.task, attempts=past.get(status.task, []), job=status.job))
@@ -67,6 +78,28 @@ def run(args: argparse.Namespace) -> int:
     if not failed:
         _show(_streams(survey, sweep=sweep, runs=runs, args=args))
     return 0
+
+
+def _json(
+    survey: Survey, *, sweep: SweepDir, runs: list[str], failed: list[str], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the failures that would be shown, and where none would, the logs."""
+    past = by_task(survey.folds.values())
+    failures = [
+        {
+            "run": run,
+            "task": survey.runs[run].task,
+            "lines": failure_lines(sweep, run, status=survey.runs[run], attempts=past.get(survey.runs[run].task, [])),
+        }
+        for run in failed[:MOST_FAILURES]
+    ]
+    logs = []
+    for stream in [] if failed else _streams(survey, sweep=sweep, runs=runs, args=args):
+        tail = Tail(stream.path)
+        logs.append({"label": stream.label, "path": str(stream.path), "lines": tail.lines(is_last=True)})
+        tail.close()
+    left_out = max(len(failed) - MOST_FAILURES, 0)
+    return {"sweep": sweep.name, "failures": failures, "failures_left_out": left_out, "logs": logs}
 
 
 def _choose(args: argparse.Namespace, *, survey: Survey) -> list[str]:
@@ -132,10 +165,7 @@ def _streams(
             streams.append(_batch_stream(sweep, label=label, task=task, job=job))
             continue
         for fold in _chosen(attempts, args=args, task=task):
-            log = sweep.log_file(task, attempt=fold.attempt)
-            is_silent = not log.exists() and job_of(fold.attempt) and fold.code is not None
-            if is_silent:  # the trainer never came to print
-                log = batch_output(sweep, job=job_of(fold.attempt))
+            log = attempt_log(sweep, fold)
             heading = f"{_heading(sweep, task, attempts=[fold])}: {log}"
             streams.append(Stream(label=label, heading=heading, path=log))
     return streams
@@ -181,6 +211,13 @@ def _show(streams: Sequence[Stream]) -> None:
         tail.close()
 
 
+def _labelled(line: str, *, label: str, width: int) -> str:
+    """Return a line under its run's name, once, also where the line itself begins with it."""
+    if not width:
+        return line
+    return f"{label:<{width}} | {line.removeprefix(f'{label}: ').removeprefix(f'{label} ')}"
+
+
 def _follow(watch: Watch, survey: Survey, *, sweep: SweepDir, runs: list[str], args: argparse.Namespace) -> int:
     """Print what runs print, each line under its run's name where there are several, until all are over."""
     tails: dict[Path, Tail] = {}
@@ -196,7 +233,7 @@ def _follow(watch: Watch, survey: Survey, *, sweep: SweepDir, runs: list[str], a
                     tails[stream.path] = Tail(stream.path)
                     print(printable(stream.heading))
                 for line in tails[stream.path].lines(is_last=is_over):
-                    print((f"{stream.label:<{width}} | " if width else "") + printable(line))
+                    print(_labelled(printable(line), label=stream.label, width=width))
             sys.stdout.flush()
             if is_over:
                 return 0

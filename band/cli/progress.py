@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.5  # between looks at the sweep
 LOOK_SHARE = 0.05  # of one core that looking may cost
 LINE_S = 30.0  # between progress lines in a pipe
+MOST_TASKS = 8  # that have a progress line each
 COLOURS = {"published": 32, "running": 36, "failed": 31, "lost": 31, "unsynced": 33, "interrupted": 33, "cancelled": 2}
 
 
@@ -85,7 +86,9 @@ class Watch:
 def show(watch: Watch, *, until: Callable[[], bool]) -> Survey:
     """Show a sweep until `until` holds: bars on a terminal, lines in a pipe. Returns its last state."""
     survey = None
-    with _bars() if sys.stdout.isatty() else _lines() as update:
+    from band.cli.common import has_screen
+
+    with _bars() if has_screen() else _lines() as update:
         for survey in watch.looks(until=until):
             update(survey)
     assert survey is not None
@@ -206,19 +209,28 @@ def _update_rows(progress: Progress, *, rows: dict[str, TaskID], survey: Survey)
 @contextmanager
 def _lines() -> Iterator[Callable[[Survey], None]]:
     seen: set[str] = set()
-    last: list[float] = [time.monotonic()]
+    last: list[float] = [-LINE_S]
 
     def update(survey: Survey) -> None:
         lines = _news(survey, seen=seen)
         if time.monotonic() - last[0] > LINE_S:
             last[0] = time.monotonic()
-            for task, runs in running_tasks(survey).items():
-                epoch, most = _epochs(runs)
-                lines.append(f"task {task}: {plural(len(runs), 'run')}, epoch {epoch:.0f}/{most or '?'} {_eta(runs)}")
+            lines += _standing(survey)
         for line in lines:
             print(time.strftime("%H:%M:%S"), line.rstrip(), flush=True)
 
     yield update
+
+
+def _standing(survey: Survey) -> list[str]:
+    """Return how a sweep stands: a line of its own, and one a task that runs where they are few."""
+    eta, tasks = survey.eta_s(), running_tasks(survey)
+    counts = [f"{count} {state}" for state, count in survey.counts().items()]
+    lines = [", ".join([*counts, *([f"{duration(eta)} left at most"] if eta is not None else [])])]
+    for task, runs in tasks.items() if len(tasks) <= MOST_TASKS else ():
+        epoch, most = _epochs(runs)
+        lines.append(f"task {task}: {plural(len(runs), 'run')}, epoch {epoch:.0f}/{most or '?'} {_eta(runs)}")
+    return lines
 
 
 def _news(survey: Survey, *, seen: set[str]) -> list[str]:

@@ -10,7 +10,10 @@ from band.sweep.closing import close
 from band.sweep.hold import hold
 from band.sweep.manifest import find_sweep
 
-HELP = "find what Slurm has of a sweep; adopt, release or drop what a submission left unfinished"
+HELP = "find what Slurm has of a sweep, and finish what a submission left undone"
+EXAMPLES = """\
+examples:
+  band-sweep reconcile mc_maze                               # after sbatch or the network broke off"""
 HOLD_WAIT_S = 30.0
 
 

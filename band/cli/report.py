@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from band.sweep.report import Report
 
 FIGURES = "figures"
-HELP = "tables, figures and a page of a sweep's results, LFADS beside BAND; of several sweeps too"
+HELP = "tables, figures and a page of results, LFADS beside BAND; of several sweeps too"
+EXAMPLES = """\
+examples:
+  band-sweep report mc_maze
+  band-sweep report mc_maze --metric co_bps --sort lr
+  band-sweep report mc_maze --no-figures --json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,10 @@ from band.sweep.rescue import Waiting, as_json, command_for, give_up, script_for
 from band.sweep.schedulers import scheduler_for
 
 HELP = "fetch finished runs from nodes that could not write home"
+EXAMPLES = """\
+examples:
+  band-sweep rescue mc_maze --dry-run
+  band-sweep rescue mc_maze"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
         return _dry_run(sweep, waits, is_json=args.json)
     done = [_give_up(sweep, entry) if args.give_up else _rescue(sweep, entry) for entry in waits]
     if args.json:
-        print_json([{**entry, **result} for entry, result in zip(as_json(waits), done, strict=True)])
+        said = [{**entry, **result} for entry, result in zip(as_json(waits), done, strict=True)]
+        print_json({"sweep": sweep.name, "nodes": said})
     elif not waits:
         print(f"{sweep.name}: no run waits on a node")
     else:
@@ -74,7 +79,7 @@ def _report(entry: Waiting, result: dict[str, Any]) -> None:
 
 def _dry_run(sweep: SweepDir, waits: list[Waiting], *, is_json: bool) -> int:
     if is_json:
-        print_json(as_json(waits))
+        print_json({"sweep": sweep.name, "nodes": as_json(waits)})
         return 0
     for entry in waits:
         print(f"{plural(len(entry.runs), 'run')} on {entry.node}: {', '.join(entry.runs)}")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import redirect_stdout
+from typing import TextIO
 
+from band.cli.common import print_json
 from band.cli.progress import Watch, plural
 from band.errors import SweepError, did_you_mean
 from band.run_dir import SweepDir
@@ -15,6 +19,10 @@ from band.sweep.schedulers import scheduler_for
 from band.sweep.status import Survey
 
 HELP = "queue failed runs again"
+EXAMPLES = """\
+examples:
+  band-sweep retry mc_maze --failed --submit
+  band-sweep retry mc_maze --state oom && band-sweep submit mc_maze --mem 16G"""
 STATES = ("failed", "cancelled")
 SHORT = {"oom": "out_of_memory", "timeout": "time_limit", "preempted": "preemption", "node_fail": "node_failure"}
 
@@ -34,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--submit", action="store_true", help="submit them now, as `band-sweep submit` would")
     parser.add_argument("--cluster", default="", help="with --submit: where to run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,12 +55,16 @@ def run(args: argparse.Namespace) -> int:
     chosen = match_runs(survey.manifest, args.runs) if args.runs else _in_state(survey, *asked)
     cleared = retry(sweep, survey, runs=chosen)
     others = len(chosen) - len(cleared)
+    if args.json:
+        code = _submit(args.sweep, cluster=args.cluster, out=sys.stderr) if cleared and args.submit else None
+        print_json({"sweep": sweep.name, "cleared": cleared, "left_alone": others, "submit_exit_code": code})
+        return code or 0
     print(
         f"{plural(len(cleared), 'run')} to be tried again"
         + (f", {others} neither failed nor cancelled" if others else "")
     )
     if cleared and args.submit:
-        return _submit(args.sweep, cluster=args.cluster)
+        return _submit(args.sweep, cluster=args.cluster, out=sys.stdout)
     if cleared and queue_claim(sweep) is None:
         print(f"next: band-sweep submit {sweep.name}")
     return 0
@@ -84,11 +97,12 @@ def _in_state(survey: Survey, *asked: str) -> list[str]:
     ]
 
 
-def _submit(sweep: str, *, cluster: str) -> int:
-    """Submit what is open now, and return without following it."""
+def _submit(sweep: str, *, cluster: str, out: TextIO) -> int:
+    """Submit what is open now, saying so on `out`, and return without following it."""
     from band.cli import submit
 
     parser = argparse.ArgumentParser()
     submit.add_arguments(parser)
     given = [sweep, "--detach", *(["--cluster", cluster] if cluster else [])]
-    return submit.run(parser.parse_args(given))
+    with redirect_stdout(out):
+        return submit.run(parser.parse_args(given))

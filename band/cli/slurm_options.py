@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from band.cli.common import whole_number
+from band.cli.parsers import brief
 from band.errors import ConfigError
 from band.slurm.units import time_s
 from band.sweep.request import CANARY_DEFAULT_S
@@ -39,8 +40,9 @@ def add_submit_options(parser: argparse.ArgumentParser) -> None:
 
 def add_options(group: argparse._ArgumentGroup) -> None:
     """Add the options of sbatch, which `options_of` reads again."""
+    group.description = f"--{', --'.join(COMMON)} VALUE: as sbatch takes them"
     for name, words in COMMON.items():
-        group.add_argument(f"--{name}", metavar="VALUE", dest=f"sbatch_{name}", help=words)
+        brief(group.add_argument(f"--{name}", metavar="VALUE", dest=f"sbatch_{name}", help=words))
     group.add_argument(
         "--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any option of sbatch; may be repeated"
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 import textwrap
 import time
 from collections import Counter
@@ -12,21 +10,25 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from band.cli.common import INTERRUPTED, print_json, printable
-from band.cli.progress import Watch, as_json, coloured, duration, plural, running_tasks, show
+from band.cli.common import print_json, printable
+from band.cli.progress import Watch, as_json, coloured, duration, plural, running_tasks
 from band.run_dir import SweepDir
 from band.sweep.failures import Standout, groups, standouts
 from band.sweep.local import local_queue, queue_claim
 from band.sweep.manifest import find_sweep
-from band.sweep.schedulers import Schedulers, scheduler_for
-from band.sweep.status import ACTIVE, STATES, RunStatus, Survey
+from band.sweep.schedulers import scheduler_for
+from band.sweep.status import STATES, RunStatus, Survey
 
 HELP = "say how far a sweep is, run by run; changes nothing"
+EXAMPLES = """\
+examples:
+  band-sweep status mc_maze
+  band-sweep status mc_maze --state failed
+  band-sweep status mc_maze --json | jq .counts"""
 MOST_ROWS = 40  # a longer table is shown on request only
 MOST_SHOWN = 12  # of the runs that are going on, where the table is not shown whole
 MOST_STANDOUTS = 5
 SETTLED = ("published", "new", "retired")  # states of which the last job says nothing any more
-WATCH_S = 2.0
 WIDTH = 100
 
 
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--failed", action="append_const", dest="state", const="failed", help="same as --state failed")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="everything as JSON")
-    shown.add_argument("--watch", action="store_true", help="show it again and again until nothing runs any more")
+    shown.add_argument("--watch", action="store_true", help="as `band-sweep watch`, until nothing runs any more")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,43 +52,17 @@ def run(args: argparse.Namespace) -> int:
     watch = Watch(sweep, scheduler=scheduler)
     survey = watch.look()
     if args.watch:
+        from band.cli.watch import follow, said_interrupted
+
         try:
-            survey = _watch(watch, survey, sweep=sweep, scheduler=scheduler)
+            survey = follow(watch, survey, sweep=sweep, scheduler=scheduler)
         except KeyboardInterrupt:
-            print(f"no longer watched; what runs goes on: band-sweep status {sweep.name}", file=sys.stderr)
-            return INTERRUPTED
+            return said_interrupted(sweep)
     if args.json:
         print_json(_json(survey, sweep=sweep, trouble=scheduler.trouble))
     else:
         print(_text(survey, sweep=sweep, trouble=scheduler.trouble, rows=_rows(survey, args=args)))
     return 0 if survey.is_complete else 4
-
-
-def _watch(watch: Watch, survey: Survey, *, sweep: SweepDir, scheduler: Schedulers) -> Survey:
-    """Show the state until nothing runs or waits; Ctrl-C ends the watching, never the work."""
-    if not sys.stdout.isatty():
-        return show(watch, until=lambda: _is_quiet(watch.look(), sweep=sweep))
-    from rich.live import Live
-    from rich.text import Text
-
-    from band.cli.common import console
-
-    # The terminal's other screen: what was on it before is there again afterwards, whatever its size is by then.
-    with Live(console=console(), auto_refresh=False, screen=True, vertical_overflow="crop") as live:
-        while not _is_quiet(survey, sweep=sweep):
-            text = _text(survey, sweep=sweep, trouble=scheduler.trouble, rows=_fitting_rows(survey))
-            live.update(Text.from_ansi(text, no_wrap=True, overflow="ellipsis"), refresh=True)
-            time.sleep(max(WATCH_S, 20 * watch.cost_s))
-            survey = watch.look()
-    return survey
-
-
-def _is_quiet(survey: Survey, *, sweep: SweepDir) -> bool:
-    """Return whether nothing runs or waits any more, so that watching on would show nothing new."""
-    return queue_claim(sweep) is None and not any(
-        status.state in ACTIVE or (status.state == "interrupted" and status.scheduled)
-        for status in survey.runs.values()
-    )
 
 
 # --- what is printed -------------------------------------------------------------------------------------------------
@@ -99,13 +75,6 @@ def _rows(survey: Survey, *, args: argparse.Namespace) -> list[str]:
     if args.runs or len(survey.runs) <= MOST_ROWS:
         return list(survey.runs)
     return survey.in_state("running", "unsynced", "lost")[:MOST_SHOWN]
-
-
-def _fitting_rows(survey: Survey) -> list[str]:
-    """Return as many runs as leave room for the rest on a terminal: those that run, then those that wait."""
-    others = len(survey.counts()) + 3 * len(groups(survey)) + 10
-    ordered = survey.in_state("running", "unsynced", "lost") + survey.in_state("interrupted", "queued", "held")
-    return ordered[: max(shutil.get_terminal_size().lines - others, 3)]
 
 
 def _text(survey: Survey, *, sweep: SweepDir, trouble: str, rows: list[str]) -> str:
@@ -166,11 +135,11 @@ def _row(run: str, status: RunStatus, *, width: int) -> str:
     left = duration(status.eta_s) if status.eta_s is not None else ""
     state = status.outcome if status.state == "published" and status.outcome not in ("", "ok") else status.state
     word = coloured(f"{state:<14}", state=status.state)
-    row = f"  {run:<{width}}  {word}  {status.task:<4}  {epoch:>11}  {pace:>8}  {left:<12}  {_slurm_words(status)}"
+    row = f"  {run:<{width}}  {word}  {status.task:<4}  {epoch:>11}  {pace:>8}  {left:<12}  {slurm_words(status)}"
     return row.rstrip()
 
 
-def _slurm_words(status: RunStatus) -> str:
+def slurm_words(status: RunStatus) -> str:
     """Return the job, where it is, and Slurm's own words, "" for what is no job's."""
     if status.state in SETTLED:
         return ""

@@ -22,6 +22,12 @@ from band.sweep.status import Survey
 from band.sweep.submit import Plan, plan, write
 
 HELP = "run what is not yet done of a sweep"
+EXAMPLES = """\
+examples:
+  band-sweep submit mc_maze                                  # here, or as the sweep file says
+  band-sweep submit mc_maze --cluster mycluster --dry-run    # the script, the arrays, the hours
+  band-sweep submit mc_maze --cluster mycluster --partition gpu --time 4:00:00 --canary
+  band-sweep submit mc_maze --host informatics --cluster mycluster"""
 COUNT: dict[str, Any] = {"type": whole_number, "default": 0, "metavar": "N"}
 
 
@@ -31,15 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster",
         default="",
-        help="where to run: local is this machine, else a template of sbatch_templates/ (default: as the sweep file or "
+        help="where to run: local, or a template of sbatch_templates/ (default: as the sweep file or "
         "~/.config/band/config.yaml says, else local)",
     )
     parser.add_argument(
         "--host",
         default="",
         metavar="HOST[:PATH]",
-        help="send code, sweep and recordings to that machine by ssh, into its project folder PATH (default: as "
-        "hosts.HOST.path of ~/.config/band/config.yaml says), and submit there with the other options",
+        help="send all it needs by ssh, into folder PATH there, and submit there",
     )
     parser.add_argument("--detach", action="store_true", help="return at once; the work goes on without a terminal")
     parser.add_argument("--jobs", **COUNT, help="tasks at once (default: as many as fit)")
@@ -48,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pack",
         type=_pack,
         metavar="N",
-        help="at most N runs trained together in a population; auto: as many as pay (default: as the sweep file says)",
+        help="train at most N runs together; auto: as many as pay; default: by the file",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: GPUs where visible")
     parser.add_argument("--limit", **COUNT, help="take up only the first N open runs")

@@ -8,6 +8,7 @@ import sys
 from typing import NamedTuple
 
 from band.cli.common import main_guard
+from band.cli.parsers import make_parser
 
 
 class Command(NamedTuple):
@@ -64,28 +65,28 @@ def main(argv: list[str] | None = None) -> int:
 def dispatch(arguments: list[str]) -> int:
     """Run the command that `arguments` begin with; usage errors and --help end in SystemExit as argparse does it."""
     if not arguments or arguments[0] not in COMMANDS:
-        parser = _parser(
+        overview = _parser(
             "band-sync", "Bring results home, send recordings out, look at a sweep elsewhere.", _all_examples()
         )
-        commands = parser.add_subparsers(metavar="COMMAND", required=True)
+        commands = overview.add_subparsers(metavar="COMMAND", required=True)
         for name, command in COMMANDS.items():
             commands.add_parser(name, help=command.help)
-        parser.parse_args(arguments)
-    command = COMMANDS[arguments[0]]
-    parser = _parser(f"band-sync {arguments[0]}", command.help, command.examples)
-    module = importlib.import_module(command.module)
-    module.add_arguments(parser)
-    code: int = module.run(parser.parse_intermixed_args(arguments[1:]))
+        overview.parse_args(arguments)
+    module = importlib.import_module(COMMANDS[arguments[0]].module)
+    code: int = module.run(parser(arguments[0]).parse_intermixed_args(arguments[1:]))
     return code
 
 
+def parser(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a command."""
+    command = COMMANDS[name]
+    made = _parser(f"band-sync {name}", command.help, command.examples)
+    importlib.import_module(command.module).add_arguments(made)
+    return made
+
+
 def _parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=prog,
-        description=description,
-        epilog=f"examples:\n{examples}\n\n{EPILOG}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return make_parser(prog, description=description, examples=f"examples:\n{examples}\n\n{EPILOG}")
 
 
 def _all_examples() -> str:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from functools import partial
 
-from band.cli.common import whole_number
+from band.cli.common import print_json, whole_number
 from band.cli.progress import plural
 from band.run_dir import SweepDir
 from band.sweep.closing import close
@@ -15,6 +15,10 @@ from band.sweep.hold import hold
 from band.sweep.manifest import find_sweep
 
 HELP = "change how many array tasks of a sweep run at once at Slurm"
+EXAMPLES = """\
+examples:
+  band-sweep throttle mc_maze 4
+  band-sweep throttle mc_maze 0                              # no limit of ours"""
 HOLD_WAIT_S = 30.0
 
 
@@ -23,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", metavar="NAME", help="name, folder or YAML file of a sweep")
     number = partial(whole_number, least=0)
     parser.add_argument("tasks", metavar="N", type=number, help="array tasks at once; 0: as many as the cluster lets")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,8 +35,12 @@ def run(args: argparse.Namespace) -> int:
     sweep = SweepDir(find_sweep(args.sweep))
     with hold(sweep, wait_s=HOLD_WAIT_S) as claim:
         changed = throttle(sweep, tasks_at_once=args.tasks)
-        for line in close(sweep, claim=claim):  # there may be room for more now
-            print(line, file=sys.stderr)
+        done = close(sweep, claim=claim)  # there may be room for more now
+    for line in done:
+        print(line, file=sys.stderr)
+    if args.json:
+        print_json({"sweep": sweep.name, "tasks_at_once": args.tasks, "arrays": changed, "done": done})
+        return 0
     most = str(args.tasks) if args.tasks else "as many as the cluster lets"
     print(f"{sweep.name}: {most} at once in {plural(len(changed), 'array')}, and in what is yet to be sent")
     return 0

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from band.cli.common import INTERRUPTED, fail, main_guard, print_json, printable, whole_number
+from band.cli.parsers import make_parser, module_parser
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,24 +65,17 @@ def main(argv: list[str] | None = None) -> int:
 def dispatch(arguments: list[str]) -> int:
     """Run the command that `arguments` begin with."""
     module = importlib.import_module(COMMANDS[arguments[0]])
-    made = argparse.ArgumentParser(
-        prog=f"band-train {arguments[0]}",
-        description=module.HELP,
-        epilog=getattr(module, "EXAMPLES", None),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(made)
+    made = module_parser(f"band-train {arguments[0]}", module)
     code: int = module.run(made.parse_args(arguments[1:]))
     return code
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
-        prog="band-train",
-        description="Train one run of a sweep file in the foreground.",
-        epilog=EXAMPLES.replace("{commands}", ", ".join(COMMANDS)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    made = make_parser(
+        "band-train",
+        description="train one run of a sweep file in the foreground",
+        examples=EXAMPLES.replace("{commands}", ", ".join(COMMANDS)),
     )
     made.add_argument("file", help="sweep file, as experiments/mc_maze.yaml")
     made.add_argument("sets", nargs="*", metavar="key=value", help="over the file, as hyper.lr=1e-3 or lr=1e-3")

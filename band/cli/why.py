@@ -17,6 +17,10 @@ from band.sweep.status import Survey
 from band.sweep.why import explain
 
 HELP = "say why a run waits or failed, and what to type next"
+EXAMPLES = """\
+examples:
+  band-sweep why mc_maze                                     # a run of each cause of failure
+  band-sweep why mc_maze band0.1-s0"""
 WIDTH = 100
 MOST_EXAMPLES = 5
 
@@ -30,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="run ids, their beginnings, or patterns with * and ? (default: one of each cause)",
     )
-    parser.add_argument("--json", action="store_true", help="one object a run, as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     names = match_runs(survey.manifest, args.runs) if args.runs else _examples(survey)
     found = [explain(survey, name, sweep=sweep) for name in names]
     if args.json:
-        print_json([asdict(explanation) for explanation in found])
+        print_json({"sweep": sweep.name, "runs": [asdict(explanation) for explanation in found]})
         return 0
     for number, explanation in enumerate(found):
         print("\n" * (number > 0) + textwrap.fill(printable(explanation.text), WIDTH, break_long_words=False))

@@ -38,7 +38,7 @@ def write_page(report: Report, *, folder: Path, figures: Sequence[Path] = ()) ->
         folder=folder,
         figures={path.stem: path for path in figures if path.suffix == ".png"},
         manifests=[read_manifest(one) for one in collection.folders],
-        lineages=read_lineages([run.folder for run in collection.runs]),
+        lineages=read_lineages((run.folder, run.training) for run in collection.runs),
         cost=cost_of(collection.folders, collection.runs),
     )
     path = folder / NAME

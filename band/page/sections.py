@@ -414,7 +414,7 @@ def lineage(page: Page) -> Part | None:
     """Return the lineage of population-based training, where there is one."""
     if not page.lineages:
         return None
-    caption = "Score of every member against generations; lines join parents and children, blue leads to the best."
+    caption = "Score of every member against generations; lines join parents and children, blue leads to the winner."
     known = {run.id: run for run in page.runs}
     runs = [known[one.run] for one in page.lineages if one.run in known][:MOST_RUNS_NAMED]
     count = min(len(page.lineages), 4)
@@ -427,7 +427,7 @@ def lineage(page: Page) -> Part | None:
             score = "–" if member.score is None else f"{member.score:.5g}"
             rows.append([one.run, member.generation, member.member, member.parent or "–", score, values])
     heads = ["run", "generation", "member", "parent", "score", "hyperparameters"]
-    made = table(heads, rows, caption="The line that leads to the best member", numeric_from=9)
+    made = table(heads, rows, caption="The line that leads to the winner", numeric_from=9)
     return Part(anchor="lineage", title="Lineage of population-based training", body=join(figure, made))
 
 

@@ -87,7 +87,7 @@ def _drawings(
         "rasters": lambda: rasters(shown),
         "single_trial": lambda: single_trial(shown, behavior_names=behavior_names),
         "control_ablation": lambda: control_ablation(shown.by_weight),
-        "pbt_lineage": lambda: pbt_lineage(read_lineages([run.folder for run in runs])),
+        "pbt_lineage": lambda: pbt_lineage(read_lineages((run.folder, run.training) for run in runs)),
         "pbt_hyperparameters": lambda: lineage_figure(shown),
         "cost": lambda: cost_figure(cost_of(report.collection.folders, runs)),
     }

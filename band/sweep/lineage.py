@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 LINEAGE = "lineage.csv"
 COLUMNS = ("generation", "member", "parent", "epochs", "hyperparameters", "score")  # that are no hyperparameter
@@ -32,6 +33,7 @@ class Lineage:
     run: str  # id, name of the folder it was found in
     folder: Path
     members: Sequence[Member]
+    winner: str = ""  # of the last generation, the member whose best epoch is the run's; "" where that is not told
 
     def ancestors(self, last: Member) -> list[Member]:
         """Return a member and whom it descends from, oldest first."""
@@ -41,23 +43,32 @@ class Lineage:
             line.append(before)
         return line[::-1]
 
-    def best(self, *, is_higher_better: bool = False) -> Member | None:
-        """Return the best member of the last generation that has scores."""
+    def best(self) -> Member | None:
+        """Return the winner, or the member of the lowest score in the last generation that has scores."""
+        newest = max((m.generation for m in self.members), default=0)
+        won = [m for m in self.members if m.generation == newest and self.winner and m.member == self.winner]
+        if won:
+            return won[0]
         scored = [m for m in self.members if m.score is not None]
         last = [m for m in scored if m.generation == max(s.generation for s in scored)]
-        sign = -1 if is_higher_better else 1
-        return min(last, key=lambda m: sign * (m.score or 0.0), default=None)
+        return min(last, key=lambda m: m.score or 0.0, default=None)
 
 
-def read_lineages(folders: Sequence[Path]) -> list[Lineage]:
-    """Return the lineage of every folder that has one; lines that are none are passed over."""
+def read_lineages(runs: Iterable[tuple[Path, Mapping[str, Any]]]) -> list[Lineage]:
+    """Return the lineage of every run that has one; lines that are none are passed over.
+
+    Args:
+        runs: its folder, and `training` of its result, for each.
+    """
     found = []
-    for folder in folders:
+    for folder, training in runs:
         with suppress(OSError, csv.Error):
             with (folder / LINEAGE).open(newline="", encoding="utf-8", errors="replace") as file:
                 members = [member for row in csv.DictReader(file) if (member := _member(row)) is not None]
             if members:
-                found.append(Lineage(run=folder.name, folder=folder, members=members))
+                winner = (training.get("pbt") or {}).get("winner")
+                words = "" if winner is None else str(winner)
+                found.append(Lineage(run=folder.name, folder=folder, members=members, winner=words))
     return found
 
 

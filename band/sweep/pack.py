@@ -13,6 +13,7 @@ from typing import Any
 from band.errors import SweepError
 from band.sweep.estimate import PROCESS_BYTES, Estimate, Shapes, estimate, num_members
 from band.sweep.manifest import Manifest, Run
+from band.sweep.populations import paying, shape_key
 from band.sweep.resources import Resources
 
 WEIGHT = "hyper.behavior_weight"  # what sets an LFADS run apart from the BAND run that it is compared with
@@ -140,7 +141,7 @@ def _populations(manifest: Manifest, runs: Sequence[Run], *, room: Room, members
     tasks = []
     for group in groups.values():
         cost = estimate(manifest.run_config(group[0]), dataset_shapes_of(manifest, group[0].dataset))
-        limit = _member_limit(cost, room=room, members=members)
+        limit = _member_limit(cost, room=room, members=members or _measured(manifest, group[0], room=room))
         parts = math.ceil(len(group) / limit)
         if len(groups) < GROUPS_A_SLOT * room.slots:
             parts = min(math.ceil(parts / room.slots) * room.slots, len(group))
@@ -226,6 +227,12 @@ def _member_limit(cost: Estimate, *, room: Room, members: int) -> int:
         raise SweepError(f"one run needs about {need} of memory and {free} can be used; {remedy}, or make arch smaller")
     fits = ((room.task_bytes or room.memory_bytes // room.slots) - PROCESS_BYTES) // cost.memory_bytes
     return max(min(most, fits), 1)
+
+
+def _measured(manifest: Manifest, run: Run, *, room: Room) -> int:
+    """Return the population that was measured to pay for runs like this one, 0 where none was."""
+    shapes = dataset_shapes_of(manifest, run.dataset)
+    return paying(shape_key(manifest.run_config(run), shapes, device=room.device, threads=room.threads)) or 0
 
 
 def _packed(runs: Sequence[Run], *, cost: Estimate) -> Packed:

@@ -25,6 +25,20 @@ def job_of(attempt: str) -> str:
     return name[1:] if name.startswith("j") and restart.isdigit() and name[1:].replace("_", "").isdigit() else ""
 
 
+def log_of(sweep: SweepDir, status: RunStatus, *, attempts: Sequence[AttemptFold]) -> Path | None:
+    """Return the file of what the newest attempt at a run's task prints, None where it was never submitted."""
+    if attempts:
+        return attempt_log(sweep, attempts[-1])
+    return batch_output(sweep, job=status.job) if status.job else None
+
+
+def attempt_log(sweep: SweepDir, fold: AttemptFold) -> Path:
+    """Return the log of an attempt; the job's own output where it ended before its trainer came to print."""
+    log, job = sweep.log_file(fold.task, attempt=fold.attempt), job_of(fold.attempt)
+    is_silent = bool(job) and fold.code is not None and not log.exists()
+    return batch_output(sweep, job=job) if is_silent else log
+
+
 def failure_lines(sweep: SweepDir, run: str, *, status: RunStatus, attempts: Sequence[AttemptFold]) -> list[str]:
     """Return why a run failed: the lines of its log before the traceback, the traceback, the last word."""
     fold = next((fold for fold in reversed(attempts) if fold.phases.get(run) == "failed"), None)
@@ -78,9 +92,10 @@ def _lines(path: Path) -> list[str]:
 class Tail:
     """A file that grows: each look gives the lines that are complete since the last, also when it was rotated."""
 
-    def __init__(self, path: Path) -> None:
-        """Follow the file of that path from its beginning; it need not be there yet."""
+    def __init__(self, path: Path, *, most_bytes: int = 0) -> None:
+        """Follow the file of that path, which need not be there yet: from its beginning, or its last `most_bytes`."""
         self.path = path
+        self._most_bytes = most_bytes
         self._file: BinaryIO | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._rest = ""  # a line that is not complete yet
@@ -112,5 +127,13 @@ class Tail:
             if self._file is None or os.fstat(self._file.fileno()).st_ino != now.st_ino:
                 self.close()
                 self._file = self.path.open("rb")
+                self._skip(now.st_size)
                 data += self._file.read()
         return data
+
+    def _skip(self, size: int) -> None:
+        """Go to the first line of the last `most_bytes` of a file that is longer."""
+        assert self._file is not None
+        if 0 < self._most_bytes < size:
+            self._file.seek(size - self._most_bytes)
+            self._file.readline()

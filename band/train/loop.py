@@ -119,6 +119,13 @@ class Loop:
             self._end_epoch(p, scores[i])
         self._set_epoch_tensors()
 
+    def restart_epochs(self) -> None:
+        """Begin the next epoch of every member that has completed one, without validation: to measure, not to train."""
+        for position, member in enumerate(self.population.members):
+            if member.batch == len(self._epoch_batches[position][0][0]):
+                member.epoch, member.batch = member.epoch + 1, 0
+                self._epoch_batches[position] = self._shuffled(position)
+
     def drop_ended(self) -> None:
         """Select out the members that ended; the loop goes on with the rest, if any."""
         active = [p for p, member in enumerate(self.population.members) if not member.has_ended]

@@ -33,6 +33,7 @@ def test_what_was_written_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[
     folder = publish_sweep(tmp_path / "s", runs_of(), scores=lambda run: SCORES)
     assert sweep.main(["collect", str(folder), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
+    assert (values.pop("schema"), values.pop("command")) == (1, "band-sweep collect")
     assert values == {"file": str(folder / "report" / "results.csv"), "runs": 2, "left_out": []}
 
 

@@ -69,10 +69,11 @@ def test_a_pipe_that_is_closed_early_ends_quietly() -> None:
 
 
 def test_json_in_a_pipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    common.set_command("")
     common.print_json({"a": [1, 2]})
-    assert capsys.readouterr().out == '{"a": [1, 2]}\n'
+    assert capsys.readouterr().out == '{"schema": 1, "command": "", "a": [1, 2]}\n'
     with pytest.raises(ValueError):
-        common.print_json(float("nan"))
+        common.print_json({"a": float("nan")})
 
 
 def test_colours_keep_away_from_pipes_and_from_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +85,7 @@ def test_an_unknown_command_is_met_with_the_nearest(capsys: pytest.CaptureFixtur
     assert sweep.main(["stauts"]) == 2
     assert capsys.readouterr().err == "error: band-sweep has no command 'stauts'; did you mean status?\n"
     assert sweep.main(["xyz"]) == 2
-    assert "choose from generate, import" in capsys.readouterr().err
+    assert "choose from init, generate, import" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

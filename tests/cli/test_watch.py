@@ -88,6 +88,24 @@ def test_watching_fits_any_size_and_ctrl_c_leaves_the_terminal_and_the_work_alon
     sweep.band_sweep("cancel", "--all")
 
 
+def test_ctrl_z_and_fg_give_the_terminal_back_and_take_it_again(tmp_path: Path, terminal: Terminal) -> None:
+    sweep = make_sweep(tmp_path, {"a": {}})
+    terminal.type("echo what was here", "Enter")
+    terminal.type(watch_command(sweep).replace("status", "watch").removesuffix(" --watch"), "Enter")
+    terminal.wait_for(lambda screen: screen.startswith("demo: 1 run"))
+    terminal.type("C-z")
+    shown = terminal.wait_for(lambda screen: "Stopped" in screen)
+    assert "what was here" in shown and (terminal.says("alternate_on"), terminal.says("cursor_flag")) == ("0", "1")
+    terminal.type("stty -a | grep -o ' -\\?icanon'", "Enter")
+    terminal.wait_for(lambda screen: "\n icanon" in screen)
+    terminal.type("fg", "Enter")
+    terminal.wait_for(lambda screen: screen.startswith("demo: 1 run"))
+    assert (terminal.says("alternate_on"), terminal.says("cursor_flag")) == ("1", "0")
+    terminal.type("q")
+    terminal.wait_for(lambda screen: "what was here" in screen)
+    assert (terminal.says("alternate_on"), terminal.says("cursor_flag")) == ("0", "1")
+
+
 def test_watching_ends_with_the_work_and_leaves_the_last_state_on_the_screen(
     tmp_path: Path, terminal: Terminal
 ) -> None:

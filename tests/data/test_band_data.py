@@ -117,7 +117,7 @@ def test_json_is_one_object_and_holds_the_facts(tmp_path, capsys):
     assert main(["inspect", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["trials"] == {"train": 12, "valid": 6}
     assert main(["check", str(path), str(tmp_path / "none.h5"), "--json", "--folds", "3"]) == 1
-    good, bad = json.loads(capsys.readouterr().out)
+    good, bad = json.loads(capsys.readouterr().out)["recordings"]
     assert good["ok"] and "fold" in good["split"] and not bad["ok"] and "no such file" in bad["problem"]
 
 

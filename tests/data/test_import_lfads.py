@@ -153,9 +153,9 @@ def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path, capsys):
     source = write(tmp_path / "x.h5", small_arrays(), bin_ms=10.0)
     command = ["import", str(source), "--out", str(tmp_path / "out"), "--json"]
     assert main([*command, "--dry-run"]) == 0 and not (tmp_path / "out").exists()
-    (planned,) = json.loads(capsys.readouterr().out)
+    (planned,) = json.loads(capsys.readouterr().out)["files"]
     assert main(command) == 0
-    (done,) = json.loads(capsys.readouterr().out)
+    (done,) = json.loads(capsys.readouterr().out)["files"]
     assert planned.pop("written") is False and done.pop("written") is True and planned == done
     assert done["size_bytes"] == (tmp_path / "out/x.h5").stat().st_size
     assert done["arrays"]["train_encod_data"] == [12, 8, 5]

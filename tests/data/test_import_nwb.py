@@ -175,7 +175,7 @@ def test_bins_outside_of_the_observed_intervals_are_missing_and_trials_without_a
     observed = [[0.0, 10.0], [10.0, 20.0], [30.0, 30.7], [30.9, 40.0]]
     source = write_nwb(tmp_path / "gaps.nwb", data, observed=observed, splits=None)
     assert run(source, tmp_path / "x.h5", *CUT, "--json") == 0
-    (fact,) = json.loads(capsys.readouterr().out)
+    (fact,) = json.loads(capsys.readouterr().out)["files"]
     arrays = open_recording(tmp_path / "x.h5").arrays
     edges = arrays["start_ms"][:, None] + np.arange(26) * 20.0
     inside = [(edges[:, :-1] >= a * 1000 - 1e-3) & (edges[:, 1:] <= b * 1000 + 1e-3)

@@ -9,20 +9,22 @@ from band.sweep.lineage import read_lineages
 HEAD = "generation,member,parent,hyperparameters,score\n"
 
 
-def read(tmp_path, text):
+def read(tmp_path, text, training=None):
     folder = tmp_path / "run"
     folder.mkdir(exist_ok=True)
     (folder / "lineage.csv").write_text(text)
-    return read_lineages([folder, tmp_path / "missing"])
+    return read_lineages([(folder, training or {}), (tmp_path / "missing", {})])
 
 
 def test_ancestors_lead_from_the_first_generation_to_the_best_of_the_last(tmp_path):
     rows = [(0, "a", "", 5), (0, "b", "", 3), (1, "a", "b", 2.5), (1, "b", "b", 4), (2, "a", "b", 2), (2, "b", "a", 1)]
-    (lineage,) = read(tmp_path, HEAD + "".join(f'{g},{m},{p},"{{""lr"": 0.1}}",{s}\n' for g, m, p, s in rows))
+    text = HEAD + "".join(f'{g},{m},{p},"{{""lr"": 0.1}}",{s}\n' for g, m, p, s in rows)
+    (lineage,) = read(tmp_path, text)
     best = lineage.best()
     assert (best.generation, best.member, best.hyperparameters) == (2, "b", {"lr": "0.1"})
     assert [(m.generation, m.member) for m in lineage.ancestors(best)] == [(0, "b"), (1, "a"), (2, "b")]
-    assert lineage.best(is_higher_better=True).member == "a"
+    (told,) = read(tmp_path, text, {"pbt": {"winner": "a"}})  # who won may have been better before the end
+    assert (told.best().generation, told.best().member) == (2, "a")
     with style():
         figure = pbt_lineage([lineage])
     assert len(figure.axes[0].lines) == 4 + 2  # from parent to child, and the best one's line over it

@@ -80,7 +80,7 @@ def command() -> list[str]:
     capability = _capability()
     return [
         os.environ.get("CXX", "c++"),
-        *("-std=c++20", "-O3", "-fPIC", "-shared", "-ffp-contract=off", "-fopenmp", "-w"),
+        *("-std=c++17", "-O3", "-fPIC", "-shared", "-ffp-contract=off", "-fopenmp", "-w"),
         *("-DAT_PARALLEL_OPENMP=1", f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}"),
         *VECTORS[capability],
         *(f"-I{torch_folder / 'include'}", str(SOURCE)),

@@ -1,0 +1,79 @@
+"""`band-sweep calibrate`: measures how large a population pays for each shape of a sweep; `pack: auto` takes it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from band.cli.common import print_json, whole_number
+from band.cli.progress import plural
+
+HELP = "measure here how many runs to train together, for each shape of a sweep"
+EXAMPLES = """\
+The device must be the one the sweep will train on: on a cluster, run it in a job
+(srun --gpus=1 band-sweep calibrate maze); what it finds is kept in ~/.cache/band.
+
+examples:
+  band-sweep calibrate maze
+  band-sweep calibrate maze --device cuda --most 128"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("sweep", metavar="NAME", help="name, folder or YAML file of a sweep")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+    )
+    parser.add_argument("--threads", type=whole_number, default=1, help="of a task on the CPU (default: 1)")
+    parser.add_argument("--most", type=whole_number, default=64, help="largest population to try (default: 64)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of training for each size (default: 2)")
+    parser.add_argument("--json", action="store_true", help="print what was measured as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure each shape and keep what was found.
+
+    Raises:
+        SweepError: there is no such sweep, or a shape cannot be trained here.
+    """
+    from band.sweep import populations
+    from band.sweep.estimate import num_members
+    from band.sweep.manifest import Run, find_sweep, read_manifest
+    from band.sweep.pack import dataset_shapes_of, room_for
+    from band.sweep.resources import detect
+
+    manifest = read_manifest(find_sweep(args.sweep))
+    device = room_for(detect(), device=args.device).device
+    shown = []
+    first: dict[str, tuple[Run, dict[str, Any]]] = {}
+    for run in manifest.active():
+        config = manifest.run_config(run)
+        if num_members(config) > 1:
+            continue  # a search says itself how many it has
+        key = populations.shape_key(
+            config, dataset_shapes_of(manifest, run.dataset), device=device, threads=args.threads
+        )
+        first.setdefault(key, (run, config))
+    for key, (run, config) in first.items():
+        if not args.json:
+            print(f"shape of {run.id}, on {device}:", flush=True)
+        rates: dict[int, float] = {}
+        path = str(manifest.datasets[run.dataset]["path"])
+        for members, rate in populations.measure(
+            config, path, device=device, threads=args.threads, most=args.most, seconds=args.seconds
+        ):
+            rates[members] = rate
+            if not args.json:
+                print(f"  {members:4d} together: {rate:8.1f} member-steps/s", flush=True)
+        if not rates:
+            print(f"{run.id}: not even one run fits the memory of {device}", file=sys.stderr)
+            return 1
+        populations.keep(key, rates)
+        best = populations.best_size(rates)
+        shown.append({"run": run.id, "device": device, "rates": {str(m): r for m, r in rates.items()}, "members": best})
+        if not args.json:
+            print(f"  pack: auto trains {plural(best, 'run')} of it together")
+    if args.json:
+        print_json({"sweep": manifest.name, "shapes": shown})
+    return 0

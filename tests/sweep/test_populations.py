@@ -1,0 +1,73 @@
+"""What is measured of populations decides how many runs train together; by device and shape, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from sweep_files import band_sweep, write_sweep
+from test_pack import SHAPES, manifest_of, room, sizes
+from tiny import write_recording
+
+from band.config import RunConfig, to_dict
+from band.errors import SweepError
+from band.sweep.pack import pack
+from band.sweep.populations import best_size, keep, measure, paying, shape_key
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def key_of(**changes: Any) -> str:
+    config = to_dict(RunConfig())
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        config[section][name] = value
+    return shape_key(config, SHAPES, device="cpu", threads=1)
+
+
+def test_the_smallest_population_that_is_nearly_the_fastest_is_taken():
+    assert best_size({1: 80.0, 2: 109.0, 4: 112.8, 8: 116.5}) == 4
+    assert best_size({1: 30.0, 2: 29.0, 4: 20.0}) == 1 and best_size({1: 1.0, 2: 2.0, 4: 4.0}) == 4
+
+
+def test_a_shape_is_what_speed_depends_on():
+    same = key_of()
+    assert same == key_of(hyper__lr=1e-3) == key_of(train__max_epochs=3) == key_of(data__fold=0)
+    others = {key_of(arch__gen_dim=7), key_of(train__batch_size=7), key_of(train__dtype="float64")}
+    others |= {shape_key(to_dict(RunConfig()), SHAPES, device="cuda", threads=1)}
+    assert len(others | {same}) == 5
+
+
+def test_packing_follows_what_was_measured_and_what_is_given_goes_before():
+    manifest = manifest_of([{"hyper.lr": 1e-3 * (k + 1)} for k in range(40)])
+    assert max(sizes(pack(manifest, manifest.runs, room=room(1)))) > 3
+    assert paying(key_of(data__num_folds=3)) is None
+    keep(key_of(data__num_folds=3), {1: 10.0, 2: 18.0, 3: 25.0, 4: 25.5})
+    assert paying(key_of(data__num_folds=3)) == 3
+    assert sizes(pack(manifest, manifest.runs, room=room(1))) == [2, 2] + [3] * 12
+    assert max(sizes(pack(manifest, manifest.runs, room=room(1), members=7))) == 7
+
+
+def test_calibrate_measures_each_shape_of_a_sweep_with_the_real_trainer(tmp_path):
+    write_recording(tmp_path / "tiny.h5")
+    base = {"data": {"path": "tiny.h5"}, "train": {"batch_size": 8}}
+    path = write_sweep(
+        tmp_path / "many.yaml", {"base": base, "grid": {"arch.gen_dim": [8, 12], "hyper.lr": [1e-3, 2e-3]}}
+    )
+    assert band_sweep("generate", path, cwd=tmp_path).returncode == 0
+    done = band_sweep("calibrate", "many", "--seconds", "0.05", "--most", "4", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shapes = json.loads(done.stdout)["shapes"]
+    assert len(shapes) == 2
+    for shape in shapes:
+        rates = {int(members): rate for members, rate in shape["rates"].items()}
+        assert set(rates) <= {1, 2, 4} and min(rates.values()) > 0 and shape["members"] == best_size(rates)
+
+
+def test_a_recording_that_cannot_be_trained_is_named(tmp_path):
+    with pytest.raises(SweepError, match=r"no\.h5 cannot be trained with this configuration here: .+"):
+        list(measure(to_dict(RunConfig()), str(tmp_path / "no.h5"), device="cpu", threads=1, most=1, seconds=0.1))
