@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Collects the wheels of band-sweep and of all it needs into one folder, for a place without internet, and prints the line that
-# installs them there. Versions are those of constraints.txt. The Python and the Linux it is for may be others than those here.
+# installs them there. Versions are those of constraints.txt. Pip reads what depends on the version of Python from the one it
+# runs in, so the Python it is for has to be here too; the Linux may be another.
 #
-#   PYTHON   interpreter whose pip downloads; default: the environment of this checkout, else python3
+#   PYTHON   interpreter whose pip downloads; default: the environment of this checkout, else python3, or what --python names
 #   PIP_*    read by pip itself: another index (such as that of torch for CPUs), a proxy, a cache
 set -euo pipefail
 
@@ -33,11 +34,18 @@ done
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$root/.venv/bin/python}
 [ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
-version=${version:-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')}
+version_of() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
+}
+version=${version:-$(version_of "$python")}
 case $version in
     3.10 | 3.11 | 3.12 | 3.13) ;;
     *) stop "--python must be 3.10, 3.11, 3.12 or 3.13, got $version" ;;
 esac
+if [ "$(version_of "$python")" != "$version" ] && [ -z "${PYTHON:-}" ]; then
+    python=python$version
+fi
+[ "$(version_of "$python")" = "$version" ] || stop "Python $version is needed on this machine too; name it: PYTHON=/path/to/python$version $0 …"
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 

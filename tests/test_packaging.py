@@ -81,11 +81,12 @@ def collect(tmp_path: Path, *arguments: str) -> tuple[subprocess.CompletedProces
     return done, asked.read_text() if asked.exists() else ""
 
 
-def test_wheels_are_collected_for_another_python_with_the_pins_and_the_line_that_installs_them(tmp_path: Path) -> None:
-    done, asked = collect(tmp_path, "--python", "3.12", "--extras", "nwb,matlab")
+def test_wheels_are_collected_with_the_pins_and_the_line_that_installs_them(tmp_path: Path) -> None:
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    done, asked = collect(tmp_path, "--python", version, "--extras", "nwb,matlab")
     assert done.returncode == 0, done.stderr
     (download,) = [line for line in asked.splitlines() if "pip download" in line]
-    assert "--only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64" in download
+    assert f"--only-binary=:all: --python-version {version} --platform manylinux_2_28_x86_64" in download
     assert "--constraint constraints.txt" in download and download.endswith(".whl[nwb,matlab]")
     line = f"    pip install --no-index --find-links wheels 'band-sweep[nwb,matlab]=={band.__version__}'\n"
     assert done.stdout.endswith(line), done.stdout
@@ -94,6 +95,12 @@ def test_wheels_are_collected_for_another_python_with_the_pins_and_the_line_that
 def test_a_python_that_is_not_supported_is_refused_before_anything_is_downloaded(tmp_path: Path) -> None:
     done, asked = collect(tmp_path, "--python", "3.9")
     assert done.returncode == 2 and "must be 3.10, 3.11, 3.12 or 3.13, got 3.9" in done.stderr and not asked
+
+
+def test_another_python_than_the_one_that_downloads_is_refused_for_its_pins_would_be_wrong(tmp_path: Path) -> None:
+    other = "3.10" if sys.version_info[1] != 10 else "3.13"
+    done, asked = collect(tmp_path, "--python", other)
+    assert done.returncode == 2 and f"Python {other} is needed on this machine too" in done.stderr and not asked
 
 
 def test_the_changelog_has_a_section_for_what_is_released_next_or_for_this_version() -> None:
