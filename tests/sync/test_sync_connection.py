@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Home
 from far_machine import FarMachine, running
+from near_machine import Home
 from sealed_runs import publish, run_id, tree
 
 from band.errors import ConfigError, RemoteError

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Home
 from far_machine import FarMachine
+from near_machine import Home
 from sealed_runs import FILES, publish, run_id, tree, verified
 
 from band.cli import sweep

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Home
 from far_machine import FarMachine, running
 from local_sweep import LocalSweep, make_sweep
+from near_machine import Home
 from sealed_runs import publish
 from slurm_lab.lab import Lab
 from tiny import write_recording
