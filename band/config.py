@@ -209,6 +209,7 @@ class TrainConfig:
     start_sha256: str = ""  # of its model.pt: what is meant, wherever it lies
     trains: str = "all"  # session: read-in and read-out alone, all else stays as it is
     dtype: str = "float32"
+    matmul_precision: str = "highest"  # of float32 products on a GPU, as torch names it; high: TF32
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_epochs", "valid_samples", "posterior_samples"):
@@ -227,6 +228,8 @@ class TrainConfig:
                 _require_option(name, AUGMENTATIONS, f"train.{key}")
         _require(self.checkpoint_s >= 0, "train.checkpoint_s", "at least 0", self.checkpoint_s)
         _require(self.dtype in ("float32", "float64"), "train.dtype", "float32 or float64", self.dtype)
+        precision = self.matmul_precision
+        _require(precision in ("highest", "high"), "train.matmul_precision", "highest or high", precision)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -260,8 +260,8 @@ def _document(found: dict[str, Rows], arguments: argparse.Namespace) -> str:
         "# Measured",
         "",
         f"`python -m benchmarks --threads {arguments.threads} --seconds {arguments.seconds:g} --write`, "
-        f"{datetime.date.today()}, {platform.machine()} with {os.cpu_count()} cores, torch {torch.__version__}; "
-        "no GPU: GPUs are not measured.",
+        f"{datetime.date.today()}, {platform.machine()} with {os.cpu_count()} cores, torch {torch.__version__}. "
+        "GPUs: [GPU.md](GPU.md).",
     ]
     for name, rows in found.items():
         title, header, legend = SECTIONS[name]

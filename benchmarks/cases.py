@@ -66,28 +66,28 @@ class Problem:
     ones: torch.Tensor  # (M,)
 
 
-def make_problem(case: Case, seeds: Sequence[int]) -> Problem:
-    """Return M = len(seeds) members on random counts, all rates at their defaults."""
+def make_problem(case: Case, seeds: Sequence[int], *, device: torch.device | str = "cpu") -> Problem:
+    """Return M = len(seeds) members on random counts, all rates at their defaults, on a device."""
     members, widths = len(seeds), case.widths
     generator = torch.Generator().manual_seed(0)
     counts = torch.poisson(torch.full((members, case.bins, case.batch_size, case.neurons), 0.3), generator=generator)
     behavior = torch.randn(members, case.bins, case.batch_size, BEHAVIOR_DIM, generator=generator)
-    counts, behavior = counts.transpose(1, 2), behavior.transpose(1, 2)
-    ones, zeros = torch.ones(members), torch.zeros(members)
+    counts, behavior = counts.to(device).transpose(1, 2), behavior.to(device).transpose(1, 2)
+    ones, zeros = torch.ones(members, device=device), torch.zeros(members, device=device)
     rates = Rates(*(torch.full((members,), rate, dtype=torch.float64) for rate in (0.1, 0.5, 0.3, 0.0)))
     return Problem(
         case=case,
-        params=initial_params(case.arch, widths, seeds, dtype=torch.float32),
+        params=initial_params(case.arch, widths, seeds, dtype=torch.float32, device=device),
         batch=Batch(
             encod=(counts,),
             recon=(counts,),
-            weight=torch.ones(members, case.batch_size),
+            weight=torch.ones(members, case.batch_size, device=device),
             behavior=behavior,
             recon_constant=count_constant(counts),
         ),
         noise=NoiseSource(
             seeds, rates, arch=case.arch, widths=widths, batch_sizes=(case.batch_size,), dtype=torch.float32,
-            device=torch.device("cpu"),
+            device=torch.device(device),
         ),
         scales=Scales(
             behavior_weight=ones,

@@ -16,8 +16,8 @@ from band.train.worker import keep_freed_memory
 
 
 def measure(step: Callable[[], None], *, seconds: float) -> dict[str, float]:
-    """Return median and fastest time of a step after three to warm up, and the peak memory of the process."""
-    for _ in range(3):
+    """Return median and fastest time of a step after some to warm up, and the peak memory of the process."""
+    for _ in range(4):
         step()
     times: list[float] = []
     start = time.perf_counter()
@@ -29,24 +29,32 @@ def measure(step: Callable[[], None], *, seconds: float) -> dict[str, float]:
     return {"median_s": statistics.median(times), "min_s": min(times), "steps": len(times), "peak_bytes": peak}
 
 
-def ours(case_name: str, members: int) -> Callable[[], None]:
-    """Return a full step of the package: noise, loss, gradient, clipping, AdamW."""
+def synchronize(device: str) -> None:
+    """Wait until a GPU has done what it was told to do."""
     import torch
 
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def ours(case_name: str, members: int, device: str = "cpu") -> Callable[[], None]:
+    """Return a full step of the package: noise, loss, gradient, clipping, AdamW."""
+    import torch
+    from torch import Tensor
+
     from band.model.forward import compute_losses, run_model
+    from band.train.captured import Captured
     from band.train.optimiser import AdamWSettings, adamw_step_, clip_gradient_
     from benchmarks.cases import CASES, make_problem
 
-    problem = make_problem(CASES[case_name], range(members))
+    problem = make_problem(CASES[case_name], range(members), device=device)
     case, params, ones = problem.case, problem.params, problem.ones
     moments = (torch.zeros_like(params.flat), torch.zeros_like(params.flat))
     settings = AdamWSettings(0.9 * ones, 0.999 * ones, 1e-8 * ones, 0 * ones, 200 * ones)
     count = 0
 
-    def step() -> None:
-        nonlocal count
-        noise = problem.noise.training(count)
-        count += 1
+    def work(step: Tensor, corrections: Tensor) -> None:
+        noise = problem.noise.training(step)
         latents = run_model(params, problem.batch, arch=case.arch, widths=case.widths, noise=noise)
         terms = compute_losses(
             params, latents, problem.batch, arch=case.arch, scales=problem.scales, kl_ramp=ones, l2_ramp=ones,
@@ -54,12 +62,22 @@ def ours(case_name: str, members: int) -> Callable[[], None]:
         )  # fmt: skip
         gradient = params.gradient(terms.loss)
         clip_gradient_(gradient, bound=settings.grad_clip)
-        adamw_step_(params.flat, gradient, moments, step=count, lr=4e-3 * ones, decay_ramp=ones, settings=settings)
+        adamw_step_(
+            params.flat, gradient, moments, corrections=corrections, lr=4e-3 * ones, decay_ramp=ones, settings=settings
+        )  # fmt: skip
+
+    captured = Captured(work, device=torch.device(device))
+
+    def step() -> None:
+        nonlocal count
+        captured(torch.tensor(count), settings.corrections(count + 1))
+        synchronize(device)
+        count += 1
 
     return step
 
 
-def reference(case_name: str, members: int) -> Callable[[], None]:
+def reference(case_name: str, members: int, device: str = "cpu") -> Callable[[], None]:
     """Return a full step of the reference for `members` models, one after the other."""
     import torch
 
@@ -67,9 +85,10 @@ def reference(case_name: str, members: int) -> Callable[[], None]:
     from benchmarks.reference import Reference
 
     case = CASES[case_name]
-    problem = make_problem(case, range(members))
+    problem = make_problem(case, range(members), device=device)
     models = [
-        Reference(case.arch, neurons=case.neurons, bins=case.bins, behavior_dim=BEHAVIOR_DIM) for _ in range(members)
+        Reference(case.arch, neurons=case.neurons, bins=case.bins, behavior_dim=BEHAVIOR_DIM).to(device)
+        for _ in range(members)
     ]
     optimisers = [torch.optim.AdamW(model.parameters(), lr=4e-3) for model in models]
     assert problem.batch.behavior is not None
@@ -79,13 +98,14 @@ def reference(case_name: str, members: int) -> Callable[[], None]:
         for model, optimiser, (data, behavior) in zip(models, optimisers, trials, strict=True):
             noise = {
                 "cd_keep": torch.bernoulli(torch.full_like(data, 0.7)) / 0.7,
-                "eps_ic": torch.randn(case.batch_size, case.arch.ic_dim),
-                "eps_co": torch.randn(case.batch_size, case.bins, case.arch.co_dim),
+                "eps_ic": torch.randn(case.batch_size, case.arch.ic_dim, device=device),
+                "eps_co": torch.randn(case.batch_size, case.bins, case.arch.co_dim, device=device),
             }
             optimiser.zero_grad()
             model.loss(data, behavior, noise, behavior_weight=1.0).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 200.0)
             optimiser.step()
+        synchronize(device)
 
     return step
 

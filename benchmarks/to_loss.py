@@ -1,7 +1,8 @@
 """How long until a model is good: seconds to a validation loss that both implementations reach.
 
-`python -m benchmarks.to_loss` trains the reference, one model of the package, and a population on a simulated Lorenz
-recording, the same initial weights, step size and batch size, and looks at the same validation loss after every epoch.
+`python -m benchmarks.to_loss THREADS [DEVICE]` trains the reference, one model of the package, and a population on a
+simulated Lorenz recording, the same initial weights, step size and batch size, and looks at the same validation loss
+after every epoch.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from band.cli.data import main as band_data
 from band.config import Hyper, RunConfig, TrainConfig
 from band.model.forward import Scales
 from band.model.params import Params
-from band.train.augment import Augmenter
-from band.train.evaluate import evaluate
+from band.train.evaluate import evaluate, scores_by_member
 from band.train.loop import Loop
 from band.train.noise import NoiseSource, Rates
 from band.train.start import start_population
@@ -29,8 +29,9 @@ from band.train.trials import Trials
 from band.train.worker import keep_freed_memory
 from benchmarks.cases import CASES
 from benchmarks.reference import Reference
+from benchmarks.step import synchronize
 
-CPU = torch.device("cpu")
+DEVICE = torch.device(sys.argv[2] if len(sys.argv) > 2 else "cpu")
 EPOCHS, MEMBERS = 30, 16
 
 
@@ -43,30 +44,32 @@ def configuration(seed: int) -> RunConfig:
 
 def judge(params: Params, trials: Trials, configs: list[RunConfig], epoch: int) -> list[float]:
     """Return the validation reconstruction loss of each member, nats a trial."""
-    ones = torch.ones(len(configs))
+    ones = torch.ones(len(configs), device=DEVICE)
     zeros = 0 * ones
-    rates = Rates(*(zeros.double() for _ in range(4)))
+    rates = Rates(*(zeros.double().cpu() for _ in range(4)))
     widths, arch = trials.widths, configs[0].arch
     noise = NoiseSource(
         [config.seed for config in configs], rates, arch=arch, widths=widths, batch_sizes=trials.batch_sizes,
-        dtype=torch.float32, device=CPU,
+        dtype=torch.float32, device=DEVICE,
     )  # fmt: skip
     weights = dict.fromkeys(("ic_enc", "ci_enc", "gen", "con"), zeros)
     scales = Scales(behavior_weight=zeros, kl_ic_scale=ones, kl_co_scale=ones, kl_ic_target=zeros, kl_co_target=zeros,
                     l2=weights)  # fmt: skip
-    found = evaluate(
-        params, trials, noise, augmenter=Augmenter(configs), arch=arch, scales=scales, ramps=(ones, ones),
-        members=list(range(len(configs))), purpose=("valid", epoch), num_samples=4,
-    )  # fmt: skip
-    return [scores["valid_recon"] for scores in found]
+    batch = trials.batch(*trials.whole("valid", range(len(configs))))
+    draws = [noise.posterior(batch.weight.shape[1], "valid", 4 * epoch + sample) for sample in range(4)]
+    ramps = torch.stack((ones, ones))
+    found = evaluate(params, batch, draws, arch=arch, widths=widths, scales=scales, ramps=ramps)
+    return [scores["valid_recon"] for scores in scores_by_member(found)]
 
 
 def curve(epoch: Callable[[], Params], trials: Trials, configs: list[RunConfig]) -> list[tuple[float, float]]:
     """Return (seconds of training so far, loss of the worst member) after every epoch."""
     found, seconds = [], 0.0
     for number in range(EPOCHS):
+        synchronize(DEVICE.type)
         before = time.perf_counter()
         params = epoch()
+        synchronize(DEVICE.type)
         seconds += time.perf_counter() - before
         found.append((seconds, max(judge(params, trials, configs, number))))
     return found
@@ -75,10 +78,10 @@ def curve(epoch: Callable[[], Params], trials: Trials, configs: list[RunConfig])
 def ours(path: Path, members: int) -> list[tuple[float, float]]:
     """Train a population."""
     configs = [configuration(seed) for seed in range(members)]
-    trials = Trials.load(path, configs, device=CPU)
+    trials = Trials.load(path, configs, device=DEVICE)
     places = {str(seed): seed for seed in range(members)}
     runs = [(str(seed), config) for seed, config in enumerate(configs)]
-    loop = Loop(start_population(runs, trials, places, device=CPU), trials, places=places)
+    loop = Loop(start_population(runs, trials, places, device=DEVICE), trials, places=places)
 
     def epoch() -> Params:
         done: list[int] = []
@@ -95,10 +98,10 @@ def ours(path: Path, members: int) -> list[tuple[float, float]]:
 def reference(path: Path) -> list[tuple[float, float]]:
     """Train one model of the reference from the same weights on the same minibatches."""
     config = configuration(0)
-    trials = Trials.load(path, [config], device=CPU)
-    start = start_population([("0", config)], trials, {"0": 0}, device=CPU).params
+    trials = Trials.load(path, [config], device=DEVICE)
+    start = start_population([("0", config)], trials, {"0": 0}, device=DEVICE).params
     widths = trials.widths
-    model = Reference(config.arch, neurons=widths.num_neurons[0], bins=widths.num_bins, behavior_dim=1)
+    model = Reference(config.arch, neurons=widths.num_neurons[0], bins=widths.num_bins, behavior_dim=1).to(DEVICE)
     _take(model, start)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.hyper.lr, weight_decay=0.0)
     count = 0
@@ -107,8 +110,8 @@ def reference(path: Path) -> list[tuple[float, float]]:
         nonlocal count
         (indices, _), *_ = trials.epoch(0, config, epoch=count)
         count += 1
-        for index in indices:
-            batch = trials.batch([index[None]], [torch.ones(1, len(index))])
+        for index in indices.to(DEVICE):
+            batch = trials.batch([index[None]], [torch.ones(1, len(index), device=DEVICE)])
             _step(model, optimiser, batch.recon[0][0].contiguous())
         return _given(model, start)
 
@@ -119,8 +122,8 @@ def _step(model: Reference, optimiser: torch.optim.Optimizer, data: Tensor) -> N
     arch = model.arch
     noise = {
         "cd_keep": torch.bernoulli(torch.full_like(data, 0.7)) / 0.7,
-        "eps_ic": torch.randn(data.shape[0], arch.ic_dim),
-        "eps_co": torch.randn(data.shape[0], data.shape[1], arch.co_dim),
+        "eps_ic": torch.randn(data.shape[0], arch.ic_dim, device=DEVICE),
+        "eps_co": torch.randn(data.shape[0], data.shape[1], arch.co_dim, device=DEVICE),
     }
     optimiser.zero_grad()
     model.loss(data, data.new_zeros(*data.shape[:2], 1), noise, behavior_weight=0.0).backward()

@@ -110,7 +110,7 @@ def recurrent_l2(params: Params, *, scales: dict[str, Tensor]) -> Tensor:
     size = torch.zeros_like(total)
     for room, scale in scales.items():
         name = f"{room}.weight_hh"
-        if name in params and bool((scale > 0).any()):
+        if name in params:
             kernel = params[name]
             total = total + 0.5 * scale * kernel.square().flatten(1).sum(dim=1)
             size = size + (scale > 0) * kernel[0].numel()

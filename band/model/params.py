@@ -152,11 +152,15 @@ def count_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
+def derived_number(seed: int, *purpose: object) -> int:
+    """Return 64 bits that depend on the seed and the purpose alone, as an unsigned number."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
 def derived_generator(seed: int, *purpose: object) -> torch.Generator:
     """Return a CPU generator that depends on the seed and the purpose alone, never on what was drawn before."""
-    text = "/".join(str(part) for part in (seed, *purpose))
-    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-    return torch.Generator().manual_seed(number)
+    return torch.Generator().manual_seed(derived_number(seed, *purpose))
 
 
 def _initial_scale(name: str, shapes: dict[str, tuple[int, ...]]) -> float:

@@ -113,6 +113,7 @@ LEGACY: dict[str, Any] = {
     "train.valid_samples": 1,
     "train.posterior_samples": 50,
     "train.dtype": "float32",
+    "train.matmul_precision": "highest",
     "train.start_sha256": "",
     "train.trains": "all",
     "pbt.members": 0,

@@ -26,7 +26,15 @@ def shape_key(config: Mapping[str, Any], shapes: Shapes, *, device: str, threads
     sizes, train = sizes_of(config, shapes), config["train"]
     batch = min(int(train["batch_size"]), max(sizes.train, 1))
     widths = [sizes.bins, sizes.recon_bins, sizes.neurons, sizes.recon_neurons, sizes.behavior, sizes.external]
-    parts = [device, threads if device == "cpu" else 0, config["arch"], batch, train["dtype"], widths]
+    parts = [
+        device,
+        threads if device == "cpu" else 0,
+        config["arch"],
+        batch,
+        train["dtype"],
+        train["matmul_precision"],
+        widths,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -139,8 +139,8 @@ class Queue:
     def _start(self, task: str) -> None:
         survey = self._survey()
         write_skip(self.sweep, task, members=survey.ledger.tasks[task], survey=survey)
-        used = {entry.gpu for entry in self.running.values()}
-        gpu = next((index for index in self.room["gpus"] if index not in used), None)
+        used = [entry.gpu for entry in self.running.values()]
+        gpu = min(self.room["gpus"], key=used.count, default=None)  # more tasks at once than GPUs share them
         job = start_job(self.sweep, submission=self.submission, task=task, gpu=gpu)
         self._enter(task, job=job, gpu=gpu)
         say(f"task {task} started: {len(self._open_runs(task, survey=survey))} runs")

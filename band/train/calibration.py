@@ -77,6 +77,7 @@ def main() -> int:
     keep_freed_memory()
     torch.set_num_threads(int(threads))
     config = run_config_from_dict(json.load(sys.stdin))
+    torch.set_float32_matmul_precision(config.train.matmul_precision)
     found = rates(config, Path(recording), device=torch.device(device), most=int(most), seconds=float(seconds))
     for members, rate in found:
         print(json.dumps({"members": members, "steps_per_s": rate}), flush=True)

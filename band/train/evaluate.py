@@ -14,70 +14,46 @@ from torch import Tensor
 from band.config import Arch
 from band.model.forward import Batch, Latents, Scales, compute_losses, run_model
 from band.model.noise import Noise
-from band.model.params import Params
+from band.model.params import Params, Widths
 from band.model.reconstructions import behavior_likelihood_of, reconstruction_of
-from band.train.augment import Augmenter
-from band.train.noise import NoiseSource
-from band.train.trials import Trials
+
+SCORES = (
+    "valid_recon", "valid_behavior", "valid_kl_ic", "valid_kl_co", "valid_loss",
+    "valid_bits_per_spike", "valid_behavior_r2",
+)  # fmt: skip
 
 
+@torch.no_grad()
 def evaluate(
-    params: Params,
-    trials: Trials,
-    noise: NoiseSource,
-    *,
-    augmenter: Augmenter,
-    arch: Arch,
-    scales: Scales,
-    ramps: tuple[Tensor, Tensor],
-    members: Sequence[int],
-    purpose: tuple[object, ...],
-    num_samples: int,
-) -> list[dict[str, float]]:
-    """Return each member's losses and scores on its valid split, averaged over posterior draws.
+    params: Params, batch: Batch, draws: Sequence[Noise], *, arch: Arch, widths: Widths, scales: Scales, ramps: Tensor
+) -> Tensor:
+    """Return losses and scores (len(SCORES), M) of each member on some trials, averaged over posterior draws.
 
     Args:
         params: M members.
-        trials: the recording.
-        noise: source of the draws, of the same M members.
-        augmenter: what happens to the trials at inference, of the same M members.
+        batch: the trials.
+        draws: posterior draws, without masks.
         arch: sizes.
+        widths: of the recording.
         scales: weights of the loss terms, of the same M members.
-        ramps: KL and L2 ramps, (M,) each.
-        members: position of each of the M members among those of `trials`.
-        purpose: what the draws depend on, beside the seed.
-        num_samples: posterior draws.
+        ramps: (2, M), KL and L2 ramps.
     """
-    index, weight = trials.whole("valid", members)
-    batch = augmenter.inference(trials.batch(index, weight), *purpose)
-    totals: list[dict[str, float]] = [{} for _ in members]
-    for sample in range(num_samples):
-        drawn = noise.posterior(batch.weight.shape[1], *purpose, sample)
-        with torch.no_grad():
-            latents = run_model(params, batch, arch=arch, widths=trials.widths, noise=drawn)
-            terms = compute_losses(
-                params,
-                latents,
-                batch,
-                arch=arch,
-                scales=scales,
-                kl_ramp=ramps[0],
-                l2_ramp=ramps[1],
-                noise=Noise(kl_ic=drawn.kl_ic, kl_co=drawn.kl_co),
-            )
-            values = {
-                "valid_recon": terms.recon,
-                "valid_behavior": terms.behavior,
-                "valid_kl_ic": terms.kl_ic,
-                "valid_kl_co": terms.kl_co,
-                "valid_loss": terms.loss,
-                "valid_bits_per_spike": bits_per_spike(latents, batch, arch=arch),
-                "valid_behavior_r2": behavior_r2(params, latents, batch, arch=arch),
-            }
-        for name, tensor in values.items():
-            for total, value in zip(totals, tensor.tolist(), strict=True):
-                total[name] = total.get(name, 0.0) + value / num_samples
-    return totals
+    total = torch.zeros(len(SCORES), ramps.shape[1], dtype=torch.float64, device=ramps.device)
+    for noise in draws:
+        latents = run_model(params, batch, arch=arch, widths=widths, noise=noise)
+        terms = compute_losses(
+            params, latents, batch, arch=arch, scales=scales, kl_ramp=ramps[0], l2_ramp=ramps[1],
+            noise=Noise(kl_ic=noise.kl_ic, kl_co=noise.kl_co),
+        )  # fmt: skip
+        losses = (terms.recon, terms.behavior, terms.kl_ic, terms.kl_co, terms.loss)
+        scores = (bits_per_spike(latents, batch, arch=arch), behavior_r2(params, latents, batch, arch=arch))
+        total += torch.stack([*losses, *scores])
+    return total / len(draws)
+
+
+def scores_by_member(found: Tensor) -> list[dict[str, float]]:
+    """Return {name: value} of each member, from what `evaluate` returns."""
+    return [dict(zip(SCORES, values, strict=True)) for values in found.T.tolist()]
 
 
 def bits_per_spike(latents: Latents, batch: Batch, *, arch: Arch) -> Tensor:

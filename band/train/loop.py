@@ -9,6 +9,8 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +18,13 @@ from torch import Tensor
 from band.config import Hyper, TrainConfig
 from band.model.forward import Batch, Latents, Losses, Scales, compute_losses, run_model
 from band.model.losses import ramp
+from band.model.noise import Noise
 from band.model.params import Params, Widths, session_room
 from band.model.reconstructions import reconstruction_of
 from band.train.augment import Augmenter
 from band.train.augmentations.sample_validation import held_out_recon
-from band.train.evaluate import evaluate
+from band.train.captured import Captured
+from band.train.evaluate import evaluate, scores_by_member
 from band.train.noise import NoiseSource, Rates
 from band.train.optimiser import AdamWSettings, adamw_step_, clip_gradient_
 from band.train.population import COLUMNS, SUMMED, TRAIN_TERMS, Population
@@ -32,6 +36,16 @@ L2_ROOMS = ("ic_enc", "ci_enc", "gen", "con")
 
 
 @dataclass(frozen=True)
+class _Outcome:
+    """What a step tells of itself."""
+
+    latents: Latents
+    terms: Losses
+    gradient: Tensor  # (M, P)
+    finite: Tensor  # (M,), whether loss and gradient are
+
+
+@dataclass(frozen=True)
 class _Fixed:
     """What depends only on which members are active."""
 
@@ -39,7 +53,7 @@ class _Fixed:
     noise: NoiseSource
     scales: Scales
     settings: AdamWSettings
-    places: list[int]  # of each active member among those of the trials
+    valid: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # index and weight of their validation trials, by session
 
 
 class Loop:
@@ -66,29 +80,51 @@ class Loop:
     def step(self) -> list[int]:
         """Do one optimiser step of every member; return the positions of those that completed an epoch or diverged."""
         population, fixed = self.population, self._fixed
-        index, weight = self._next_batch()
+        index, weight = ([part.to(self._device) for part in parts] for parts in self._next_batch())
         batch, held_out = fixed.augmenter.training(self._trials.batch(index, weight), index, step=population.step)
-        noise = fixed.noise.training(population.step)
+        noise = None if fixed.noise.is_of_tensors else fixed.noise.training(population.step)
+        corrections = fixed.settings.corrections(population.step + 1)
+        outcome = self._stepped(torch.tensor(population.step), corrections, self._by_epoch, batch, held_out, noise)
+        population.step += 1
+        return self._completed(self._find_diverged(outcome))
+
+    def _step(
+        self, step: Tensor, corrections: Tensor, by_epoch: Tensor, batch: Batch, held_out: Batch | None,
+        noise: Noise | None,
+    ) -> _Outcome:  # fmt: skip
+        """Do a step, all of it in tensors.
+
+        Args:
+            step: (), steps done before.
+            corrections: (2, M), of the optimiser.
+            by_epoch: (3, M), what changes only when an epoch ends: step size, KL ramp, L2 ramp.
+            batch: what is trained on.
+            held_out: what is not, see `Augmenter.training`.
+            noise: draws and masks; None: drawn here.
+        """
+        population, fixed = self.population, self._fixed
+        lr, kl_ramp, l2_ramp = by_epoch.unbind()
+        noise = fixed.noise.training(step) if noise is None else noise
         latents = run_model(population.params, batch, arch=self._arch, widths=self._trials.widths, noise=noise)
         terms = compute_losses(
             population.params, latents, batch, arch=self._arch, scales=fixed.scales,
-            kl_ramp=self._kl_ramp, l2_ramp=self._l2_ramp, noise=noise,
+            kl_ramp=kl_ramp, l2_ramp=l2_ramp, noise=noise,
         )  # fmt: skip
         recon_sv = self._held_out_recon(latents, held_out)
         gradient = population.params.gradient(terms.loss)
         if self._trained is not None:
             gradient *= self._trained
         norm = clip_gradient_(gradient, bound=fixed.settings.grad_clip)
-        population.step += 1
-        diverged = self._find_diverged(latents, terms, gradient, norm)
-        gradient[diverged] = 0
+        finite = torch.isfinite(norm) & torch.isfinite(terms.loss)
+        # A member that diverged keeps its parameters.
+        usable, lr = torch.where(finite[:, None], gradient, 0), torch.where(finite, lr, 0)
         adamw_step_(
-            population.params.flat, gradient, population.moments,
-            step=population.step, lr=self._lr, decay_ramp=self._l2_ramp, settings=fixed.settings,
-            trained=self._trained,
+            population.params.flat, usable, population.moments, corrections=corrections, lr=lr, decay_ramp=l2_ramp,
+            settings=fixed.settings, trained=self._trained,
         )  # fmt: skip
-        self._add(terms, norm, recon_sv)
-        return self._completed(diverged)
+        values = [getattr(terms, name).detach() for name in TRAIN_TERMS[:-1]]
+        population.sums += torch.stack([*values, norm, recon_sv], dim=1)
+        return _Outcome(latents, terms, gradient, finite)
 
     def end_epochs(self, positions: list[int]) -> None:
         """Validate the members that completed an epoch, record the scores, let their schedules decide."""
@@ -96,27 +132,19 @@ class Loop:
         done = [p for p in positions if not population.members[p].has_ended]
         if not done:
             return
-        part = population if len(done) == len(population) else population.keep(done)
-        fixed = self._fixed if part is population else self._fixed_for(part)
-        index = torch.tensor(done, device=self._device)
         # Members of one population may stand at different epochs; each draws by its own.
         by_epoch: dict[int, list[int]] = {}
-        for i, p in enumerate(done):
-            by_epoch.setdefault(population.members[p].epoch, []).append(i)
-        scores: dict[int, dict[str, float]] = {}
+        for p in done:
+            by_epoch.setdefault(population.members[p].epoch, []).append(p)
         for epoch, rows in by_epoch.items():
-            whole = len(rows) == len(part)
-            some = part if whole else part.keep(rows)
-            inner = fixed if whole else self._fixed_for(some)
-            chosen = index if whole else index[torch.tensor(rows, device=self._device)]
-            found = evaluate(
-                some.params, self._trials, inner.noise, augmenter=inner.augmenter, arch=self._arch, scales=inner.scales,
-                ramps=(self._kl_ramp[chosen], self._l2_ramp[chosen]), members=inner.places,
-                purpose=("valid", epoch), num_samples=self._train.valid_samples,
-            )  # fmt: skip
-            scores.update(zip(rows, found, strict=True))
-        for i, p in enumerate(done):
-            self._end_epoch(p, scores[i])
+            if len(rows) == len(population):
+                found = self._validated(*self._validation_inputs(self._fixed, epoch, self._by_epoch))
+            else:
+                some = population.keep(rows)
+                fixed, own = self._fixed_for(some), self._by_epoch[:, torch.tensor(rows, device=self._device)]
+                found = self._validate(some, fixed, *self._validation_inputs(fixed, epoch, own))
+            for p, score in zip(rows, scores_by_member(found), strict=True):
+                self._end_epoch(p, score)
         self._set_epoch_tensors()
 
     def restart_epochs(self) -> None:
@@ -135,9 +163,32 @@ class Loop:
                 self._prepare()
 
     def _prepare(self) -> None:
-        self._fixed = self._fixed_for(self.population)
+        population, fixed = self.population, self._fixed_for(self.population)
+        self._fixed = fixed
+        self._stepped = Captured(self._step, device=self._device)
+        self._validated = Captured(partial(self._validate, population, fixed), device=self._device)
         self._epoch_batches = [self._shuffled(p) for p in range(len(self.population))]
         self._set_epoch_tensors()
+
+    def _validation_inputs(self, fixed: _Fixed, epoch: int, by_epoch: Tensor) -> tuple[Any, ...]:
+        """Return what `_validate` takes beside population and `fixed`."""
+        batch = fixed.augmenter.inference(self._trials.batch(*fixed.valid), "valid", epoch)
+        samples = [epoch * self._train.valid_samples + sample for sample in range(self._train.valid_samples)]
+        trials = batch.weight.shape[1]
+        draws = None if fixed.noise.is_of_tensors else [fixed.noise.posterior(trials, "valid", n) for n in samples]
+        return batch, by_epoch, torch.tensor(samples), draws
+
+    def _validate(
+        self, population: Population, fixed: _Fixed, batch: Batch, by_epoch: Tensor, samples: Tensor,
+        draws: list[Noise] | None,
+    ) -> Tensor:  # fmt: skip
+        """Return what `evaluate` finds for some members, all of it in tensors; without `draws` they are drawn here."""
+        trials = batch.weight.shape[1]
+        draws = draws or [fixed.noise.posterior(trials, "valid", sample) for sample in samples]
+        return evaluate(
+            population.params, batch, draws, arch=self._arch, widths=self._trials.widths, scales=fixed.scales,
+            ramps=by_epoch[1:],
+        )  # fmt: skip
 
     def _fixed_for(self, population: Population) -> _Fixed:
         hypers = [member.config.hyper for member in population.members]
@@ -152,7 +203,7 @@ class Loop:
                 name: per_member(name)
                 for name in ("behavior_weight", "kl_ic_scale", "kl_co_scale", "kl_ic_target", "kl_co_target")
             },
-            l2={room: per_member(f"l2_{room}_scale") for room in L2_ROOMS},
+            l2={room: own for room in L2_ROOMS if bool((own := per_member(f"l2_{room}_scale")).any())},
             loss_scale=train.loss_scale,
             recon_reduce_mean=train.recon_reduce_mean,
             kl_co_reduce=train.kl_co_reduce,
@@ -169,7 +220,7 @@ class Loop:
         settings = AdamWSettings(*(per_member(name) for name in names))
         augmenter = Augmenter([member.config for member in population.members])
         places = [self._places[member.run_id] for member in population.members]
-        return _Fixed(augmenter, noise, scales, settings, places)
+        return _Fixed(augmenter, noise, scales, settings, self._trials.whole("valid", places))
 
     def _shuffled(self, position: int) -> list[tuple[Tensor, Tensor]]:
         member = self.population.members[position]
@@ -189,8 +240,7 @@ class Loop:
             )
             return ramp(tensor([m.epoch for m in members]), start=starts, increase=increases)
 
-        self._lr = tensor([m.schedule.lr for m in members])
-        self._kl_ramp, self._l2_ramp = ramps("kl"), ramps("l2")
+        self._by_epoch = torch.stack((tensor([m.schedule.lr for m in members]), ramps("kl"), ramps("l2")))
 
     def _next_batch(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return index and weight (M, B) of the next minibatch of every member, by session."""
@@ -209,19 +259,14 @@ class Loop:
             return torch.full((len(self.population),), math.nan, dtype=self._dtype, device=self._device)
         return held_out_recon(self.population.params, latents, held_out, reconstruction_of(self._arch))
 
-    def _add(self, terms: Losses, norm: Tensor, recon_sv: Tensor) -> None:
-        values = [getattr(terms, name) for name in TRAIN_TERMS[:-1]]
-        self.population.sums += torch.stack([*(value.detach() for value in values), norm, recon_sv], dim=1)
-
-    def _find_diverged(self, latents: Latents, terms: Losses, gradient: Tensor, norm: Tensor) -> list[int]:
+    def _find_diverged(self, outcome: _Outcome) -> list[int]:
         """Return the positions of members whose loss or gradient is not finite, after naming what was so first."""
-        finite = torch.isfinite(norm) & torch.isfinite(terms.loss)
-        if bool(finite.all()):
+        if bool(outcome.finite.all()):
             return []
-        positions = (~finite).nonzero().flatten().tolist()
+        positions = (~outcome.finite).nonzero().flatten().tolist()
         for p in positions:
             member = self.population.members[p]
-            member.first_non_finite = _first_non_finite(p, self.population, latents, terms, gradient)
+            member.first_non_finite = _first_non_finite(p, self.population, outcome)
             member.schedule.stopped_by = "diverged"
         return positions
 
@@ -247,7 +292,7 @@ class Loop:
         if hyper.behavior_weight == 0:
             row["train_behavior"] = math.nan
         row.update(epoch=member.epoch, step=population.step, lr=member.schedule.lr, **score)
-        row.update(kl_ramp=float(self._kl_ramp[position]), l2_ramp=float(self._l2_ramp[position]))
+        row.update(kl_ramp=float(self._by_epoch[1, position]), l2_ramp=float(self._by_epoch[2, position]))
         if not math.isfinite(score["valid_loss"]):
             member.first_non_finite, member.schedule.stopped_by = "validation loss", "diverged"
         elif member.schedule.observe(
@@ -268,8 +313,9 @@ def _without_behavior(score: dict[str, float]) -> dict[str, float]:
     return score | {"valid_behavior": math.nan, "valid_behavior_r2": math.nan}
 
 
-def _first_non_finite(position: int, population: Population, latents: Latents, terms: Losses, gradient: Tensor) -> str:
+def _first_non_finite(position: int, population: Population, outcome: _Outcome) -> str:
     """Return the name of the first tensor of a member's step that is not finite, in the order of computation."""
+    latents, terms = outcome.latents, outcome.terms
     decoded = {f.name: getattr(latents.decoded, f.name) for f in dataclasses.fields(latents.decoded)}
     named = {
         **{f"parameter {name}": value for name, value in population.params.items()},
@@ -280,7 +326,7 @@ def _first_non_finite(position: int, population: Population, latents: Latents, t
         "behavior": latents.behavior,
         **{f"loss term {f.name}": getattr(terms, f.name) for f in dataclasses.fields(terms)},
     }
-    order = [*named.items(), *((f"gradient of {n}", g) for n, g in _named_rows(population, gradient))]
+    order = [*named.items(), *((f"gradient of {n}", g) for n, g in _named_rows(population, outcome.gradient))]
     for name, value in order:
         if value is not None and not bool(torch.isfinite(value[position]).all()):
             return name

@@ -6,6 +6,7 @@ Axes: M member, P parameters of one member.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,6 +22,17 @@ class AdamWSettings:
     weight_decay: Tensor
     grad_clip: Tensor
 
+    @cached_property
+    def _betas(self) -> list[list[float]]:
+        return [self.beta1.tolist(), self.beta2.tolist()]
+
+    def corrections(self, step: int) -> Tensor:
+        """Return what both moments are too small by at a step, counted from 1: one minus beta to its power, (2, M).
+
+        On the CPU, and of one number at a time: a vector's powers differ in their last bit with its length.
+        """
+        return torch.tensor([[1 - beta**step for beta in betas] for betas in self._betas], dtype=self.beta1.dtype)
+
 
 def clip_gradient_(gradient: Tensor, *, bound: Tensor) -> Tensor:
     """Scale each member's gradient (M, P) down to at most `bound` (M,) and return the norms (M,) from before."""
@@ -35,7 +47,7 @@ def adamw_step_(
     gradient: Tensor,
     moments: tuple[Tensor, Tensor],
     *,
-    step: int,
+    corrections: Tensor,
     lr: Tensor,
     decay_ramp: Tensor,
     settings: AdamWSettings,
@@ -47,7 +59,7 @@ def adamw_step_(
         flat: (M, P), parameters.
         gradient: (M, P), used up.
         moments: first and second moment, (M, P) each.
-        step: number of this step, from 1.
+        corrections: (2, M), see `AdamWSettings.corrections`.
         lr: (M,), step size.
         decay_ramp: (M,), factor of the weight decay.
         settings: what stays as it is.
@@ -61,5 +73,5 @@ def adamw_step_(
     second.mul_(beta2).add_(gradient.square_().mul_(1 - beta2))
     decay = (lr * decay_ramp * settings.weight_decay)[:, None]
     flat.mul_(1 - (decay if trained is None else decay * trained))
-    root = torch.sqrt(second, out=gradient).mul_((1 - beta2**step) ** -0.5).add_(settings.epsilon[:, None])
-    flat.sub_(torch.div(first, root, out=root).mul_((lr[:, None]) / (1 - beta1**step)))
+    root = torch.sqrt(second, out=gradient).mul_(corrections[1, :, None].rsqrt()).add_(settings.epsilon[:, None])
+    flat.sub_(torch.div(first, root, out=root).mul_((lr / corrections[0])[:, None]))

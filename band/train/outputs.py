@@ -137,7 +137,7 @@ class Pass:
     def draw(self, encoded: Encoded, purpose: tuple[int, ...]) -> dict[str, Tensor | None]:
         """Return what one draw of the posterior gives, under lfads-torch's names, (1, B, ·); None: it has no such."""
         source = _noise_source(self.config, self.trials)
-        noise = source.posterior(encoded.mean.shape[1], "posterior", *purpose)
+        noise = source.posterior(encoded.mean.shape[1], "/".join(map(str, ("posterior", *purpose))))
         assert noise.eps_ic is not None
         decoded = decode(
             self.params, torch.addcmul(encoded.mean, encoded.std, noise.eps_ic), encoded.controller_input,

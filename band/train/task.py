@@ -51,6 +51,7 @@ def train_task(
     torch.set_num_threads(int(task.get("threads", 1)))
     device = launch.device(task.get("device", "cpu"))
     configs = {run: known[run] for run in runs}
+    torch.set_float32_matmul_precision(configs[runs[0]].train.matmul_precision)
     for key in ("augmentations", "inference_augmentations"):
         augmentations_of(list(configs.values()), key)  # one that is not there is told before anything is trained
     trials = Trials.load(data, list(configs.values()), device=device)

@@ -201,7 +201,7 @@ class Trials:
         return index.to(self.device), weight.to(self.device)
 
     def epoch(self, member: int, config: RunConfig, *, epoch: int) -> list[tuple[Tensor, Tensor]]:
-        """Return one member's shuffled batches of an epoch: of each session indices and weights (steps, B).
+        """Return one member's shuffled batches of an epoch: of each session indices and weights (steps, B), on the CPU.
 
         With several sessions each is spread evenly over the steps, so an epoch passes once over all trials of all.
         """
@@ -215,7 +215,7 @@ class Trials:
         for s, (part, size) in enumerate(zip(trials, self.batch_sizes, strict=True)):
             purpose = ("shuffle", epoch) if len(trials) == 1 else ("shuffle", epoch, s)
             index, weight = spread(part, derived_generator(config.seed, *purpose), steps=steps, batch_size=size)
-            found.append((index.to(self.device), weight.to(self.device, self.dtype)))
+            found.append((index, weight.to(self.dtype)))
         return found
 
 
@@ -223,10 +223,10 @@ def _gather(values: Tensor | None, index: Tensor) -> Tensor | None:
     """Return (M, B, T, ·) of the trials `index` (M, B) of (T, n, ·)."""
     if values is None:
         return None
-    out = values.new_empty(index.shape[0], values.shape[0], index.shape[1], values.shape[2])
-    for row, trials in zip(out, index, strict=True):
-        torch.index_select(values, 1, trials, out=row)
-    return out.transpose(1, 2)
+    bins, trials = values.shape[:2]
+    rows = torch.arange(bins, device=index.device)[:, None] * trials + index[:, None]
+    chosen = values.flatten(0, 1).index_select(0, rows.flatten())
+    return chosen.unflatten(0, rows.shape).transpose(1, 2)
 
 
 def _filled(part: Tensor | None, like: Tensor, index: Tensor, fill: float) -> Tensor:

@@ -74,14 +74,16 @@ def searching(run: RunConfig, *, space: Mapping[str, Any] = SPACE, **pbt: Any) -
     return dataclasses.replace(run, pbt=PbtConfig(**given))
 
 
-def make_loop(path: Path, configs: dict[str, RunConfig]) -> Loop:
+def make_loop(path: Path, configs: dict[str, RunConfig], *, device: torch.device = CPU) -> Loop:
     """Return the loop of an untrained population."""
-    trials = Trials.load(path, list(configs.values()), device=CPU)
-    population = Population.start(list(configs.items()), trials.widths, device=CPU)
+    trials = Trials.load(path, list(configs.values()), device=device)
+    population = Population.start(list(configs.items()), trials.widths, device=device)
     return Loop(population, trials, places={run: place for place, run in enumerate(configs)})
 
 
-def train(path: Path, configs: dict[str, RunConfig]) -> dict[str, tuple[torch.Tensor, Any]]:
+def train(
+    path: Path, configs: dict[str, RunConfig], *, device: torch.device = CPU
+) -> dict[str, tuple[torch.Tensor, Any]]:
     """Train a population to its end; return for each run its last flat row and its member."""
     ended: dict[str, tuple[torch.Tensor, Any]] = {}
 
@@ -89,9 +91,8 @@ def train(path: Path, configs: dict[str, RunConfig]) -> dict[str, tuple[torch.Te
         for p in positions:
             ended[population.members[p].run_id] = (population.params.flat[p].clone(), population.members[p])
 
-    assert train_population(
-        make_loop(path, configs), on_epoch=lambda _: None, on_ended=on_ended, after_step=lambda _: False
-    )
+    loop = make_loop(path, configs, device=device)
+    assert train_population(loop, on_epoch=lambda _: None, on_ended=on_ended, after_step=lambda _: False)
     return ended
 
 

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 
 import pytest
 import torch
-from torch import Tensor
+from scans import CASES, run
 
-from band.config import Arch
 from band.model import kernels
-from band.model.decoder import decode
-from band.model.encoder import encode
 from band.model.kernels import load_kernels
-from band.model.noise import Noise
-from band.model.params import Widths, initial_params
 from band.model.recurrent import gru_scan
-
-BINS = 7
-CASES = {
-    "tails of vectors": ({}, {}),
-    "whole vectors": ({"gen_dim": 32, "con_dim": 16, "fac_dim": 16, "co_dim": 8}, {}),
-    "clipped": ({"cell_clip": 0.2}, {}),
-    "no controller": ({"co_dim": 0}, {}),
-    "encoders of two sizes": ({"ci_enc_dim": 9, "causal_con": False}, {}),
-    "a segment of its own": ({"ic_enc_seq_len": 3}, {}),
-    "no masks": ({}, {"factor_mask": None, "controller": None, "generator": None}),
-    "means": ({}, {"eps_co": None}),
-    "inputs off": ({}, {"co_off": True}),
-    "pushed": ({}, {"push": torch.randn(3, BINS, 3, generator=torch.Generator().manual_seed(3))}),
-}
+from band.train.streams import random_bits, random_mask, random_normals
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,41 +20,6 @@ def _there_is_a_compiler():
         kernels.build()
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"no C++ compiler, or it failed: apt-get install g++ ({error})")
-
-
-def run(case: str, path: str, monkeypatch: pytest.MonkeyPatch, *, trials: int, dtype: torch.dtype) -> list[Tensor]:
-    """Return what encoder and decoder come to, and the gradient of all parameters, by one path."""
-    monkeypatch.setenv("BAND_KERNELS", path)
-    sizes, options = CASES[case]
-    arch = dataclasses.replace(
-        Arch(ic_enc_dim=11, ci_enc_dim=11, con_dim=9, co_dim=3, ic_dim=4, gen_dim=13, fac_dim=5), **sizes
-    )
-    widths = Widths(num_bins=BINS, num_recon_bins=BINS, num_neurons=(6,), num_recon_neurons=(6,))
-    params = initial_params(arch, widths, [1, 2, 3], dtype=dtype)
-    source = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(3, *shape, generator=source).to(dtype)
-
-    control = arch.ci_enc_dim * (1 if arch.causal_con else 2) + arch.fac_dim
-    given = {
-        "eps_co": draw(BINS, trials, max(arch.co_dim, 1)).transpose(1, 2),
-        "controller": (draw(BINS, trials, control) > 0).to(dtype).transpose(1, 2),
-        "generator": (draw(BINS, trials, arch.gen_dim) > 0).to(dtype).transpose(1, 2),
-    } | options
-    noise = Noise(**{name: given[name] for name in ("eps_co", "controller", "generator")})
-    mean, log_var, control_input = encode(params, draw(trials, BINS, 6).abs(), arch=arch, noise=noise)
-    decoded = decode(
-        params, mean, control_input, None, arch=arch, num_bins=BINS, noise=noise,
-        co_off=given.get("co_off", False), push=given["push"].to(dtype) if "push" in given else None,
-    )  # fmt: skip
-    loss = (
-        decoded.factors.square().mean(dim=(1, 2, 3)) + mean.square().sum(dim=(1, 2)) + log_var.mean(dim=(1, 2))
-    ).sum()
-    if decoded.co_means is not None:
-        loss = loss + decoded.co_means.square().sum() + 0.1 * decoded.co_log_vars.sum()
-    found = [mean, log_var, decoded.factors, decoded.gen_states, decoded.gen_inputs]
-    return [value.detach() for value in found] + [params.gradient(loss)]
 
 
 @pytest.mark.parametrize("trials", [1, 33, 130])
@@ -118,3 +64,31 @@ def test_without_a_compiler_the_plain_path_is_taken_and_that_is_said(monkeypatch
     finally:
         load_kernels.cache_clear()
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_random_bits_are_those_of_the_published_generator():
+    # The first numbers of SplitMix64 seeded by 1234567, as its users check theirs: Rosetta Code.
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    found = random_bits(torch.tensor([1234567]), 5)[0]
+    assert [value % 2**64 for value in found.tolist()] == known
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masks_are_the_same_by_either_path(dtype, monkeypatch):
+    keys, rates = torch.tensor([5, -77, 2**62]), torch.tensor([0.3, 0.0, 0.9], dtype=torch.float64)
+    found = []
+    for path in ("plain", ""):
+        monkeypatch.setenv("BAND_KERNELS", path)
+        found.append(random_mask(keys, rates, (1 / (1 - rates)).to(dtype), 5001))
+    assert torch.equal(*found) and found[0].dtype == dtype
+    assert (found[0] == 0).double().mean(dim=1).tolist() == pytest.approx([0.3, 0.0, 0.9], abs=0.03)
+
+
+def test_normal_numbers_have_the_moments_and_the_distribution_of_normal_ones():
+    values = random_normals(torch.tensor([3, 4]), 200_001, torch.float64)
+    assert values.shape == (2, 200_001)
+    for moment, expected, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert values.pow(moment).mean().item() == pytest.approx(expected, abs=5 * (spread / values.numel()) ** 0.5)
+    share = 0.5 * (1 + torch.erf(values.flatten().sort().values / 2**0.5))
+    assert (share - torch.linspace(0, 1, values.numel())).abs().max() < 2 / values.numel() ** 0.5
+    assert abs((values[:, :-1] * values[:, 1:]).mean()) < 0.01 and abs((values[0] * values[1]).mean()) < 0.012

@@ -178,21 +178,24 @@ def test_a_foreground_submit_notices_that_its_queue_was_killed(tmp_path: Path) -
     assert_trained_once(sweep, members=1, epochs=20)
 
 
-def test_each_task_at_once_gets_a_gpu_of_its_own(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path, runs(2), base=SLOW)
-    room = Room(slots=2, threads=1, device="cuda", memory_bytes=0, gpus=(3, 5))
+@pytest.mark.parametrize(("slots", "shared"), [(2, []), (3, [b"CUDA_VISIBLE_DEVICES=3"])])
+def test_each_task_at_once_gets_a_gpu_of_its_own_and_more_of_them_share(
+    tmp_path: Path, slots: int, shared: list[bytes]
+) -> None:
+    sweep = make_sweep(tmp_path, runs(slots), base=SLOW)
+    room = Room(slots=slots, threads=1, device="cuda", memory_bytes=0, gpus=(3, 5))
     planned = plan(sweep.survey(), sweep=sweep.sweep, room=room, members=1)
     intent = write(planned, sweep=sweep.sweep, manifest=sweep.survey().manifest)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in sweep.environment.items():
             patch.setenv(name, value)
         assert start_queue(sweep.sweep, submission=intent.number)
-    wait_for(lambda: len(sweep.supervisor_pids()) == 2, timeout_s=30)
+    wait_for(lambda: len(sweep.supervisor_pids()) == slots, timeout_s=30)
     environments = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in sweep.supervisor_pids()]
-    seen = {
+    seen = [
         entry for environment in environments for entry in environment if entry.startswith(b"CUDA_VISIBLE_DEVICES=")
-    }
-    assert seen == {b"CUDA_VISIBLE_DEVICES=3", b"CUDA_VISIBLE_DEVICES=5"}
+    ]
+    assert sorted(seen) == sorted([b"CUDA_VISIBLE_DEVICES=3", b"CUDA_VISIBLE_DEVICES=5", *shared])
     sweep.band_sweep("cancel", "--all")
     ended(sweep)
 

@@ -103,10 +103,10 @@ def test_the_next_step_of_the_optimiser_is_the_one_that_it_would_have_done_there
 
     trained = {name: value for name, value in gradients.items() if not name.endswith("bias_hh")}
     shapes, one = population.params.shapes, torch.ones(1)
+    settings = AdamWSettings(0.9 * one, 0.999 * one, 1e-8 * one, 0 * one, 200 * one)
     adamw_step_(
         population.params.flat.detach(), row_from_lfads_torch(trained, shapes, torch.float32)[None], population.moments,
-        step=population.step + 1, lr=1e-2 * one, decay_ramp=0 * one,
-        settings=AdamWSettings(0.9 * one, 0.999 * one, 1e-8 * one, 0 * one, 200 * one),
+        corrections=settings.corrections(population.step + 1), lr=1e-2 * one, decay_ramp=0 * one, settings=settings,
     )  # fmt: skip
     want = row_from_lfads_torch({n: p.detach() for n, p in parameters.items()}, shapes, torch.float32)
     torch.testing.assert_close(population.params.flat[0].detach(), want, rtol=2e-6, atol=2e-6)

@@ -34,7 +34,7 @@ def test_clipped_adamw_equals_torch_for_members_of_different_settings():
         norms = clip_gradient_(gradient, bound=settings.grad_clip)
         assert norms.shape == (3,)
         adamw_step_(
-            flat, gradient, moments, step=step, lr=tensor(lr), decay_ramp=torch.ones(3, dtype=torch.float64),
-            settings=settings,
+            flat, gradient, moments, corrections=settings.corrections(step), lr=tensor(lr),
+            decay_ramp=torch.ones(3, dtype=torch.float64), settings=settings,
         )  # fmt: skip
         torch.testing.assert_close(flat, torch.stack([p.detach() for p in leaves]), rtol=1e-12, atol=1e-12)

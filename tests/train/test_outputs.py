@@ -42,7 +42,7 @@ def test_means_and_spreads_equal_those_of_whole_passes(trained, monkeypatch):
         "output_behavior_params": [],
     }
     for sample in range(5):
-        noise = source.posterior(index.shape[1], "posterior", 0, sample)
+        noise = source.posterior(index.shape[1], f"posterior/0/{sample}")
         with torch.no_grad():
             latents = run_model(params, batch, arch=run.arch, widths=loop._trials.widths, noise=noise)
         draws["output_params"].append(latents.outputs[0][0].exp().numpy())

@@ -170,7 +170,7 @@ def test_a_child_takes_over_weights_moments_and_best_and_keeps_its_own_learning_
 def make_next_rates(population, recording):
     """Return the step sizes that a loop over this population uses."""
     trials = Trials.load(recording, [population.members[0].config], device=torch.device("cpu"))
-    return Loop(population, trials, places=dict.fromkeys((m.run_id for m in population.members), 0))._lr
+    return Loop(population, trials, places=dict.fromkeys((m.run_id for m in population.members), 0))._by_epoch[0]
 
 
 def test_members_that_diverge_are_replaced_and_never_stall_the_rest(recording, tmp_path):

@@ -1,7 +1,8 @@
-"""Compiled recurrences for CPUs: `scan.cpp`, built by the machine's own compiler the first time it is wanted.
+"""Compiled recurrences: for CPUs `scan.cpp`, built by the machine's own compiler the first time it is wanted, for GPUs
+`gpu.py`, built by Triton.
 
 Without a compiler, or with BAND_KERNELS=plain, the recurrences are ATen's operators, bin by bin; the two agree to
-rounding. A build is kept in the user's cache under a name that tells what it was made for.
+rounding. A build for CPUs is kept in the user's cache under a name that tells what it was made for; Triton has its own.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ VECTORS = {
 
 def kernels_for(values: Tensor) -> Any:
     """Return the compiled operators for these values, None where the plain path is to be taken."""
-    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+    load = {"cpu": load_kernels, "cuda": load_gpu_kernels}.get(values.device.type)
+    if load is None or values.dtype not in (torch.float32, torch.float64):
         return None
-    return load_kernels(os.environ.get("BAND_KERNELS", ""))
+    return load(os.environ.get("BAND_KERNELS", ""))
 
 
 def kernels_name(device: str) -> str:
@@ -54,6 +56,22 @@ def load_kernels(wanted: str = "") -> Any:
         )
         return None
     return torch.ops.band
+
+
+@lru_cache
+def load_gpu_kernels(wanted: str = "") -> Any:
+    """Return the operators for GPUs, tried once, None where there is no Triton, it fails, or it is not wanted."""
+    if wanted == "plain":
+        return None
+    try:
+        from band.model.kernels import gpu
+
+        one = torch.ones(1, device="cuda")
+        gpu.mask(one.long(), one.int(), one, one.clone()[None])
+    except Exception as error:  # Triton needs a C compiler and a GPU that it knows, and fails in many ways
+        warnings.warn(f"training goes without compiled recurrences, several times slower: {error}", stacklevel=2)
+        return None
+    return gpu
 
 
 def build() -> Path:

@@ -13,6 +13,8 @@
 #include <ATen/cpu/vec/vec.h>
 #include <torch/library.h>
 
+#include <cstring>
+
 extern "C" {
 void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*, const float*, const int*,
             const float*, const int*, const float*, float*, const int*);
@@ -360,9 +362,41 @@ void controlled_backward(const std::vector<Tensor>& tapes, const std::vector<Ten
   });
 }
 
+// SplitMix64, as in streams.py.
+uint64_t mixed(uint64_t value) {
+  value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9;
+  value = (value ^ (value >> 27)) * 0x94D049BB133111EB;
+  return value ^ (value >> 31);
+}
+
+// Fills `out` (M, n): 0 where 16 bits of the member's stream are below its threshold, else what it has in `kept`.
+void mask(const Tensor& keys, const Tensor& thresholds, const Tensor& kept, const Tensor& out) {
+  constexpr int64_t DRAWS = 256, SIZE = 4 * DRAWS;  // of a block
+  AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "mask", [&] {
+    const int64_t* key = keys.const_data_ptr<int64_t>();
+    const int32_t* threshold = thresholds.const_data_ptr<int32_t>();
+    const scalar_t* value = kept.const_data_ptr<scalar_t>();
+    const int64_t count = out.size(1), blocks = (count + SIZE - 1) / SIZE;
+    at::parallel_for(0, out.size(0) * blocks, 16, [&](int64_t start, int64_t end) {
+      uint64_t draws[DRAWS];
+      int16_t bits[SIZE];
+      for (int64_t i = start; i < end; ++i) {
+        const int64_t m = i / blocks, first = i % blocks * SIZE;
+        const uint64_t at = key[m] + (first / 4 + 1) * 0x9E3779B97F4A7C15;
+        for (int64_t d = 0; d < DRAWS; ++d) draws[d] = mixed(at + d * 0x9E3779B97F4A7C15);
+        std::memcpy(bits, draws, sizeof(bits));
+        scalar_t* to = out.mutable_data_ptr<scalar_t>() + m * count + first;
+        const int64_t size = std::min(SIZE, count - first);
+        for (int64_t d = 0; d < size; ++d) to[d] = bits[d] >= threshold[m] ? value[m] : scalar_t(0);
+      }
+    });
+  });
+}
+
 }  // namespace
 
 TORCH_LIBRARY(band, library) {
+  library.def("mask", mask);
   library.def("gru_forward", gru_forward);
   library.def("gru_backward", gru_backward);
   library.def("controlled_forward", controlled_forward);
