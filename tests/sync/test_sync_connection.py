@@ -32,7 +32,7 @@ def test_banners_and_a_login_that_prints_do_no_harm(far: FarMachine, home: Home)
     (far.home / ".bashrc").write_text(noise)
     (far.home / ".bash_profile").write_text(noise)
     (far.home / ".bash_logout").write_text("echo bye\n")
-    assert len(home.json(*PULL)["new"]) == 3
+    assert len(home.json_of_source(*PULL)["new"]) == 3
     assert tree(home.folder / "sweeps/maze/runs") == tree(there.runs)
     (home.folder / "file").write_bytes(b"x" * 300_000)
     home.configure("hosts: {far: {setup: ['echo set up', 'export LOADED=1']}}")
@@ -44,7 +44,7 @@ def test_a_host_behind_another_is_reached_through_it(far: FarMachine, home: Home
     with running(FarMachine(tmp_path / "behind", home=far.home)) as behind:
         far.knows(behind, name="behind", through="far")
         publish(far.home / "maze", range(2))
-        assert len(home.json("pull", "behind:maze")["new"]) == 2
+        assert len(home.json_of_source("pull", "behind:maze")["new"]) == 2
         assert (far.logins, behind.logins) == (1, 1)
         home.band_sync("disconnect", "behind")
 

@@ -49,13 +49,13 @@ def wait_until(condition: object, *, timeout_s: float = 20) -> None:
 def test_a_pull_brings_published_runs_as_they_are_and_the_next_one_nothing(far: FarMachine, home: Home) -> None:
     there = far_sweep(far, range(5))
     (there.runs / ".incoming/half").mkdir(parents=True)
-    first = home.json(*PULL)
+    first = home.json_of_source(*PULL)
     assert sorted(first["new"]) == verified(home_sweep(home)) == [run_id(n) for n in range(5)]
     assert tree(home_sweep(home).runs) == tree(there.runs)
-    again = home.json("pull", "maze")
+    again = home.json_of_source("pull", "maze")
     assert (again["new"], again["held"], again["bytes"]) == ([], 5, 0)
     publish(there.path, range(5, 7))
-    assert home.json("pull", "maze")["new"] == [run_id(5), run_id(6)]
+    assert home.json_of_source("pull", "maze")["new"] == [run_id(5), run_id(6)]
     assert far.logins == 1
 
 
@@ -80,8 +80,8 @@ def test_parts_come_one_after_the_other_and_a_run_in_part_is_not_taken_for_a_dam
     assert absent_files(run) == {"model.pt", "outputs.h5"}
     assert verify(run, may_lack=absent_files(run))["run_id"] == run.name
     assert sweep.main(["report", "maze", "--no-figures"]) == 0
-    assert home.json("pull", "maze", "--what", "metrics")["held"] == 4
-    rest = home.json("pull", "maze", run_id(0))
+    assert home.json_of_source("pull", "maze", "--what", "metrics")["held"] == 4
+    rest = home.json_of_source("pull", "maze", run_id(0))
     assert rest["completed"] == [run_id(0)] and rest["bytes"] == 80_000
     assert not absent_files(run) and verify(run)
     home.band_sync("pull", "maze")
@@ -90,10 +90,10 @@ def test_parts_come_one_after_the_other_and_a_run_in_part_is_not_taken_for_a_dam
 
 def test_runs_are_chosen_by_name_outcome_and_parameter(far: FarMachine, home: Home) -> None:
     far_sweep(far, range(12))
-    wanted = home.json(*PULL, "--dry-run", "--where", "seed=1,3,9", "--state", "ok")["wanted"]
+    wanted = home.json_of_source(*PULL, "--dry-run", "--where", "seed=1,3,9", "--state", "ok")["wanted"]
     assert sorted(wanted) == [run_id(1), run_id(3)] and not (home.folder / "sweeps").exists()
-    assert list(home.json(*PULL, "--dry-run", "--state", "diverged")["wanted"]) == [run_id(9)]
-    assert len(home.json(*PULL, "--dry-run", "band-s000*")["wanted"]) == 10
+    assert list(home.json_of_source(*PULL, "--dry-run", "--state", "diverged")["wanted"]) == [run_id(9)]
+    assert len(home.json_of_source(*PULL, "--dry-run", "band-s000*")["wanted"]) == 10
     assert "hyper.lr" in home.band_sync(*PULL, "--where", "hyper.lrr=1", code=1)
     assert "metrics" in home.band_sync(*PULL, "--what", "metric", code=1)
 
@@ -168,12 +168,12 @@ def test_a_file_that_is_not_what_its_manifest_says_is_never_published_at_home(fa
     good = path.read_bytes()
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))  # same size: only its digest tells
     (there.run(run_id(2)) / "model.pt").write_bytes(good[:100])
-    found = home.json(*PULL, code=4)
+    found = home.json_of_source(*PULL, code=4)
     assert found["new"] == [run_id(0)] and set(found["not_taken"]) == {run_id(1), run_id(2)}
     assert "model.pt" in found["not_taken"][run_id(1)] and "model.pt" in found["not_taken"][run_id(2)]
     assert verified(home_sweep(home)) == [run_id(0)]
     path.write_bytes(good)
-    assert home.json("pull", "maze", code=4)["new"] == [run_id(1)]
+    assert home.json_of_source("pull", "maze", code=4)["new"] == [run_id(1)]
 
 
 def test_a_file_that_changes_while_it_is_read_is_fetched_anew(far: FarMachine, home: Home) -> None:
@@ -206,7 +206,7 @@ def test_links_are_not_followed(far: FarMachine, home: Home) -> None:
     there.run(run_id(1)).symlink_to(far.home / "elsewhere")
     there.logs.mkdir()
     (there.logs / "0001.a.log").symlink_to(secret)
-    found = home.json(*PULL, "--what", "all", code=4)
+    found = home.json_of_source(*PULL, "--what", "all", code=4)
     assert found["new"] == [run_id(2)] and set(found["not_taken"]) == {run_id(0), run_id(1)}
     assert "link" in found["not_taken"][run_id(0)] and "link" in found["not_taken"][run_id(1)]
     assert not [path for path in home.folder.rglob("*") if path.is_symlink()] and found["num_logs"] == 0
@@ -216,15 +216,15 @@ def test_what_differs_at_home_stays_and_the_other_is_kept_beside_and_named(far: 
     there = far_sweep(far, range(2))
     publish(home_sweep(home).path, range(1), salt="trained at home")
     before = tree(home_sweep(home).run(run_id(0)))
-    found = home.json(*PULL, "--into", "sweeps/maze")
+    found = home.json_of_source(*PULL, "--into", "sweeps/maze")
     assert found["new"] == [run_id(1)] and list(found["beside"]) == [run_id(0)]
     beside = Path(found["beside"][run_id(0)])
     assert tree(beside) == tree(there.run(run_id(0))) and tree(home_sweep(home).run(run_id(0))) == before
-    assert home.json("pull", "maze")["beside"] == {}  # it is there already
+    assert home.json_of_source("pull", "maze")["beside"] == {}  # it is there already
     changed = home_sweep(home).run(run_id(1)) / "metrics.csv"
     changed.write_bytes(changed.read_bytes()[::-1])
-    assert home.json("pull", "maze")["held"] == 2  # its size is right …
-    assert list(home.json("pull", "maze", "--check")["beside"]) == [run_id(1)]  # … but reading tells
+    assert home.json_of_source("pull", "maze")["held"] == 2  # its size is right …
+    assert list(home.json_of_source("pull", "maze", "--check")["beside"]) == [run_id(1)]  # … but reading tells
     assert changed.read_bytes() != (there.run(run_id(1)) / "metrics.csv").read_bytes()
 
 
@@ -232,12 +232,24 @@ def test_two_clusters_feed_one_sweep_and_a_run_that_both_trained_is_kept_twice(f
     far_sweep(far, range(3))
     other = publish(far.home / "elsewhere/maze", range(2, 5), salt="other")
     home.band_sync(*PULL)
-    found = home.json("pull", "other:elsewhere/maze")
+    found = home.json_of_source("pull", "other:elsewhere/maze")
     assert found["new"] == [run_id(3), run_id(4)] and list(found["beside"]) == [run_id(2)]
     assert verified(home_sweep(home)) == [run_id(number) for number in range(5)]
     publish(other.path, [5], salt="other")
-    home.band_sync("pull", "maze")  # from both
+    from_both = home.json("pull", "maze")["sources"]  # in one document
+    assert [source["new"] for source in from_both] == [[], [run_id(5)]]
     assert run_id(5) in verified(home_sweep(home))
+
+
+def test_of_several_sources_one_that_is_away_does_not_keep_the_others(far: FarMachine, home: Home) -> None:
+    far_sweep(far, range(2))
+    home.band_sync(*PULL)
+    known = home_sweep(home).sync / "sources.json"
+    here = json.loads(known.read_text())["sources"]
+    known.write_text(json.dumps({"schema": 1, "sources": [{"host": "nowhere.invalid", "path": "/maze"}, *here]}))
+    publish(far.home / "experiments/sweeps/maze", [2])
+    away, reached = home.json("pull", "maze", code=3)["sources"]
+    assert "nowhere.invalid" in away["error"] and reached["new"] == [run_id(2)]
 
 
 def test_runs_are_deleted_there_only_when_both_ends_hold_them_and_somebody_said_yes(
@@ -252,11 +264,11 @@ def test_runs_are_deleted_there_only_when_both_ends_hold_them_and_somebody_said_
     near.write_bytes(near.read_bytes()[::-1])  # damaged at home
     far_file = there.run(run_id(1)) / "model.pt"
     far_file.write_bytes(far_file.read_bytes()[::-1])  # damaged there
-    found = home.json("pull", "maze", "--delete-remote-after-verify", "--yes", code=4)
+    found = home.json_of_source("pull", "maze", "--delete-remote-after-verify", "--yes", code=4)
     assert found["cleared"]["runs"] == [run_id(2)] and set(found["cleared"]["kept"]) == {run_id(0), run_id(1)}
     assert {path.name for path in there.run(run_id(2)).iterdir()} == {"result.json", ABSENT}
     assert (there.run(run_id(0)) / "model.pt").exists() and far_file.exists()
-    assert home.json("pull", "maze", run_id(2))["held"] == 1
+    assert home.json_of_source("pull", "maze", run_id(2))["held"] == 1
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])
@@ -283,7 +295,7 @@ def test_sweeps_and_logs_of_any_name_come_home(far: FarMachine, home: Home) -> N
         logs = {f"{name} {log}": f"{log}" for log in range(2)} | {name: "x", "--delete": "y"}
         for log, text in logs.items():
             (there.logs / log).write_text(text)
-        found = home.json("pull", f"far:sweeps/{name}", "--what", "all", "--into", f"here{number}")
+        found = home.json_of_source("pull", f"far:sweeps/{name}", "--what", "all", "--into", f"here{number}")
         assert found["new"] == [run_id(0)]
         (brought,) = (home.folder / f"here{number}/sync").glob("*/logs")
         assert {path.name: path.read_text() for path in brought.iterdir()} == logs
