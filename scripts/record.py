@@ -158,7 +158,7 @@ def tour(terminal: Recorded, *, keep: Path) -> None:
     terminal.rest(1.0)
     terminal.do("band-data simulate reach datasets/demo_reach.h5 --small")
     terminal.do("band-sweep generate experiments/demo.yaml --set seeds=4")
-    terminal.do(f"band-sweep submit demo --host {HOST} --cluster edinburgh --mem=2G --time=10 --pack 2")
+    terminal.do(f"band-sweep submit demo --host {HOST} --cluster edinburgh --gres=none --mem=2G --time=10 --pack 2")
     watch(terminal, sweep, look=look_around)
     terminal.do("band-sync pull demo")
     terminal.do("band-sweep report demo", seconds=4.0)
@@ -206,7 +206,7 @@ def maze(terminal: Recorded, *, keep: Path) -> None:
 
     changes = "--set train.max_epochs=240 --set hyper.kl_increase_epoch=120"
     terminal.do(f"band-sweep generate experiments/mc_maze.yaml {changes}")
-    terminal.do(f"band-sweep submit mc_maze --host {HOST} --cluster edinburgh --mem=2G --time=60 --pack 2")
+    terminal.do(f"band-sweep submit mc_maze --host {HOST} --cluster edinburgh --gres=none --mem=2G --time=60 --pack 2")
     watch(terminal, "project/experiments/sweeps/mc_maze", look=screens_of_it)
     terminal.do("band-sync pull mc_maze")
     terminal.do("band-sweep report mc_maze")
@@ -240,6 +240,9 @@ def main() -> int:
         terminal = shell(environment)
         try:
             (tour if args.scene == "tour" else maze)(terminal, keep=keep)
+        except BaseException:
+            terminal.save(keep / "broken.cast")
+            raise
         finally:
             terminal.close()
     return 0

@@ -131,9 +131,7 @@ def _home_of(path: str, *, given: str | None) -> Path:
         return ((here if here.is_dir() else Path()) / SWEEPS / name).resolve()
 
 
-def _pull(
-    source: Source, *, args: argparse.Namespace, choice: Choice
-) -> tuple[int, frozenset[str], Mapping[str, Any]]:
+def _pull(source: Source, *, args: argparse.Namespace, choice: Choice) -> tuple[int, frozenset[str], Mapping[str, Any]]:
     """Pull from one source once; return as of `_round`, and what the JSON document has of it."""
     begun = time.monotonic()
     connection = connect(source.place.host)

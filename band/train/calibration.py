@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from band.config import RunConfig, run_config_from_dict
+from band.train.device import device_of
 from band.train.loop import Loop
 from band.train.start import start_population
 from band.train.trials import Trials
@@ -77,7 +78,7 @@ def main() -> int:
     keep_freed_memory()
     torch.set_num_threads(int(threads))
     config = run_config_from_dict(json.load(sys.stdin))
-    found = rates(config, Path(recording), device=torch.device(device), most=int(most), seconds=float(seconds))
+    found = rates(config, Path(recording), device=device_of(device), most=int(most), seconds=float(seconds))
     for members, rate in found:
         print(json.dumps({"members": members, "steps_per_s": rate}), flush=True)
     return 0
