@@ -157,8 +157,8 @@ def tour(terminal: Recorded, *, keep: Path) -> None:
     sweep = "project/experiments/sweeps/demo"
     terminal.rest(1.0)
     terminal.do("band-data simulate reach datasets/demo_reach.h5 --small")
-    terminal.do("band-sweep generate experiments/demo.yaml --set seeds=4")
-    terminal.do(f"band-sweep submit demo --host {HOST} --cluster edinburgh --gres=none --mem=2G --time=10 --pack 2")
+    terminal.do("band-sweep generate experiments/demo.yaml")
+    terminal.do(f"band-sweep submit demo --host {HOST} --cluster edinburgh --gres=none --mem=2G --time=10 --pack 1")
     watch(terminal, sweep, look=look_around)
     terminal.do("band-sync pull demo")
     terminal.do("band-sweep report demo", seconds=4.0)
@@ -170,7 +170,7 @@ def watch(terminal: Recorded, sweep: str, *, look: Callable[[Recorded], None]) -
     """Watch a sweep on the cluster until all of it is published."""
     terminal.press(f"ssh -t {HOST} '~/band-venv/bin/band-sweep watch ~/{sweep}'", seconds=0.5)
     terminal.type("\r")
-    terminal.wait_for(lambda lines: any("running 4" in line for line in lines), timeout_s=120)
+    terminal.wait_for(lambda lines: any("running" in line.split() for line in lines[1:4]), timeout_s=120)
     terminal.rest(3.0)
     look(terminal)
     terminal.wait_for(is_over, timeout_s=1800)
