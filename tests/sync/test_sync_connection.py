@@ -205,6 +205,7 @@ def test_a_pull_reads_no_password_and_writes_none(far: FarMachine, home: Home) -
         },
         {"runs": {"a": {"sha256": "../../x"}}},
         {"logs": [["../x", 1], ["a/b", 1], ["", 1], ["..", 1], ["nul\0", 1], ["\ud800", 1]]},
+        {"tasks": {"../x": ["a"], "a/b": ["a"]}},
         {"path": "relative"},
         {"path": "/a\0b"},
     ],
@@ -212,7 +213,16 @@ def test_a_pull_reads_no_password_and_writes_none(far: FarMachine, home: Home) -
 def test_a_far_end_that_lies_gets_no_name_past_the_listing(
     answer: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = {"path": "/p", "manifest": None, "sweep_yaml": None, "runs": {}, "bad": {}, "logs": [], **answer}
+    whole = {
+        "path": "/p",
+        "manifest": None,
+        "sweep_yaml": None,
+        "runs": {},
+        "bad": {},
+        "logs": [],
+        "tasks": {},
+        **answer,
+    }
     liar = Connection(host="far", ssh=(), config=HostConfig())
     monkeypatch.setattr(Connection, "call", lambda self, operation, **request: whole)
     try:
@@ -220,4 +230,4 @@ def test_a_far_end_that_lies_gets_no_name_past_the_listing(
     except RemoteError as error:
         assert "no listing" in str(error)
     else:
-        assert not found.runs and not found.logs
+        assert not found.runs and not found.logs and not found.tasks

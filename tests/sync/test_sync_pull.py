@@ -319,6 +319,42 @@ def test_logs_that_grow_are_continued(far: FarMachine, home: Home) -> None:
     assert [path.read_text() for path in home_sweep(home).sync.glob("*/logs/*")] == ["one\ntwo\n"]
 
 
+def test_logs_of_chosen_runs_come_home_and_are_shown_there(
+    far: FarMachine, home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there = far_sweep(far, range(3))
+    announce(there, "failed")  # its seed is that of run 2
+    there.logs.mkdir()
+    for number, runs in enumerate([[run_id(0), run_id(1)], [run_id(2)], ["failed"]]):
+        task = there.task(f"000{number + 1}").task_json
+        task.parent.mkdir(parents=True)
+        task.write_text(json.dumps({"runs": [{"id": run} for run in runs]}))
+        (there.logs / f"000{number + 1}.j5_{number}-r0.log").write_text(f"printed by {' and '.join(runs)}\n")
+        (there.logs / f"5_{number}.out").write_text(f"said by job {number}\n")
+    (there.logs / "closing.0001.1.out").write_text("closing\n")
+
+    def brought(*options: str) -> set[str]:
+        home.band_sync(*PULL, "--what", "logs", *options)
+        return {path.name for path in home_sweep(home).sync.glob("*/logs/*")}
+
+    assert sweep.main(["logs", "sweeps/maze", run_id(2)]) == 1  # there is no such sweep here
+    of_run_2 = {"0002.j5_1-r0.log", "5_1.out"}
+    assert brought("--where", "seed=2", "--state", "ok") == of_run_2
+    assert brought("--where", "seed=2") == of_run_2 | {"0003.j5_2-r0.log", "5_2.out"}
+    capfd.readouterr()
+    for arguments, words in (
+        ([run_id(2)], f"printed by {run_id(2)}"),
+        (["failed"], "printed by failed"),
+        (["--task", "3", "--slurm"], "said by job 2"),
+        ([], "printed by failed"),
+    ):
+        assert sweep.main(["logs", "maze", *arguments]) == 0
+        assert words in capfd.readouterr().out
+    assert sweep.main(["logs", "maze", run_id(0)]) == 1
+    assert "band-sync pull maze --what logs" in capfd.readouterr().err
+    assert len(brought()) == 7
+
+
 def test_watching_brings_what_is_published_meanwhile_and_ends_with_the_sweep(far: FarMachine, home: Home) -> None:
     there = far_sweep(far, range(2))
     announce(there, run_id(2))
