@@ -31,7 +31,7 @@ BIN = Path(sys.executable).parent
 NEAR, FAR = Path("/home/you"), Path("/srv")
 HOST = "informatics"
 PROMPT = "laptop:~/band-sweep$"
-WIDTH, HEIGHT = 100, 28
+WIDTH, HEIGHT = 110, 28
 KEY_S = 0.055  # between two keys that are typed
 NODE = {"nodes": 2, "cpus": 2, "memory_mb": 8000}
 
@@ -157,40 +157,34 @@ def tour(terminal: Recorded, *, keep: Path) -> None:
     sweep = "project/experiments/sweeps/demo"
     terminal.rest(1.0)
     terminal.do("band-data simulate reach datasets/demo_reach.h5 --small")
-    terminal.do("band-sweep generate experiments/demo.yaml")
+    terminal.do("band-sweep generate experiments/demo.yaml --set max_epochs=60 --set kl_increase_epoch=30")
     terminal.do(f"band-sweep submit demo --host {HOST} --cluster edinburgh --gres=none --mem=2G --time=10 --pack 1")
     watch(terminal, sweep, look=look_around)
-    terminal.do("band-sync pull demo")
+    terminal.do("band-sync pull demo --watch 1m", timeout_s=1800)
     terminal.do("band-sweep report demo", seconds=4.0)
     terminal.do("ls experiments/sweeps/demo/report", seconds=0.5)
     terminal.save(keep / "recording.cast")
 
 
 def watch(terminal: Recorded, sweep: str, *, look: Callable[[Recorded], None]) -> None:
-    """Watch a sweep on the cluster until all of it is published."""
+    """Look at a sweep on the cluster as it trains, and leave it."""
     terminal.press(f"ssh -t {HOST} '~/band-venv/bin/band-sweep watch ~/{sweep}'", seconds=0.5)
     terminal.type("\r")
     terminal.wait_for(lambda lines: any("running" in line.split() for line in lines[1:4]), timeout_s=120)
     terminal.rest(3.0)
     look(terminal)
-    terminal.wait_for(is_over, timeout_s=1800)
-    terminal.rest(2.0)
     terminal.type("q")
     terminal.wait_for(terminal.has_prompt)
     terminal.rest(1.0)
 
 
-def is_over(lines: list[str]) -> bool:
-    """Whether every run is published, by what the screen says."""
-    return any(line.split()[:1] == ["published"] and len(line.split()) == 2 for line in lines)
-
-
 def look_around(terminal: Recorded) -> None:
-    """Look at a run's curves, and at the nodes."""
-    terminal.press("c", seconds=5.0)
-    terminal.press("q", seconds=1.0)
+    """Look at a run's curves as they grow, and at the nodes."""
+    terminal.rest(25.0)
+    terminal.press("c", seconds=6.0)
+    terminal.press("q", seconds=2.0)
     terminal.press("n", seconds=4.0)
-    terminal.press("q", seconds=1.0)
+    terminal.press("q", seconds=3.0)
 
 
 def maze(terminal: Recorded, *, keep: Path) -> None:
@@ -208,7 +202,7 @@ def maze(terminal: Recorded, *, keep: Path) -> None:
     terminal.do(f"band-sweep generate experiments/mc_maze.yaml {changes}")
     terminal.do(f"band-sweep submit mc_maze --host {HOST} --cluster edinburgh --gres=none --mem=2G --time=60 --pack 2")
     watch(terminal, "project/experiments/sweeps/mc_maze", look=screens_of_it)
-    terminal.do("band-sync pull mc_maze")
+    terminal.do("band-sync pull mc_maze --watch 1m", timeout_s=3600)
     terminal.do("band-sweep report mc_maze")
     terminal.save(keep / "mc_maze.cast")
     shutil.copytree(NEAR / "band-sweep/experiments/sweeps/mc_maze", keep / "mc_maze", symlinks=True)

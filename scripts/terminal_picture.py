@@ -26,6 +26,7 @@ COLOURS = {
     "black": "#3b4654", "red": "#ff7b72", "green": "#6bd08a", "brown": "#e3b341", "blue": "#79b8ff",
     "magenta": "#d2a8ff", "cyan": "#56d4dd", "white": "#d7dde5",
 }  # fmt: skip
+BLANK = "\u00a0"  # a blank that no reader of XML takes for layout
 SHORTEST_S = 0.08  # that a screen is shown: of those that follow faster the last
 LONGEST_S = 2.5  # that nothing happens, of the recording's time
 END_S = 6.0  # that the last screen is shown
@@ -161,7 +162,7 @@ def _size(columns: int, lines: int) -> tuple[int, int]:
 def _head(width: int, height: int) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'font-family="{FONT}" font-size="{SIZE}" fill="{INK}" xml:space="preserve">'
+        f'font-family="{FONT}" font-size="{SIZE}" fill="{INK}">'
         f'<rect width="{width}" height="{height}" rx="8" fill="{PAPER}"/>'
     )
 
@@ -176,7 +177,8 @@ def _drawn(row: Row) -> str:
         if not text.strip():
             continue
         look = f' fill="{ink}"' * (ink != INK) + ' font-weight="bold"' * is_bold
-        parts.append(f'<text x="{x:.1f}" y="{LINE - 4.5}" textLength="{length:.1f}"{look}>{escape(text)}</text>')
+        shown = escape(text.replace(" ", BLANK))
+        parts.append(f'<text x="{x:.1f}" y="{LINE - 4.5}" textLength="{length:.1f}"{look}>{shown}</text>')
     return "".join(parts)
 
 
