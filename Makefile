@@ -37,6 +37,7 @@ bench: environment  ## time and memory of a training step beside a plain impleme
 
 slurm-lab: environment  ## a shell on a Slurm cluster of two nodes that lives as long as the shell
 	@scripts/slurm_packages.sh --install
+	@scripts/ssh_packages.sh --install || true
 	@PYTHONPATH=tests $(BIN)/python -m slurm_lab
 
 man: environment  ## manual pages of every command, where `man` finds them once the environment is active
