@@ -82,10 +82,11 @@ class Recorded(PseudoTerminal):
         """Whether the shell waits for a command."""
         return lines[self.screen.cursor.y] == PROMPT
 
-    def save(self, path: Path) -> None:
-        """Write the recording so far as asciicast."""
+    def save(self, path: Path, *, of_screen: bool = False) -> None:
+        """Write the recording so far as asciicast, or what was printed since a command has taken the whole screen."""
+        taken = [place for place, (_, data) in enumerate(self.events) if "\x1b[?1049h" in data]
         header = {"version": 2, "width": WIDTH, "height": HEIGHT, "env": {"TERM": "xterm-256color"}}
-        lines = [header, *([t, "o", data] for t, data in self.events)]
+        lines = [header, *([t, "o", data] for t, data in self.events[taken[-1] if of_screen else 0 :])]
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
         print(f"{path}: {self.events[-1][0]:.0f} s")
 
@@ -121,7 +122,6 @@ def places() -> Iterator[tuple[Lab, dict[str, str]]]:
                         "TERM": "xterm-256color",
                         "LANG": "C.UTF-8",
                         "OMP_NUM_THREADS": "1",
-                        "BAND_DATASETS": os.environ.get("BAND_DATASETS", ""),
                     },
                 )
                 subprocess.run([BIN / "band-sync", "disconnect", HOST], env={**os.environ, **environment})
@@ -190,17 +190,19 @@ def look_around(terminal: Recorded) -> None:
 def maze(terminal: Recorded, *, keep: Path) -> None:
     """Train a shortened experiments/mc_maze.yaml, and save screens of `watch` and the sweep as it came home."""
 
+    shutil.copy(Path(os.environ["BAND_DATASETS"], "mc_maze_large_9cond-10ms.h5"), NEAR / "band-sweep/datasets")
+
     def screens_of_it(terminal: Recorded) -> None:
         terminal.wait_for(lambda lines: any("published" in line for line in lines[:6]), timeout_s=1800)
         terminal.rest(20.0)
-        terminal.save(keep / "watch.cast")
+        terminal.save(keep / "watch.cast", of_screen=True)
         terminal.press("c", seconds=3.0)
-        terminal.save(keep / "curves.cast")
+        terminal.save(keep / "curves.cast", of_screen=True)
         terminal.press("q")
 
-    changes = "--set train.max_epochs=240 --set hyper.kl_increase_epoch=120"
+    changes = "--set max_epochs=150 --set kl_increase_epoch=80"
     terminal.do(f"band-sweep generate experiments/mc_maze.yaml {changes}")
-    terminal.do(f"band-sweep submit mc_maze --host {HOST} --cluster edinburgh --gres=none --mem=2G --time=60 --pack 2")
+    terminal.do(f"band-sweep submit mc_maze --host {HOST} --cluster edinburgh --gres=none --mem=2G --time=60 --pack 1")
     watch(terminal, "project/experiments/sweeps/mc_maze", look=screens_of_it)
     terminal.do("band-sync pull mc_maze --watch 1m", timeout_s=3600)
     terminal.do("band-sweep report mc_maze")

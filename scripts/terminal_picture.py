@@ -116,7 +116,8 @@ def screens(header: dict[str, Any], events: Sequence[tuple[float, str]]) -> Iter
             continue
         now = screen.picture()
         if now != shown:
-            yield last - since, shown
+            if last > since:
+                yield last - since, shown
             shown, since = now, last
     yield END_S, shown
 
