@@ -5,7 +5,7 @@ TESTS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench slurm-lab man clean environment
+.PHONY: help demo test lint format docs bench slurm-lab recording pictures man clean environment
 
 help:  ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -39,6 +39,17 @@ slurm-lab: environment  ## a shell on a Slurm cluster of two nodes that lives as
 	@scripts/slurm_packages.sh --install
 	@scripts/ssh_packages.sh --install || true
 	@PYTHONPATH=tests $(BIN)/python -m slurm_lab
+
+recording: environment  ## record what README shows anew: a lab, an sshd, a sweep; needs root and some minutes
+	@scripts/slurm_packages.sh --install
+	@scripts/ssh_packages.sh --install
+	@PYTHONPATH=tests:tests/helpers:scripts $(BIN)/python scripts/record.py tour docs/img
+	@$(MAKE) --no-print-directory pictures
+
+pictures: environment  ## draw docs/img/*.svg from the recordings of terminals beside them
+	@$(BIN)/python scripts/terminal_picture.py docs/img/recording.cast docs/img/recording.svg --speed 2
+	@$(BIN)/python scripts/terminal_picture.py docs/img/watch.cast docs/img/watch.svg --still
+	@$(BIN)/python scripts/terminal_picture.py docs/img/curves.cast docs/img/curves.svg --still
 
 man: environment  ## manual pages of every command, where `man` finds them once the environment is active
 	@$(BIN)/python -m band.cli.man_pages $(VENV)/share/man

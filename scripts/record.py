@@ -200,9 +200,9 @@ def maze(terminal: Recorded, *, keep: Path) -> None:
         terminal.save(keep / "curves.cast", of_screen=True)
         terminal.press("q")
 
-    changes = "--set max_epochs=150 --set kl_increase_epoch=80"
+    changes = "--set max_epochs=100 --set kl_increase_epoch=50"
     terminal.do(f"band-sweep generate experiments/mc_maze.yaml {changes}")
-    terminal.do(f"band-sweep submit mc_maze --host {HOST} --cluster edinburgh --gres=none --mem=2G --time=60 --pack 1")
+    terminal.do(f"band-sweep submit mc_maze --host {HOST} --cluster edinburgh --gres=none --mem=2G --time=60 --pack 3")
     watch(terminal, "project/experiments/sweeps/mc_maze", look=screens_of_it)
     terminal.do("band-sync pull mc_maze --watch 1m", timeout_s=3600)
     terminal.do("band-sweep report mc_maze")

@@ -15,8 +15,8 @@ from pages import DOCS, ROOT
 SCRIPT = ROOT / "scripts/terminal_picture.py"
 SVG = "{http://www.w3.org/2000/svg}"
 IMAGES = DOCS / "img"
-SHOWN = {"recording": ("--speed", "2"), "watch": ("--still",), "curves": ("--still",)}
-MOST_BYTES = {"recording": 500_000, "watch": 60_000, "curves": 60_000}
+DRAWN = re.findall(r"terminal_picture.py docs/img/(\w+)\.cast docs/img/\1\.svg (.*)", (ROOT / "Makefile").read_text())
+MOST_BYTES = 500_000
 
 
 def draw(cast: Path, to: Path, *options: str) -> ElementTree.Element:
@@ -59,12 +59,16 @@ def test_a_film_jumps_from_screen_to_screen_in_time_and_a_second_screen_gives_th
     assert [round(total * share / 100, 2) for share in steps] == [0, 0.5, 1.5, 2.75]  # a minute's wait is cut to 2.5 s
 
 
-@pytest.mark.parametrize("name", SHOWN)
-def test_a_picture_in_the_docs_is_what_its_recording_shows(name: str, tmp_path: Path) -> None:
-    draw(IMAGES / f"{name}.cast", tmp_path / "drawn.svg", *SHOWN[name])
+def test_every_recording_in_the_docs_is_drawn_by_make_pictures() -> None:
+    assert sorted(name for name, _ in DRAWN) == sorted(path.stem for path in IMAGES.glob("*.cast"))
+
+
+@pytest.mark.parametrize(("name", "options"), DRAWN)
+def test_a_picture_in_the_docs_is_what_its_recording_shows(name: str, options: str, tmp_path: Path) -> None:
+    draw(IMAGES / f"{name}.cast", tmp_path / "drawn.svg", *options.split())
     committed = (IMAGES / f"{name}.svg").read_bytes()
     assert committed == (tmp_path / "drawn.svg").read_bytes(), f"make pictures draws docs/img/{name}.svg anew"
-    assert len(committed) < MOST_BYTES[name]
+    assert len(committed) < MOST_BYTES
     said = (IMAGES / f"{name}.cast").read_text()
     assert not re.findall(r"/(?:tmp|root|work|usr|opt)/[\w/.-]+", said), "a path of the machine that recorded it"
     assert any(f"img/{name}.svg" in page.read_text() for page in [ROOT / "README.md", *DOCS.glob("*.md")])
