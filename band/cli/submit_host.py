@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, *, sweep: SweepDir) -> int:
             f"`band-sync status {sweep.name}` says what is there, and the same command again does what is left"
         ) from None
     if not code and not args.dry_run:
-        _tell(f"from here: band-sync status {sweep.name}; band-sync pull {sweep.name}, as often as you like")
+        _tell(f"next, from here: band-sync status {sweep.name}; band-sync pull {sweep.name}, as often as you like")
     return code
 
 

@@ -125,6 +125,8 @@ def test_a_sweep_is_sent_submitted_and_comes_home(
     assert code_digest(there.code / code / "band") == code
     assert all(seen[-1] == total for total, seen in moved)  # the bar comes to its end
     assert read_manifest(there.path).datasets[0]["path"] == str(far.home.resolve() / "project/datasets/recording.h5")
+    assert band_sweep.main(["status", "demo"]) == 4
+    assert "band-sync status demo" in capfd.readouterr().out  # and not to train here what is trained there
     assert len(home.json_of_source("pull", "demo")["new"]) == 3
     assert near_sweep.published() == ["run0", "run1", "run2"]
 
