@@ -105,6 +105,7 @@ def places() -> Iterator[tuple[Lab, dict[str, str]]]:
         configuration.write_text(f"hosts: {{{HOST}: {{path: ~/project, python: ~/band-venv/bin/python}}}}\n")
         with Lab(FAR, **NODE) as lab:
             (lab.home / "band-venv").symlink_to(BIN.parent)
+            lab.environment["BAND_KERNELS_FOLDER"] = str(Path.home() / ".cache/band/kernels")  # as after a first sweep
             (lab.home / "project").mkdir()
             login = FarMachine(
                 NEAR / ".login", home=lab.home, environment=lab.environment, inside=lab.login_command([])
@@ -180,7 +181,8 @@ def watch(terminal: Recorded, sweep: str, *, look: Callable[[Recorded], None]) -
 
 def look_around(terminal: Recorded) -> None:
     """Look at a run's curves as they grow, and at the nodes."""
-    terminal.rest(25.0)
+    terminal.wait_for(lambda lines: any("left at most" in line for line in lines), timeout_s=300)
+    terminal.rest(12.0)
     terminal.press("c", seconds=6.0)
     terminal.press("q", seconds=2.0)
     terminal.press("n", seconds=4.0)

@@ -27,7 +27,7 @@ COLOURS = {
     "magenta": "#d2a8ff", "cyan": "#56d4dd", "white": "#d7dde5",
 }  # fmt: skip
 BLANK = "\u00a0"  # a blank that no reader of XML takes for layout
-SHORTEST_S = 0.08  # that a screen is shown: of those that follow faster the last
+SHORTEST_S = 0.15  # that a screen is shown at the least; what is gone sooner is left out
 LONGEST_S = 2.5  # that nothing happens, of the recording's time
 END_S = 6.0  # that the last screen is shown
 
@@ -112,7 +112,7 @@ def screens(header: dict[str, Any], events: Sequence[tuple[float, str]]) -> Iter
         stream.feed(data)
         last += min(t - (events[number - 1][0] if number else 0.0), LONGEST_S)
         following = events[number + 1][0] - t if number + 1 < len(events) else LONGEST_S
-        if following < SHORTEST_S:
+        if last + following - since < SHORTEST_S:
             continue
         now = screen.picture()
         if now != shown:

@@ -143,14 +143,15 @@ def _pull(source: Source, *, args: argparse.Namespace, choice: Choice) -> tuple[
     with alone(source.sweep) as lock:
         plan = make_plan(source, connection, choice=choice, is_thorough=args.check)
         write_sweep(plan)
+        is_idle = bool(args.watch) and not plan.wanted and not plan.logs  # a round of many in which nothing has come
         if not args.json:
-            print(_plan_text(plan))
+            print(_idle_line(plan) if is_idle else _plan_text(plan))
         with transfer(plan.size_bytes, is_quiet=args.json) as show:
             pulled = fetch(plan, connection, lock=lock, bwlimit=args.bwlimit, show=show)
             show(pulled.num_bytes)
         cleared = _clear(plan, connection, args=args, choice=choice) if args.delete_remote_after_verify else None
     seconds = time.monotonic() - begun
-    if not args.json:
+    if not args.json and not (is_idle and cleared is None):
         _print_result(plan, pulled, seconds=seconds, cleared=cleared)
     is_partial = bool(pulled.damaged or pulled.trouble or (cleared is not None and cleared.kept))
     return 4 if is_partial else 0, plan.waiting, _json(plan, pulled, seconds=seconds, cleared=cleared)
@@ -197,6 +198,12 @@ def _plan_text(plan: PullPlan) -> str:
     if plan.size_bytes > free:
         lines.append(f"  warning: {size(plan.size_bytes)} are to come, and {size(free)} are free")
     return printable("\n".join(lines))
+
+
+def _idle_line(plan: PullPlan) -> str:
+    clock, sweep = time.strftime("%H:%M:%S"), plan.source.sweep.name
+    waiting = f", {len(plan.waiting)} not published there" if plan.waiting else ""
+    return printable(f"{clock} {sweep}: nothing new at {plan.source.place.host}{waiting}")
 
 
 def _free(folder: Path) -> int:

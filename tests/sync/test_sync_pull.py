@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -372,9 +373,13 @@ def test_watching_brings_what_is_published_meanwhile_and_ends_with_the_sweep(far
 def test_watching_is_ended_by_an_interrupt_without_a_traceback(far: FarMachine, home: Home) -> None:
     there = far_sweep(far, range(1))
     announce(there, "later")
-    process = home.start(*PULL, "--watch", "10m")
-    wait_until(lambda: home_sweep(home).run(run_id(0)).exists())
-    time.sleep(0.3)
+    process = home.start(*PULL, "--watch", "0.2s")
+    assert process.stdout is not None
+    watchdog = threading.Timer(20, process.kill)
+    watchdog.start()
+    said = [next(line for line in process.stdout if "nothing new" in line) for _ in range(2)]
+    watchdog.cancel()
+    assert all(line.endswith("maze: nothing new at far, 1 not published there\n") for line in said)  # a line a round
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=10)
     assert process.returncode == 130 and "no longer watched" in output and "Traceback" not in output
