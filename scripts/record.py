@@ -198,9 +198,6 @@ def maze(terminal: Recorded, *, keep: Path) -> None:
         terminal.wait_for(lambda lines: any("published" in line for line in lines[:6]), timeout_s=1800)
         terminal.rest(20.0)
         terminal.save(keep / "watch.cast", of_screen=True)
-        terminal.press("c", seconds=3.0)
-        terminal.save(keep / "curves.cast", of_screen=True)
-        terminal.press("q")
 
     changes = "--set max_epochs=100 --set kl_increase_epoch=50"
     terminal.do(f"band-sweep generate experiments/mc_maze.yaml {changes}")
@@ -208,8 +205,17 @@ def maze(terminal: Recorded, *, keep: Path) -> None:
     watch(terminal, "project/experiments/sweeps/mc_maze", look=screens_of_it)
     terminal.do("band-sync pull mc_maze --watch 1m", timeout_s=3600)
     terminal.do("band-sweep report mc_maze")
-    terminal.save(keep / "mc_maze.cast")
+    curves(terminal, keep=keep)
     shutil.copytree(NEAR / "band-sweep/experiments/sweeps/mc_maze", keep / "mc_maze", symlinks=True)
+
+
+def curves(terminal: Recorded, *, keep: Path) -> None:
+    """Look at the curves of a run at home, and save the screen."""
+    terminal.press("band-sweep watch mc_maze\r")
+    terminal.wait_for(lambda lines: "quit" in lines[-1])
+    terminal.press("/band1\rc", seconds=3.0)
+    terminal.save(keep / "curves.cast", of_screen=True)
+    terminal.press("qq")
 
 
 def main() -> int:

@@ -168,10 +168,18 @@ def _head(width: int, height: int) -> str:
     )
 
 
+def _pieces(row: Row) -> Iterator[tuple[int, str, Style]]:
+    """Yield the stretches of a line, cut where the kind of character changes: another font may have other widths."""
+    for column, text, style in row:
+        for _, piece in groupby(enumerate(text), key=lambda entry: entry[1] != " " and ord(entry[1]) // 128):
+            places, characters = zip(*piece, strict=True)
+            yield column + places[0], "".join(characters), style
+
+
 def _drawn(row: Row) -> str:
     """Return a line of text; each stretch has its place and length, whatever the font."""
     parts = []
-    for column, text, (ink, paper, is_bold) in row:
+    for column, text, (ink, paper, is_bold) in _pieces(row):
         x, length = column * CHARACTER, len(text) * CHARACTER
         if paper:
             parts.append(f'<rect x="{x:.1f}" width="{length:.1f}" height="{LINE}" fill="{paper}"/>')
