@@ -215,7 +215,8 @@ def _print_result(plan: PullPlan, pulled: Pulled, *, seconds: float, cleared: Cl
     counts = {"new": len(pulled.new), "completed": len(pulled.completed), "beside": len(pulled.beside)}
     came = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing new"
     rate = f", {size(pulled.num_bytes / seconds)}/s" if pulled.num_bytes else ""
-    print(f"  {came}: {size(pulled.num_bytes)} verified in {duration(seconds)}{rate}")
+    if pulled.num_bytes or not pulled.num_logs:
+        print(f"  {came}: {size(pulled.num_bytes)} verified in {duration(seconds)}{rate}")
     beside = {run: str(path) for run, path in pulled.beside.items()}
     _print_named("home has other runs of these ids, which stay; what came is kept beside", beside)
     _print_named("could not be taken", pulled.damaged)

@@ -95,6 +95,8 @@ def test_runs_are_chosen_by_name_outcome_and_parameter(far: FarMachine, home: Ho
     assert sorted(wanted) == [run_id(1), run_id(3)] and not (home.folder / "sweeps").exists()
     assert list(home.json_of_source(*PULL, "--dry-run", "--state", "diverged")["wanted"]) == [run_id(9)]
     assert len(home.json_of_source(*PULL, "--dry-run", "band-s000*")["wanted"]) == 10
+    # Quoted: a shell in a folder with a file of that name would take the pattern for it.
+    assert "give more of it, or 'band-s000*'" in home.band_sync(*PULL, "--dry-run", "band-s000", code=1)
     assert "hyper.lr" in home.band_sync(*PULL, "--where", "hyper.lrr=1", code=1)
     assert "metrics" in home.band_sync(*PULL, "--what", "metric", code=1)
 
