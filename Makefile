@@ -29,7 +29,7 @@ format: environment  ## put the code into the form that lint asks for
 	@$(BIN)/python -m ruff format .
 
 docs: environment  ## the pages of docs/ as a site, in site/index.html; opens from disk
-	@$(BIN)/python -m mkdocs build --strict --quiet
+	@$(BIN)/python -m mkdocs build --strict
 	@echo "built: site/index.html"
 
 bench: environment  ## time and memory of a training step beside a plain implementation
