@@ -47,7 +47,7 @@ recording: environment  ## record what README shows anew: a lab, an sshd, a swee
 	@$(MAKE) --no-print-directory pictures
 
 pictures: environment  ## draw docs/img/*.svg from the recordings of terminals beside them
-	@$(BIN)/python scripts/terminal_picture.py docs/img/recording.cast docs/img/recording.svg --speed 2
+	@$(BIN)/python scripts/terminal_picture.py docs/img/recording.cast docs/img/recording.svg --speed 3
 	@$(BIN)/python scripts/terminal_picture.py docs/img/watch.cast docs/img/watch.svg --still
 	@$(BIN)/python scripts/terminal_picture.py docs/img/curves.cast docs/img/curves.svg --still
 

@@ -213,7 +213,7 @@ def curves(terminal: Recorded, *, keep: Path) -> None:
     """Look at the curves of a run at home, and save the screen."""
     terminal.press("band-sweep watch mc_maze\r")
     terminal.wait_for(lambda lines: "quit" in lines[-1])
-    terminal.press("/band1\rc", seconds=3.0)
+    terminal.press("/band0.1\rc", seconds=3.0)
     terminal.save(keep / "curves.cast", of_screen=True)
     terminal.press("qq")
 

@@ -10,7 +10,7 @@ MARGIN = 11  # columns left of the axis, for numbers
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille character, by row and column
 BLANK = 0x2800
 FEW = 0.1  # of the values may lie far out at either end, as those of the first epochs do
-OUTLYING = 5.0  # a range so many times that of most values is cut to theirs
+OUTLYING = 3.0  # a range so many times that of most values is cut to theirs
 
 
 def plot(points: Points, *, width: int, height: int, is_unicode: bool = True) -> list[str]:
