@@ -2,7 +2,8 @@
 
 The commands are typed into a real shell on a pseudo-terminal, and everything else is real too: a Slurm cluster
 (tests/slurm_lab) behind an sshd (tests/helpers/far_machine.py). Only the places are chosen, so that no path of this
-machine shows: in a mount namespace of its own the laptop's home is /home/you and the cluster's /srv/home. Needs root.
+machine shows: in a mount namespace of its own the laptop's home is /home/you and the cluster's /srv/home, or others where this
+project lies below these. Needs root.
 """
 
 from __future__ import annotations
@@ -28,7 +29,16 @@ from terminal_picture import Screen
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-NEAR, FAR = Path("/home/you"), Path("/srv")
+NAMESPACE = ["unshare", "--mount", "--uts", "--propagation", "private"]
+
+
+def place_of(*choices: str) -> Path:
+    """Return the first of some folders that holds nothing which is needed here, so that it can be covered."""
+    needed = (ROOT, Path(sys.executable).resolve(), Path(sys.prefix))
+    return next(Path(place) for place in choices if not any(path.is_relative_to(place) for path in needed))
+
+
+NEAR, FAR = place_of("/home", "/mnt") / "you", place_of("/srv", "/media")
 HOST = "informatics"
 PROMPT = "laptop:~/band-sweep$"
 WIDTH, HEIGHT = 110, 28
@@ -130,7 +140,7 @@ def places() -> Iterator[tuple[Lab, dict[str, str]]]:
 
 @contextmanager
 def mounted(folder: Path) -> Iterator[None]:
-    """Have /home and /srv be folders of ours, in the mount namespace that this process was started in."""
+    """Have two folders of this machine be empty ones, in the mount namespace that this process was started in."""
     for place in (NEAR.parent, FAR):
         (folder / place.name).mkdir()
         subprocess.run(["mount", "--bind", folder / place.name, place], check=True)
@@ -191,7 +201,6 @@ def look_around(terminal: Recorded) -> None:
 
 def maze(terminal: Recorded, *, keep: Path) -> None:
     """Train a shortened experiments/mc_maze.yaml, and save screens of `watch` and the sweep as it came home."""
-
     shutil.copy(Path(os.environ["BAND_DATASETS"], "mc_maze_large_9cond-10ms.h5"), NEAR / "band-sweep/datasets")
 
     def screens_of_it(terminal: Recorded) -> None:
@@ -227,17 +236,7 @@ def main() -> int:
     args.keep.mkdir(parents=True, exist_ok=True)
     keep = args.keep.resolve()
     if os.environ.get("RECORDING_NAMESPACE") != "yes":
-        command = [
-            "unshare",
-            "--mount",
-            "--uts",
-            "--propagation",
-            "private",
-            sys.executable,
-            __file__,
-            args.scene,
-            keep,
-        ]
+        command = [*NAMESPACE, sys.executable, __file__, args.scene, keep]
         return subprocess.run(command, env={**os.environ, "RECORDING_NAMESPACE": "yes"}).returncode
     socket.sethostname("laptop")
     with places() as (_, environment):
