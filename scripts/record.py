@@ -2,8 +2,8 @@
 
 The commands are typed into a real shell on a pseudo-terminal, and everything else is real too: a Slurm cluster
 (tests/slurm_lab) behind an sshd (tests/helpers/far_machine.py). Only the places are chosen, so that no path of this
-machine shows: in a mount namespace of its own the laptop's home is /home/you and the cluster's /srv/home, or others where this
-project lies below these. Needs root.
+machine shows: in a mount namespace of its own the laptop's home is /home/you and the cluster's /srv/home, or others
+where this project lies below these. Needs root.
 """
 
 from __future__ import annotations
