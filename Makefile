@@ -5,7 +5,7 @@ TESTS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench slurm-lab man clean environment
+.PHONY: help demo test lint format docs bench slurm-lab recording pictures man clean environment
 
 help:  ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -29,7 +29,7 @@ format: environment  ## put the code into the form that lint asks for
 	@$(BIN)/python -m ruff format .
 
 docs: environment  ## the pages of docs/ as a site, in site/index.html; opens from disk
-	@$(BIN)/python -m mkdocs build --strict --quiet
+	@$(BIN)/python -m mkdocs build --strict
 	@echo "built: site/index.html"
 
 bench: environment  ## time and memory of a training step beside a plain implementation
@@ -37,7 +37,19 @@ bench: environment  ## time and memory of a training step beside a plain impleme
 
 slurm-lab: environment  ## a shell on a Slurm cluster of two nodes that lives as long as the shell
 	@scripts/slurm_packages.sh --install
+	@scripts/ssh_packages.sh --install || true
 	@PYTHONPATH=tests $(BIN)/python -m slurm_lab
+
+recording: environment  ## record what README shows anew: a lab, an sshd, a sweep; needs root and some minutes
+	@scripts/slurm_packages.sh --install
+	@scripts/ssh_packages.sh --install
+	@PYTHONPATH=tests:tests/helpers:scripts $(BIN)/python scripts/record.py tour docs/img
+	@$(MAKE) --no-print-directory pictures
+
+pictures: environment  ## draw docs/img/*.svg from the recordings of terminals beside them
+	@$(BIN)/python scripts/terminal_picture.py docs/img/recording.cast docs/img/recording.svg --speed 3
+	@$(BIN)/python scripts/terminal_picture.py docs/img/watch.cast docs/img/watch.svg --still
+	@$(BIN)/python scripts/terminal_picture.py docs/img/curves.cast docs/img/curves.svg --still
 
 man: environment  ## manual pages of every command, where `man` finds them once the environment is active
 	@$(BIN)/python -m band.cli.man_pages $(VENV)/share/man

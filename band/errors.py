@@ -38,6 +38,10 @@ class StageError(BandError):
     """A dataset could not be brought to the node, or differs from the one the sweep was generated for."""
 
 
+class DeviceError(BandError):
+    """A GPU is asked for where torch can use none."""
+
+
 class PublishError(BandError):
     """A finished run could not be brought home, or differs from what its manifest says."""
 

@@ -110,7 +110,7 @@ def timed_pull() -> float:
     begun = time.monotonic()
     process = pull("far")
     output, _ = process.communicate()
-    assert process.returncode == 0 and json.loads(output)["new"]
+    assert process.returncode == 0 and json.loads(output)["sources"][0]["new"]
     return time.monotonic() - begun
 
 

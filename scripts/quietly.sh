@@ -15,7 +15,7 @@ next_line=30
 width=$(tput cols 2>/dev/null || echo 80)
 while kill -0 "$command_pid" 2>/dev/null; do
     sleep 1
-    newest=$(tail -n 1 "$log" | tr -d '\r')
+    newest=$(grep -v '^ ' "$log" | tail -n 1 | tr -d '\r')  # pip indents the details of a step
     line=$(printf '  %4d s  %s' "$SECONDS" "$newest")
     if [ "$is_terminal" = 1 ]; then
         printf '\r\033[K%s' "${line:0:$((width - 1))}"

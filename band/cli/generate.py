@@ -79,6 +79,8 @@ def summary(plan: Plan, *, is_dry_run: bool) -> dict[str, Any]:
 
 def describe(plan: Plan, *, is_dry_run: bool) -> str:
     """Return what is printed for people."""
+    from band.sweep.request import LOCAL, cluster_of
+
     total, lfads = len(plan.runs), _num_lfads(plan)
     lines = [f"{plan.manifest.name}: {_many(total, 'run')}, {lfads} LFADS and {total - lfads} BAND", ""]
     lines += _axes_table(plan)
@@ -92,7 +94,8 @@ def describe(plan: Plan, *, is_dry_run: bool) -> str:
     if is_dry_run:
         return "\n".join([*lines, _row("written", "nothing, as --dry-run asks")])
     lines += [_row("written", str(plan.folder))]
-    return "\n".join([*lines, _row("next", f"band-sweep submit {plan.manifest.name} --cluster local")])
+    where = " --cluster local" if cluster_of(plan.manifest) == LOCAL else ""
+    return "\n".join([*lines, _row("next", f"band-sweep submit {plan.manifest.name}{where}")])
 
 
 def _num_lfads(plan: Plan) -> int:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from band.cli.common import INTERRUPTED, print_json, printable
 from band.cli.progress import Watch
@@ -17,7 +17,7 @@ from band.run_dir import SweepDir
 from band.sweep.control import match_runs
 from band.sweep.fold import AttemptFold, by_task
 from band.sweep.manifest import find_sweep
-from band.sweep.printed import Tail, attempt_log, failure_lines
+from band.sweep.printed import PulledLog, Tail, attempt_log, failure_lines, pulled_logs
 from band.sweep.schedulers import scheduler_for
 from band.sweep.slurm_scheduler import batch_output
 from band.sweep.status import ACTIVE, Survey
@@ -28,6 +28,7 @@ examples:
   band-sweep logs mc_maze                                    # the first that failed, at its traceback
   band-sweep logs mc_maze 'band*' -f                         # several runs as they go, across attempts
   band-sweep logs mc_maze --task 3 --all-attempts --slurm"""
+Attempt = TypeVar("Attempt")
 POLL_S = 0.3
 MOST_FAILURES = 10  # that are shown one after the other
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     sweep = SweepDir(find_sweep(args.sweep))
     watch = Watch(sweep, scheduler=scheduler_for(sweep))
     survey = watch.look()
-    runs = _choose(args, survey=survey)
+    runs = _choose(args, survey=survey, sweep=sweep)
     if args.follow:
         return _follow(watch, survey, sweep=sweep, runs=runs, args=args)
     is_plain = args.all or args.slurm or args.all_attempts or args.attempt != -1
@@ -102,18 +103,21 @@ def _json(
     return {"sweep": sweep.name, "failures": failures, "failures_left_out": left_out, "logs": logs}
 
 
-def _choose(args: argparse.Namespace, *, survey: Survey) -> list[str]:
-    """Return the runs whose logs are asked for; they were all submitted."""
+def _choose(args: argparse.Namespace, *, survey: Survey, sweep: SweepDir) -> list[str]:
+    """Return the runs whose logs are asked for; they were all submitted, here or on another machine."""
     if args.task:
         task = f"{int(args.task):04d}" if args.task.isdigit() else args.task
         if task not in survey.ledger.tasks:
+            if there := [run for log in pulled_logs(sweep) if log.task == task for run in log.runs]:
+                return [run for run in dict.fromkeys(there) if run in survey.runs]
             raise SweepError(f"there is no task {args.task}; there are {len(survey.ledger.tasks)}, from 0001 on")
         return [run for run in survey.ledger.tasks[task] if run in survey.runs]
     if args.runs:
         matched = match_runs(survey.manifest, args.runs)
-        submitted = [run for run in matched if survey.runs[run].task]
+        pulled = {run for log in pulled_logs(sweep) for run in log.runs}
+        submitted = [run for run in matched if survey.runs[run].task or run in pulled]
         if not submitted:
-            raise SweepError(f"{matched[0]} was never submitted, so it has no log")
+            raise SweepError(f"{matched[0]} was never submitted, so it has no log{_elsewhere(sweep)}")
         return submitted
     if args.follow:
         going = [run for run in survey.runs if _goes_on(survey, run)]
@@ -124,8 +128,15 @@ def _choose(args: argparse.Namespace, *, survey: Survey) -> list[str]:
         return failed[:1]
     newest = max(survey.folds.values(), key=lambda fold: fold.last_t, default=None)
     if newest is None:
-        raise SweepError(f"nothing has run yet; next: band-sweep submit {survey.manifest.name}")
+        if logs := pulled_logs(sweep):
+            return [run for run in logs[-1].runs if run in survey.runs]
+        raise SweepError(f"nothing has run yet; next: band-sweep submit {survey.manifest.name}{_elsewhere(sweep)}")
     return [run for run in survey.ledger.tasks[newest.task] if run in survey.runs]
+
+
+def _elsewhere(sweep: SweepDir) -> str:
+    """Return where to look for logs of a sweep that is fed from another machine."""
+    return f"; what ran elsewhere: band-sync pull {sweep.name} --what logs" if sweep.sync.is_dir() else ""
 
 
 def _goes_on(survey: Survey, run: str) -> bool:
@@ -158,6 +169,9 @@ def _streams(
         members.setdefault(survey.runs[run].task, []).append(run)
     streams = []
     for task, own in members.items():
+        if not task:
+            streams += _pulled_streams(sweep, own, args=args)
+            continue
         label = own[0] if len(own) == 1 else f"task {task}"
         attempts = [fold for fold in past.get(task, []) if fold.stem not in skip]
         job = survey.runs[own[0]].job
@@ -168,6 +182,22 @@ def _streams(
             log = attempt_log(sweep, fold)
             heading = f"{_heading(sweep, task, attempts=[fold])}: {log}"
             streams.append(Stream(label=label, heading=heading, path=log))
+    return streams
+
+
+def _pulled_streams(sweep: SweepDir, runs: Sequence[str], *, args: argparse.Namespace) -> list[Stream]:
+    """Return the files of runs that were trained on another machine, so far as they came home."""
+    attempts: dict[tuple[str, str], list[PulledLog]] = {}
+    for log in pulled_logs(sweep):
+        if not set(runs).isdisjoint(log.runs):
+            attempts.setdefault((log.source, log.task), []).append(log)
+    streams = []
+    for (source, task), logs in attempts.items():
+        own = [run for run in runs if run in logs[0].runs]
+        for log in _chosen(logs, args=args, task=task):
+            path = log.batch_output if args.slurm else log.path
+            heading = f"== task {task}, attempt {log.attempt}, from {source}: {path}"
+            streams.append(Stream(label=own[0] if len(own) == 1 else f"task {task}", heading=heading, path=path))
     return streams
 
 
@@ -183,7 +213,7 @@ def _batch_stream(sweep: SweepDir, *, label: str, task: str, job: str) -> Stream
     return Stream(label=label, heading=f"== task {task}, job {job}: {path}", path=path)
 
 
-def _chosen(attempts: Sequence[AttemptFold], *, args: argparse.Namespace, task: str) -> Sequence[AttemptFold]:
+def _chosen(attempts: Sequence[Attempt], *, args: argparse.Namespace, task: str) -> Sequence[Attempt]:
     if args.all_attempts or args.follow or not attempts:
         return attempts
     index = args.attempt - 1 if args.attempt > 0 else args.attempt

@@ -9,7 +9,8 @@ Points = Sequence[tuple[float, float]]
 MARGIN = 11  # columns left of the axis, for numbers
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille character, by row and column
 BLANK = 0x2800
-OUTLYING = 5.0  # a range so many times that of most values is cut to theirs
+FEW = 0.1  # of the values may lie far out at either end, as those of the first epochs do
+OUTLYING = 3.0  # a range so many times that of most values is cut to theirs
 
 
 def plot(points: Points, *, width: int, height: int, is_unicode: bool = True) -> list[str]:
@@ -44,9 +45,9 @@ def value_range(values: Sequence[float]) -> tuple[float, float]:
         return ordered[round(share * (len(ordered) - 1))]
 
     low, high = ordered[0], ordered[-1]
-    inner = quantile(0.95) - quantile(0.05)
+    inner = quantile(1 - FEW) - quantile(FEW)
     if inner > 0 and high - low > OUTLYING * inner:
-        low, high = max(low, quantile(0.05) - inner / 2), min(high, quantile(0.95) + inner / 2)
+        low, high = max(low, quantile(FEW) - inner / 2), min(high, quantile(1 - FEW) + inner / 2)
     return (low, high) if high > low else (low - abs(low) / 10 - 1e-9, high + abs(high) / 10 + 1e-9)
 
 

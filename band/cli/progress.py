@@ -98,7 +98,7 @@ def show(watch: Watch, *, until: Callable[[], bool]) -> Survey:
 @contextmanager
 def transfer(total: int, *, is_quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Yield what is told how many bytes of `total` are here: a bar with rate and time left, lines in a pipe."""
-    if is_quiet:
+    if is_quiet or not total:
         yield lambda done: None
     elif sys.stdout.isatty():
         with _transfer_bar(total) as update:

@@ -190,8 +190,19 @@ def _closing_lines(survey: Survey, *, sweep: SweepDir) -> list[str]:
     elif survey.in_state("unsynced"):
         lines.append(f"  finished runs wait on their node; next: band-sweep rescue {name}")
     elif _left_alone(survey, "new", "interrupted", "lost"):
-        lines.append(f"  some runs nobody has; next: band-sweep submit {name}")
+        hosts = _fed_from(sweep)
+        word = f"some runs are not here, but perhaps on {hosts}; next: band-sync status {name}"
+        lines.append(f"  {word}" if hosts else f"  some runs nobody has; next: band-sweep submit {name}")
     return lines if len(lines) > 1 else []
+
+
+def _fed_from(sweep: SweepDir) -> str:
+    """Return the machines that a sweep was sent to or pulled from."""
+    if not sweep.sync.is_dir():
+        return ""
+    from band.sync.sources import read_sources
+
+    return ", ".join(source.place.host for source in read_sources(sweep))
 
 
 def _left_alone(survey: Survey, *states: str) -> bool:

@@ -34,12 +34,15 @@ def run(args: argparse.Namespace, *, sweep: SweepDir) -> int:
     if not args.dry_run:
         _send(sweep, connection, errand, is_quiet=args.json)
     try:
-        return connection.band(path=errand.path, words=words, code=errand.code, needs=NEEDS)
+        code = connection.band(path=errand.path, words=words, code=errand.code, needs=NEEDS)
     except RemoteError as error:
         raise RemoteError(
             f"{error}\nwhether it was submitted is not known here; nothing is sent to Slurm twice: "
             f"`band-sync status {sweep.name}` says what is there, and the same command again does what is left"
         ) from None
+    if not code and not args.dry_run:
+        _tell(f"next, from here: band-sync status {sweep.name}; band-sync pull {sweep.name}, as often as you like")
+    return code
 
 
 def _connection(host: str) -> Connection:
@@ -59,6 +62,7 @@ def _send(sweep: SweepDir, connection: Connection, errand: Errand, *, is_quiet: 
         for shipment in errand.shipments:
             send(connection, shipment, look=lambda moved, before=done: show(before + moved))  # type: ignore[misc]
             done += shipment.size_bytes
+            show(done)
     finish(sweep, connection, errand)
     remember(Source(sweep=sweep, place=Place(connection.host, errand.path)))
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from band.sync.pull import Pulled, PullPlan, fetch, make_plan, write_sweep
 from band.sync.rsync import check_rate
 from band.sync.sources import Source, alone, sources_of
 
-SCHEMA = 1
+SCHEMA = 2  # of the document: one with all sources
 MOST_NAMED = 20
 UNKNOWN = frozenset([""])  # runs of which nobody knows: their machine was not reached
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="with that: do not ask")
     parser.add_argument("--dry-run", action="store_true", help="say what would come; write nothing")
-    parser.add_argument("--json", action="store_true", help="one JSON document for each source")
+    parser.add_argument("--json", action="store_true", help="one JSON document, with --watch one a round")
 
 
 def _period(text: str) -> float:
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     )
     args.bwlimit = check_rate(args.bwlimit)
     if not args.watch:
-        return max(_pull(source, args=args, choice=choice)[0] for source in _sources(args))
+        return _round(args, choice=choice)[0]
     try:
         return _watch(args, choice=choice)
     except KeyboardInterrupt:
@@ -87,17 +88,28 @@ def run(args: argparse.Namespace) -> int:
 def _watch(args: argparse.Namespace, *, choice: Choice) -> int:
     """Pull until every run of the sweep has come; a connection that breaks is tried again the next time."""
     while True:
-        code, waiting = 0, None
-        for source in _sources(args):
-            try:
-                found, open_runs = _pull(source, args=args, choice=choice)
-            except RemoteError as error:
-                found, open_runs = fail(str(error), code=error.exit_code), UNKNOWN
-            code = max(code, found)
-            waiting = open_runs if waiting is None else waiting & open_runs  # another machine may train the rest
+        code, waiting = _round(args, choice=choice)
         if not waiting and not code:
             return code
         time.sleep(args.watch)
+
+
+def _round(args: argparse.Namespace, *, choice: Choice) -> tuple[int, frozenset[str]]:
+    """Pull from every source once; return the exit code, and which of the runs asked for are published nowhere yet."""
+    code, waiting, documents = 0, None, []
+    for source in _sources(args):
+        try:
+            found, open_runs, document = _pull(source, args=args, choice=choice)
+        except RemoteError as error:  # the others may be reached
+            found, open_runs = fail(str(error), code=error.exit_code), UNKNOWN
+            document = {**_where(source), "error": str(error)}
+        code = max(code, found)
+        waiting = open_runs if waiting is None else waiting & open_runs  # another machine may train the rest
+        documents.append(document)
+    if args.json:
+        print_json({"schema": SCHEMA, "is_dry_run": args.dry_run, "sources": documents})
+    sys.stdout.flush()
+    return code, waiting or frozenset()
 
 
 def _sources(args: argparse.Namespace) -> list[Source]:
@@ -119,26 +131,30 @@ def _home_of(path: str, *, given: str | None) -> Path:
         return ((here if here.is_dir() else Path()) / SWEEPS / name).resolve()
 
 
-def _pull(source: Source, *, args: argparse.Namespace, choice: Choice) -> tuple[int, frozenset[str]]:
-    """Pull from one source once; return the exit code, and which of the runs asked for are published nowhere yet."""
+def _pull(source: Source, *, args: argparse.Namespace, choice: Choice) -> tuple[int, frozenset[str], Mapping[str, Any]]:
+    """Pull from one source once; return as of `_round`, and what the JSON document has of it."""
     begun = time.monotonic()
     connection = connect(source.place.host)
     if args.dry_run:
         plan = make_plan(source, connection, choice=choice, is_thorough=args.check)
-        _say(plan, None, args=args, seconds=time.monotonic() - begun)
-        return 0, frozenset()
+        if not args.json:
+            _print_plan(plan)
+        return 0, frozenset(), _json(plan, None, seconds=time.monotonic() - begun, cleared=None)
     with alone(source.sweep) as lock:
         plan = make_plan(source, connection, choice=choice, is_thorough=args.check)
         write_sweep(plan)
+        is_idle = bool(args.watch) and not plan.wanted and not plan.logs  # a round of many in which nothing has come
         if not args.json:
-            print(_plan_text(plan))
+            print(_idle_line(plan) if is_idle else _plan_text(plan))
         with transfer(plan.size_bytes, is_quiet=args.json) as show:
             pulled = fetch(plan, connection, lock=lock, bwlimit=args.bwlimit, show=show)
             show(pulled.num_bytes)
         cleared = _clear(plan, connection, args=args, choice=choice) if args.delete_remote_after_verify else None
-    _say(plan, pulled, args=args, seconds=time.monotonic() - begun, cleared=cleared)
+    seconds = time.monotonic() - begun
+    if not args.json and not (is_idle and cleared is None):
+        _print_result(plan, pulled, seconds=seconds, cleared=cleared)
     is_partial = bool(pulled.damaged or pulled.trouble or (cleared is not None and cleared.kept))
-    return 4 if is_partial else 0, plan.waiting
+    return 4 if is_partial else 0, plan.waiting, _json(plan, pulled, seconds=seconds, cleared=cleared)
 
 
 def _clear(plan: PullPlan, connection: Connection, *, args: argparse.Namespace, choice: Choice) -> Clearing:
@@ -166,18 +182,10 @@ def _agreed(question: str) -> bool:
 # --- what is printed -------------------------------------------------------------------------------------------------
 
 
-def _say(
-    plan: PullPlan, pulled: Pulled | None, *, args: argparse.Namespace, seconds: float, cleared: Clearing | None = None
-) -> None:
-    if args.json:
-        print_json(_json(plan, pulled, seconds=seconds, cleared=cleared))
-    elif pulled is None:
-        print(_plan_text(plan))
-        _print_named("would come", {wanted.run.id: ", ".join(wanted.files) for wanted in plan.wanted})
-        print("nothing was written")
-    else:
-        _print_result(plan, pulled, seconds=seconds, cleared=cleared)
-    sys.stdout.flush()
+def _print_plan(plan: PullPlan) -> None:
+    print(_plan_text(plan))
+    _print_named("would come", {wanted.run.id: ", ".join(wanted.files) for wanted in plan.wanted})
+    print("nothing was written")
 
 
 def _plan_text(plan: PullPlan) -> str:
@@ -192,6 +200,12 @@ def _plan_text(plan: PullPlan) -> str:
     return printable("\n".join(lines))
 
 
+def _idle_line(plan: PullPlan) -> str:
+    clock, sweep = time.strftime("%H:%M:%S"), plan.source.sweep.name
+    waiting = f", {len(plan.waiting)} not published there" if plan.waiting else ""
+    return printable(f"{clock} {sweep}: nothing new at {plan.source.place.host}{waiting}")
+
+
 def _free(folder: Path) -> int:
     there = next(parent for parent in [folder, *folder.parents] if parent.is_dir())
     return shutil.disk_usage(there).free
@@ -201,7 +215,8 @@ def _print_result(plan: PullPlan, pulled: Pulled, *, seconds: float, cleared: Cl
     counts = {"new": len(pulled.new), "completed": len(pulled.completed), "beside": len(pulled.beside)}
     came = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing new"
     rate = f", {size(pulled.num_bytes / seconds)}/s" if pulled.num_bytes else ""
-    print(f"  {came}: {size(pulled.num_bytes)} verified in {duration(seconds)}{rate}")
+    if pulled.num_bytes or not pulled.num_logs:
+        print(f"  {came}: {size(pulled.num_bytes)} verified in {duration(seconds)}{rate}")
     beside = {run: str(path) for run, path in pulled.beside.items()}
     _print_named("home has other runs of these ids, which stay; what came is kept beside", beside)
     _print_named("could not be taken", pulled.damaged)
@@ -226,13 +241,14 @@ def _print_named(title: str, entries: dict[str, str] | Any) -> None:
         print(f"    … and {len(entries) - MOST_NAMED} more; --json names all")
 
 
+def _where(source: Source) -> dict[str, Any]:
+    sweep, place = source.sweep, source.place
+    return {"sweep": sweep.name, "folder": str(sweep.path), "source": {"host": place.host, "path": place.path}}
+
+
 def _json(plan: PullPlan, pulled: Pulled | None, *, seconds: float, cleared: Clearing | None) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "schema": SCHEMA,
-        "sweep": plan.source.sweep.name,
-        "folder": str(plan.source.sweep.path),
-        "source": {"host": plan.source.place.host, "path": plan.source.place.path},
-        "is_dry_run": pulled is None,
+        **_where(plan.source),
         "held": plan.held,
         "not_published": sorted(plan.waiting),
         "wanted": {wanted.run.id: sorted(wanted.files) for wanted in plan.wanted},

@@ -15,6 +15,8 @@ from band.sync.connection import Place, connect, is_place, parse_place
 from band.sync.pull import PullPlan, make_plan
 from band.sync.sources import Source, sources_of
 
+SCHEMA = 2  # of the document: one with all sources
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -31,14 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the state there and, of a sweep at home, what is here; 0 when all is published, 4 when not, as there."""
     if is_place(args.source) and not Path(args.source).exists():
-        return _there(parse_place(args.source), args=args, at_home=None)
-    codes = []
-    for source in sources_of(SweepDir(find_sweep(args.source)), hosts=args.hosts):
-        codes.append(_there(source.place, args=args, at_home=source))
-    return max(codes)
+        found = [_there(parse_place(args.source), args=args, at_home=None)]
+    else:
+        sources = sources_of(SweepDir(find_sweep(args.source)), hosts=args.hosts)
+        found = [_there(source.place, args=args, at_home=source) for source in sources]
+    if args.json:
+        print_json({"schema": SCHEMA, "sources": [document for _, document in found]})
+    return max(code for code, _ in found)
 
 
-def _there(place: Place, *, args: argparse.Namespace, at_home: Source | None) -> int:
+def _there(place: Place, *, args: argparse.Namespace, at_home: Source | None) -> tuple[int, dict[str, Any]]:
+    """Return the exit code there, and what the JSON document has of it; without --json print it."""
     connection = connect(place.host)
     plan = make_plan(at_home, connection, choice=Choice()) if at_home is not None else None
     words = ["status", *(["--json"] if args.json else []), *(["--runs"] if args.runs else [])]
@@ -48,10 +53,9 @@ def _there(place: Place, *, args: argparse.Namespace, at_home: Source | None) ->
         if plan is not None:
             lacks = f"; {len(plan.wanted)} to come ({size(plan.size_bytes)})" if plan.wanted else ""
             print(f"at home: {plural(plan.held, 'run')} held{lacks}")
-        return code
+        return code, {}
     code, there = connection.band_says(path=place.path, words=words)
-    print_json({"schema": 1, "source": {"host": place.host, "path": place.path}, "there": there, "home": _home(plan)})
-    return code
+    return code, {"source": {"host": place.host, "path": place.path}, "there": there, "home": _home(plan)}
 
 
 def _home(plan: PullPlan | None) -> dict[str, Any] | None:

@@ -170,6 +170,8 @@ def _read_session(
 def check_values(recording: Recording, *, likelihood: str = "poisson", missing: str = "auto") -> None:
     """Check the values of a recording: finite, in the likelihood's support, no trial in two shipped splits.
 
+    What is encoded must be counts where counts are reconstructed; for other likelihoods any finite value will do.
+
     Args:
         recording: the recording.
         likelihood: a key of `checks.SUPPORTS`.
@@ -180,7 +182,7 @@ def check_values(recording: Recording, *, likelihood: str = "poisson", missing: 
     """
     for key, values in recording.arrays.items():
         where = lambda trial, key=key: recording.where(key, trial)  # noqa: E731
-        if key == "recon_data":
+        if key == "recon_data" or (key == "encod_data" and likelihood == "poisson"):
             check_support(values, path=recording.path, where=where, likelihood=likelihood, missing=missing)
         elif key in RANKS and values.dtype.kind == "f":
             may_miss = missing if key in MAY_MISS else "auto"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from band.errors import BandError, StageError, VersionMismatch
+from band.errors import BandError, DeviceError, StageError, VersionMismatch
 from band.files import remove_stale_temporaries
 from band.node.checkpoints import Checkpoints, task_events
 from band.node.job import Job
@@ -28,6 +28,7 @@ REFUSED = VersionMismatch.exit_code
 OF_THE_WHOLE_TASK = {  # errors that no division of a population mends, and what the attempt ends with
     VersionMismatch.__name__: REFUSED,
     StageError.__name__: SOME_FAILED,
+    DeviceError.__name__: SOME_FAILED,
 }
 
 Streams = Sequence[Sequence[Mapping[str, Any]]]

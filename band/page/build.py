@@ -104,13 +104,17 @@ def _section(part: Part) -> Markup:
     return el("section", el("h2", part.title, id=heading), part.body, id=part.anchor, aria_labelledby=heading)
 
 
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
 def _lead(page: Page) -> str:
     runs, comparisons = page.runs, page.report.comparisons
     pairs = sum(len(c.lfads) for c in comparisons if c.is_pair)
     sessions = len({run.session for run in runs})
     return (
-        f"{len(runs)} published runs of LFADS and BAND on {sessions} recording{'s' if sessions > 1 else ''}, "
-        f"{pairs} pairs that differ in the weight of behaviour alone; scores on test."
+        f"{len(runs)} published run{_s(len(runs))} of LFADS and BAND on {sessions} recording{_s(sessions)}, "
+        f"{pairs} pair{_s(pairs)} with nothing but the weight of behaviour between them; scores on test."
     )
 
 

@@ -281,12 +281,10 @@ def ablation(runs: Sequence[PublishedRun]) -> list[dict[str, Any]]:
 def lineage_panel(lineage: Lineage, *, run: int | None) -> dict[str, Any]:
     """Return the members of a lineage, of the run in that row, and which lead to the winner."""
     where = {(m.generation, m.member): n for n, m in enumerate(lineage.members)}
-    best = lineage.best()
-    line = lineage.ancestors(best) if best is not None else []
     return {
         "label": show(lineage.run),
         "run": run,
-        "best": [where[m.generation, m.member] for m in line],
+        "best": [where[m.generation, m.member] for m in lineage.line()],
         "members": [
             {
                 "generation": m.generation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -44,7 +45,8 @@ def match_runs(manifest: Manifest, patterns: Sequence[str]) -> list[str]:
             )
         if len(found) > 1 and not is_glob:
             raise SweepError(
-                f"{pattern!r} begins {len(found)} run ids ({found[0]}, {found[1]} …); give more of it, or {pattern}*"
+                f"{pattern!r} begins {len(found)} run ids ({found[0]}, {found[1]} …); "
+                f"give more of it, or {shlex.quote(pattern + '*')}"
             )
         chosen.update(found)
     return [run for run in ids if run in chosen]

@@ -270,12 +270,9 @@ def pbt_lineage(lineages: Sequence[Lineage]) -> Figure | None:
     figure = new_figure(width_mm=20 + 75 * min(len(drawn), 2), height_mm=12 + 50 * ((len(drawn) + 1) // 2))
     grid = figure.subplots((len(drawn) + 1) // 2, min(len(drawn), 2), squeeze=False).ravel()
     for axes, lineage in zip(grid, drawn, strict=False):
-        known = {(m.generation, m.member): m for m in lineage.members}
-        for child in lineage.members:
-            _descent(axes, known.get((child.generation - 1, child.parent)), child, colour=QUIET, width=0.5)
-        best = lineage.best()
-        line = lineage.ancestors(best) if best is not None else []
-        for parent, child in itertools.pairwise(line):
+        for parent, child in lineage.descents():
+            _descent(axes, parent, child, colour=QUIET, width=0.5)
+        for parent, child in itertools.pairwise(lineage.line()):
             _descent(axes, parent, child, colour=LFADS, width=1.6)
         scored = [m for m in lineage.members if m.score is not None]
         axes.scatter([m.generation for m in scored], [m.score or 0.0 for m in scored], s=5, color=TRUTH, linewidths=0)
@@ -286,8 +283,8 @@ def pbt_lineage(lineages: Sequence[Lineage]) -> Figure | None:
     return figure
 
 
-def _descent(axes: Axes, parent: Member | None, child: Member, *, colour: str, width: float) -> None:
-    if parent is not None and parent.score is not None and child.score is not None:
+def _descent(axes: Axes, parent: Member, child: Member, *, colour: str, width: float) -> None:
+    if parent.score is not None and child.score is not None:
         axes.plot(
             [parent.generation, child.generation],
             [parent.score, child.score],

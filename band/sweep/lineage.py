@@ -23,7 +23,14 @@ class Member:
     member: str
     parent: str  # member of the generation before, "" in the first
     score: float | None
+    epochs: float | None = None  # trained by the end of the generation
     hyperparameters: Mapping[str, str] = field(default_factory=dict)
+
+    def value(self, name: str) -> float:
+        """Return its score, epochs or a hyperparameter; NaN where that is not told, or no number."""
+        found = {"score": self.score, "epochs": self.epochs}
+        value = found[name] if name in found else _number(self.hyperparameters.get(name))
+        return math.nan if value is None else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,22 @@ class Lineage:
     folder: Path
     members: Sequence[Member]
     winner: str = ""  # of the last generation, the member whose best epoch is the run's; "" where that is not told
+
+    @property
+    def settings(self) -> list[str]:
+        """The hyperparameters that were searched."""
+        return list(dict.fromkeys(name for member in self.members for name in member.hyperparameters))
+
+    def descents(self) -> list[tuple[Member, Member]]:
+        """Return (parent, child) of every member whose parent is known."""
+        known = {(m.generation, m.member): m for m in self.members}
+        pairs = [(known.get((m.generation - 1, m.parent)), m) for m in self.members]
+        return [(parent, child) for parent, child in pairs if parent is not None]
+
+    def line(self) -> list[Member]:
+        """Return the best member and whom it descends from, oldest first."""
+        best = self.best()
+        return [] if best is None else self.ancestors(best)
 
     def ancestors(self, last: Member) -> list[Member]:
         """Return a member and whom it descends from, oldest first."""
@@ -85,6 +108,7 @@ def _member(row: Mapping[str | None, str | None]) -> Member | None:
         member=str(row["member"]),
         parent=str(row.get("parent") or ""),
         score=_number(row.get("score")),
+        epochs=_number(row.get("epochs")),
         hyperparameters=_hyperparameters(row),
     )
 

@@ -6,15 +6,18 @@ import codecs
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from band.files import read_json_object
 from band.run_dir import SweepDir, read_events
 from band.sweep.fold import AttemptFold
 from band.sweep.slurm_scheduler import batch_output
 from band.sweep.status import RunStatus
 
 CONTEXT_LINES = 5  # shown before a traceback
+PULLED_TASKS = "tasks.json"  # in the folder of a machine that logs were brought from: the runs of each task there
 TAIL_LINES = 40  # of a log in which no traceback shows where to look
 TRACEBACK = "Traceback (most recent call last)"
 
@@ -23,6 +26,41 @@ def job_of(attempt: str) -> str:
     """Return the Slurm job, such as "123_4", that made an attempt; "" for one on this machine."""
     name, _, restart = attempt.rpartition("-r")
     return name[1:] if name.startswith("j") and restart.isdigit() and name[1:].replace("_", "").isdigit() else ""
+
+
+def task_of(name: str) -> tuple[str, str]:
+    """Return task and attempt of a log named TASK.ATTEMPT.log, ("", "") for other names."""
+    task, _, attempt = name.removesuffix(".log").partition(".")
+    return (task, attempt) if name.endswith(".log") else ("", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PulledLog:
+    """The log of an attempt that was made on another machine, as it was brought home."""
+
+    source: str  # name of the folder of that machine
+    task: str
+    attempt: str
+    runs: Sequence[str]
+    path: Path
+
+    @property
+    def batch_output(self) -> Path:
+        """What the Slurm job itself printed."""
+        return self.path.with_name(f"{job_of(self.attempt) or self.attempt}.out")
+
+
+def pulled_logs(sweep: SweepDir) -> list[PulledLog]:
+    """Return the logs that `band-sync pull --what logs` has brought home: by machine and task, oldest attempt first."""
+    found = []
+    for known in sorted(sweep.sync.glob(f"*/{PULLED_TASKS}")):
+        tasks = read_json_object(known)["tasks"]
+        for path in sorted((known.parent / "logs").glob("*.log")):
+            task, attempt = task_of(path.name)
+            if task in tasks:
+                source = known.parent.name
+                found.append(PulledLog(source=source, task=task, attempt=attempt, runs=tasks[task], path=path))
+    return found
 
 
 def log_of(sweep: SweepDir, status: RunStatus, *, attempts: Sequence[AttemptFold]) -> Path | None:

@@ -29,6 +29,11 @@ class Choice:
     where: Mapping[str, tuple[Any, ...]] | None = None  # full key: values of which it must have one
     patterns: tuple[str, ...] = ()
 
+    @property
+    def is_of_some(self) -> bool:
+        """Whether it names runs, and does not take all that are done."""
+        return bool(self.patterns or self.where) or "done" not in self.states
+
     def has_outcome(self, outcome: str) -> bool:
         """Return whether runs that ended so are wanted."""
         return "done" in self.states or outcome in self.states

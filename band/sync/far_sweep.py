@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ class FarSweep:
     runs: Mapping[str, FarRun]
     bad: Mapping[str, str]  # runs that cannot be taken: why
     logs: Mapping[str, int]  # name: bytes
+    tasks: Mapping[str, Sequence[str]]  # task: its runs, where logs were asked for
 
 
 def look(connection: Connection, path: str, *, known: Mapping[str, str], manifest: str, has_logs: bool) -> FarSweep:
@@ -77,6 +78,7 @@ def look(connection: Connection, path: str, *, known: Mapping[str, str], manifes
         if not os.path.isabs(answer["path"]) or not _can_be_path(answer["path"]):
             raise ValueError(f"no path: {answer['path']!r}")
         logs = {str(name): int(size) for name, size in answer["logs"] if is_plain(name)}
+        tasks = {str(task): tuple(map(str, runs)) for task, runs in answer["tasks"].items() if is_plain(task)}
         return FarSweep(
             path=str(answer["path"]),
             manifest=answer["manifest"],
@@ -84,8 +86,9 @@ def look(connection: Connection, path: str, *, known: Mapping[str, str], manifes
             runs=runs,
             bad=bad,
             logs=logs,
+            tasks=tasks,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RemoteError(f"{connection.host} answered what is no listing of a sweep: {error!r}") from None
 
 

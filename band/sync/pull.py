@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from band.errors import SweepError
-from band.files import write_atomic
-from band.run_dir import SweepDir
+from band.files import canonical_json, write_atomic
+from band.run_dir import SweepDir, read_result
 from band.sweep.manifest import Manifest, manifest_text, parse_manifest
+from band.sweep.printed import PULLED_TASKS, job_of, task_of
 from band.sweep.status import published_runs
 from band.sync.choice import Choice
 from band.sync.connection import Connection, Place
@@ -90,8 +91,27 @@ def make_plan(source: Source, connection: Connection, *, choice: Choice, is_thor
         wanted=tuple(wanted),
         held=len([run for run in runs if run.files is None]) + len(compared) - len(wanted),
         waiting=_waiting(sweep, chosen, far=far, manifest=manifest),
-        logs=tuple(in_order(far.logs)),
+        logs=tuple(in_order(_logs_of(sweep, chosen, far=far, choice=choice))),
     )
+
+
+def _logs_of(sweep: SweepDir, chosen: Iterable[str], *, far: FarSweep, choice: Choice) -> list[str]:
+    """Return the logs of the chosen runs; where all are chosen, those of their closing jobs too."""
+    if not choice.is_of_some:
+        return list(far.logs)
+    runs = {run for run in chosen if "done" in choice.states or choice.has_outcome(_outcome(sweep, far, run))}
+    tasks = {task for task, own in far.tasks.items() if runs.intersection(own)}
+    logs = [name for name in far.logs if task_of(name)[0] in tasks]
+    jobs = {job_of(task_of(name)[1]) for name in logs} - {""}
+    return logs + [name for name in far.logs if name.removesuffix(".out") in jobs]
+
+
+def _outcome(sweep: SweepDir, far: FarSweep, run: str) -> str:
+    """Return how a published run ended, "" where it is not published; one that is whole at home was not told of."""
+    found = far.runs.get(run)
+    if found is None or found.files is not None:
+        return found.outcome if found else ""
+    return str(read_result(sweep.run(run))["training"]["outcome"])
 
 
 def _open(runs: Iterable[FarRun], *, choice: Choice) -> list[FarRun]:
@@ -243,3 +263,5 @@ def _fetch_logs(plan: PullPlan, connection: Connection, *, pulled: Pulled, lock:
     transfer = Transfer(source=f"{plan.far.path}/logs", target=str(plan.source.logs), names=plan.logs, options=CHANGING)
     pulled.trouble = move(connection, transfer, lock=lock, bwlimit=bwlimit, look=lambda moved: None) or pulled.trouble
     pulled.num_logs = len(plan.logs)
+    tasks = {task: list(runs) for task, runs in plan.far.tasks.items()}
+    write_atomic(plan.source.folder / PULLED_TASKS, canonical_json({"schema": 1, "tasks": tasks}) + b"\n")

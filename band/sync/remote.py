@@ -101,6 +101,7 @@ def list_sweep(request: "dict[str, Any]") -> "dict[str, Any]":
         "runs": runs,
         "bad": bad,
         "logs": list_logs(os.path.join(sweep, "logs")) if request.get("logs") else [],
+        "tasks": list_tasks(os.path.join(sweep, "tasks")) if request.get("logs") else {},
     }
 
 
@@ -137,6 +138,18 @@ def list_logs(folder: str) -> "list[Any]":
         return []
     paths = [(name, os.path.join(folder, name)) for name in sorted(os.listdir(folder))]
     return [[name, os.lstat(path).st_size] for name, path in paths if kind_of(path) == "file"]
+
+
+def list_tasks(folder: str) -> "dict[str, list[str]]":
+    """Return the runs of each task, so far as it says which: logs are a task's."""
+    tasks = {}
+    for name in sorted(os.listdir(folder)) if kind_of(folder) == "folder" else []:
+        try:
+            task = json.loads(read_text(os.path.join(folder, name, "task.json")) or "{}")
+            tasks[name] = [str(run["id"]) for run in task["runs"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return tasks
 
 
 def clear_runs(request: "dict[str, Any]") -> "dict[str, Any]":

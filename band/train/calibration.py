@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from band.config import RunConfig, run_config_from_dict
+from band.train.device import device_of
 from band.train.loop import Loop
 from band.train.start import start_population
 from band.train.trials import Trials
@@ -78,7 +79,7 @@ def main() -> int:
     torch.set_num_threads(int(threads))
     config = run_config_from_dict(json.load(sys.stdin))
     torch.set_float32_matmul_precision(config.train.matmul_precision)
-    found = rates(config, Path(recording), device=torch.device(device), most=int(most), seconds=float(seconds))
+    found = rates(config, Path(recording), device=device_of(device), most=int(most), seconds=float(seconds))
     for members, rate in found:
         print(json.dumps({"members": members, "steps_per_s": rate}), flush=True)
     return 0

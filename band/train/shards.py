@@ -26,6 +26,7 @@ import torch.distributed as dist
 
 from band.config import PbtConfig
 from band.errors import BandError, RankLost
+from band.train.device import device_of
 from band.train.generations import number_of
 from band.train.population import Member, Population
 
@@ -161,7 +162,7 @@ class Launch:
     def device(self, kind: str) -> torch.device:
         """Return this rank's device: of several GPUs of a machine each rank takes another."""
         if kind != "cuda" or not self.rank:
-            return torch.device(kind)
+            return device_of(kind)
         device = torch.device("cuda", self.rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
         return device

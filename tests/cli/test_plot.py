@@ -37,6 +37,8 @@ def test_a_few_values_far_out_do_not_flatten_the_rest() -> None:
     values = [1e6, *[math.exp(-n / 30) for n in range(100)]]
     low, high = value_range(values)
     assert low >= 0 and 1 < high < 3
+    steep_at_first = [8000.0 - 800 * n for n in range(9)] + [1600.0 - n for n in range(91)]
+    assert value_range(steep_at_first)[1] < 1800
     assert value_range([1.0, 3.0]) == (1.0, 3.0)
     low, high = value_range([5.0, 5.0])
     assert low < 5 < high

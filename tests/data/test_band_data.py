@@ -48,7 +48,7 @@ def test_bad_values_are_reported_and_not_a_reason_to_stop(tmp_path, capsys):
     path = write(tmp_path / "x.h5", arrays)
     assert main(["inspect", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert "1 NaN" in shown and "problem" in shown and "valid_recon_data trial 0, bin 0, channel 0" in shown
+    assert "1 NaN" in shown and "problem" in shown and "valid_encod_data trial 0, bin 0, channel 0" in shown
     assert main(["check", str(path)]) == 1
     assert "must hold" in capsys.readouterr().err
 

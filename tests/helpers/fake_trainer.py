@@ -100,7 +100,8 @@ class FakeTrainer:
         config = self.configs[run]
         epoch, state = self.members[run]
         if config.get("raise_at") == epoch:
-            raise RuntimeError(f"{run} cannot go beyond epoch {epoch}")
+            kind = type(config.get("raise_as", "RuntimeError"), (RuntimeError,), {})
+            raise kind(f"{run} cannot go beyond epoch {epoch}")
         if config.get("signal_at", [-1])[0] == epoch:
             os.kill(os.getpid(), config["signal_at"][1])
         if config.get("hog_at") == epoch:
@@ -171,7 +172,9 @@ def main() -> int:
     try:
         return trainer.train()
     except RuntimeError as error:
-        trainer.send("failed", runs=trainer.runs, error="RuntimeError", message=str(error), traceback="Traceback: here")
+        trainer.send(
+            "failed", runs=trainer.runs, error=type(error).__name__, message=str(error), traceback="Traceback: here"
+        )
         return 1
 
 

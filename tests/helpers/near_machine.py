@@ -36,6 +36,11 @@ class Home:
         """Run `band-sync … --json` and return what it says."""
         return dict(json.loads(self.band_sync(*arguments, "--json", code=code).splitlines()[0]))
 
+    def json_of_source(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """Return what the one document of a command says of the one source that it has."""
+        (document,) = self.json(*arguments, code=code)["sources"]
+        return dict(document)
+
     def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         """Start `band-sync` in a process, and a process group, of its own."""
         return subprocess.Popen(

@@ -40,6 +40,13 @@ def test_one_that_fails_costs_the_others_nothing_and_is_not_repeated(
     assert [event["runs"] for event in task.events("failed")] == [["b"]]
 
 
+def test_where_there_is_no_gpu_no_half_of_the_runs_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {"epochs": 3, "raise_at": 0, "raise_as": "DeviceError"}
+    task = make(tmp_path, monkeypatch, [["a", "b"], ["c"], ["d", "e"]], a=broken)
+    assert task.attempt() == 1
+    assert [event["runs"] for event in task.events("failed")] == [list(RUNS)] and not task.events("split")
+
+
 def test_a_killed_trainer_goes_on_with_its_own_population(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = make(tmp_path, monkeypatch, [["a", "b"], ["c", "d", "e"]], d={"epochs": 3, "signal_at": [1, signal.SIGKILL]})
     task.attempt()

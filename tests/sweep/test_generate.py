@@ -43,6 +43,7 @@ def test_a_sweep_is_its_file_as_given_and_a_manifest(folder: Path) -> None:
     (folder / "s.yaml").write_text(text)
     done = band_sweep("generate", "s.yaml", "--set", "lr=1e-3", cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("band-sweep submit s\n")  # the file says where
     sweep = folder / "sweeps/s"
     assert sorted(path.name for path in sweep.iterdir()) == ["manifest.jsonl", "sweep.yaml"]
     assert (sweep / "sweep.yaml").read_text() == text

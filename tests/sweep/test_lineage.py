@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+from band.sweep.collect import PublishedRun
+from band.sweep.figure_lineage import lineage_figure
 from band.sweep.figure_runs import pbt_lineage
 from band.sweep.figure_style import style
 from band.sweep.lineage import read_lineages
+from band.sweep.shown import Shown
 
 HEAD = "generation,member,parent,hyperparameters,score\n"
 
@@ -28,6 +34,41 @@ def test_ancestors_lead_from_the_first_generation_to_the_best_of_the_last(tmp_pa
     with style():
         figure = pbt_lineage([lineage])
     assert len(figure.axes[0].lines) == 4 + 2  # from parent to child, and the best one's line over it
+
+
+def test_who_descends_from_whom_by_what_a_search_writes(tmp_path):
+    rows = [(0, 0, ""), (0, 1, ""), (0, 2, ""), (1, 0, 0), (1, 1, 0), (1, 2, 2), (2, 0, 2), (2, 1, 1), (2, 2, 2)]
+    text = "generation,member,parent,epochs,score,hyper.lr\n"
+    text += "".join(f"{g},{m},{p},{5 * (g + 1)},{'' if m else 10 - g},0.{m}\n" for g, m, p in rows)
+    (found,) = read(tmp_path, text, {"pbt": {"winner": 0}})
+    places = {id(member): place for place, member in enumerate(found.members)}
+    assert [places[id(m)] for m in found.line()] == [2, 5, 6], "member 0 came from 2, which was there from the start"
+    descents = [(places[id(parent)], places[id(child)]) for parent, child in found.descents()]
+    assert descents == [(0, 3), (0, 4), (2, 5), (5, 6), (4, 7), (5, 8)]
+    assert found.settings == ["hyper.lr"]
+    last = found.members[7]
+    assert (last.value("epochs"), last.value("hyper.lr")) == (15, 0.1) and math.isnan(last.value("score"))
+
+
+def test_a_search_is_drawn_by_epochs_with_what_it_searched_and_another_run_is_not(tmp_path):
+    text = "generation,member,parent,epochs,score,hyper.lr,hyper.l2\n"
+    text += "0,0,,5,3,0.01,1\n0,1,,5,,0.02,2\n1,0,1,10,1,0.03,3\n1,1,0,10,2,0.04,4\n"
+    (tmp_path / "lineage.csv").write_text(text)
+    parameters = {"hyper.behavior_weight": 0.0, "data.fold": 0, "seed": 0, "train.monitor": "valid_recon"}
+    parameters["pbt.space"] = '{"hyper.lr": {"draw": "loguniform", "low": 0.001, "high": 0.1}}'
+    run = PublishedRun(
+        id="r", folder=tmp_path, session="s", parameters=parameters, outcome="ok", scores={}, split={},
+        training={"pbt": {"winner": 0}},
+    )  # fmt: skip
+    with style():
+        figure = lineage_figure(Shown(setting=(), by_weight={0.0: [run]}))
+    axes = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_ylabel() for axes in axes] == ["reconstruction, valid", "lr", "l2"]
+    assert [axes.get_yscale() for axes in axes] == ["linear", "log", "linear"]
+    quiet, winners = axes[1].collections[:2]
+    assert [line.tolist() for line in winners.get_segments()] == [[[5, 0.02], [10, 0.03]]]
+    assert [line.tolist() for line in quiet.get_segments()] == [[[5, 0.01], [10, 0.04]]]
+    assert lineage_figure(Shown(setting=(), by_weight={0.0: [replace(run, training={})]})) is None
 
 
 def test_broken_lines_missing_parents_and_columns_of_their_own_do_no_harm(tmp_path):

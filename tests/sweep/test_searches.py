@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from sweep_files import expand_text, write_shapes
 
 from band.config import PbtConfig, RunConfig, to_dict
 from band.errors import ConfigError
-from band.sweep.collect import PublishedRun
 from band.sweep.estimate import estimate
-from band.sweep.figure_lineage import Lineage, read_lineage
 from band.sweep.grid import Expansion
 from band.sweep.manifest import Manifest
 from band.sweep.pack import Room, pack
@@ -104,31 +100,3 @@ def test_an_included_search_is_switched_off_or_changed_by_field(tmp_path: Path) 
     assert expand_text(tmp_path, "include: below.yaml\npbt: {members: 0}\n").base["pbt"]["members"] == 0
     pbt = expand_text(tmp_path, "include: below.yaml\npbt: {every_epochs: 7}\n", "pbt.burn_in_epochs=9").base["pbt"]
     assert (pbt["members"], pbt["every_epochs"], pbt["burn_in_epochs"]) == (6, 7, 9)
-
-
-def lineage(parents: list[list[int | None]], winner: int) -> Lineage:
-    rows = [(g, m, np.nan if p is None else p) for g, row in enumerate(parents) for m, p in enumerate(row)]
-    generation, member, parent = np.array(rows, dtype=float).T
-    columns = {"generation": generation, "member": member, "parent": parent, "epochs": 5 * (generation + 1)}
-    return Lineage(columns={**columns, "score": 10 - generation, "hyper.lr": member}, winner=winner)
-
-
-def test_the_winners_line_is_followed_back_through_parents() -> None:
-    found = lineage([[None, None, None], [0, 0, 2], [2, 1, 2]], winner=0)
-    assert found.rows_of_winner() == [2, 5, 6], "member 0 came from 2, which was there from the start"
-    assert found.descents() == [(0, 3), (0, 4), (2, 5), (5, 6), (4, 7), (5, 8)]
-    assert found.settings == ["hyper.lr"]
-
-
-def test_a_lineage_is_read_from_a_run_that_searched_and_from_no_other(tmp_path: Path) -> None:
-    def run(**training: object) -> PublishedRun:
-        return PublishedRun(
-            id="r", folder=tmp_path, session="s", parameters={}, outcome="ok", scores={}, split={}, training=training
-        )
-
-    with (tmp_path / "lineage.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerows([["generation", "member", "parent", "epochs", "score"], [0, 0, "", 5, ""], [0, 1, "", 5, 1.5]])
-    found = read_lineage(run(pbt={"winner": 1}))
-    assert found is not None and np.isnan(found.columns["score"][0]) and found.rows_of_winner() == [1]
-    assert read_lineage(run()) is None

@@ -32,7 +32,7 @@ def test_banners_and_a_login_that_prints_do_no_harm(far: FarMachine, home: Home)
     (far.home / ".bashrc").write_text(noise)
     (far.home / ".bash_profile").write_text(noise)
     (far.home / ".bash_logout").write_text("echo bye\n")
-    assert len(home.json(*PULL)["new"]) == 3
+    assert len(home.json_of_source(*PULL)["new"]) == 3
     assert tree(home.folder / "sweeps/maze/runs") == tree(there.runs)
     (home.folder / "file").write_bytes(b"x" * 300_000)
     home.configure("hosts: {far: {setup: ['echo set up', 'export LOADED=1']}}")
@@ -44,7 +44,7 @@ def test_a_host_behind_another_is_reached_through_it(far: FarMachine, home: Home
     with running(FarMachine(tmp_path / "behind", home=far.home)) as behind:
         far.knows(behind, name="behind", through="far")
         publish(far.home / "maze", range(2))
-        assert len(home.json("pull", "behind:maze")["new"]) == 2
+        assert len(home.json_of_source("pull", "behind:maze")["new"]) == 2
         assert (far.logins, behind.logins) == (1, 1)
         home.band_sync("disconnect", "behind")
 
@@ -205,6 +205,7 @@ def test_a_pull_reads_no_password_and_writes_none(far: FarMachine, home: Home) -
         },
         {"runs": {"a": {"sha256": "../../x"}}},
         {"logs": [["../x", 1], ["a/b", 1], ["", 1], ["..", 1], ["nul\0", 1], ["\ud800", 1]]},
+        {"tasks": {"../x": ["a"], "a/b": ["a"]}},
         {"path": "relative"},
         {"path": "/a\0b"},
     ],
@@ -212,7 +213,16 @@ def test_a_pull_reads_no_password_and_writes_none(far: FarMachine, home: Home) -
 def test_a_far_end_that_lies_gets_no_name_past_the_listing(
     answer: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = {"path": "/p", "manifest": None, "sweep_yaml": None, "runs": {}, "bad": {}, "logs": [], **answer}
+    whole = {
+        "path": "/p",
+        "manifest": None,
+        "sweep_yaml": None,
+        "runs": {},
+        "bad": {},
+        "logs": [],
+        "tasks": {},
+        **answer,
+    }
     liar = Connection(host="far", ssh=(), config=HostConfig())
     monkeypatch.setattr(Connection, "call", lambda self, operation, **request: whole)
     try:
@@ -220,4 +230,4 @@ def test_a_far_end_that_lies_gets_no_name_past_the_listing(
     except RemoteError as error:
         assert "no listing" in str(error)
     else:
-        assert not found.runs and not found.logs
+        assert not found.runs and not found.logs and not found.tasks

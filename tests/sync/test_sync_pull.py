@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -49,13 +50,13 @@ def wait_until(condition: object, *, timeout_s: float = 20) -> None:
 def test_a_pull_brings_published_runs_as_they_are_and_the_next_one_nothing(far: FarMachine, home: Home) -> None:
     there = far_sweep(far, range(5))
     (there.runs / ".incoming/half").mkdir(parents=True)
-    first = home.json(*PULL)
+    first = home.json_of_source(*PULL)
     assert sorted(first["new"]) == verified(home_sweep(home)) == [run_id(n) for n in range(5)]
     assert tree(home_sweep(home).runs) == tree(there.runs)
-    again = home.json("pull", "maze")
+    again = home.json_of_source("pull", "maze")
     assert (again["new"], again["held"], again["bytes"]) == ([], 5, 0)
     publish(there.path, range(5, 7))
-    assert home.json("pull", "maze")["new"] == [run_id(5), run_id(6)]
+    assert home.json_of_source("pull", "maze")["new"] == [run_id(5), run_id(6)]
     assert far.logins == 1
 
 
@@ -80,8 +81,8 @@ def test_parts_come_one_after_the_other_and_a_run_in_part_is_not_taken_for_a_dam
     assert absent_files(run) == {"model.pt", "outputs.h5"}
     assert verify(run, may_lack=absent_files(run))["run_id"] == run.name
     assert sweep.main(["report", "maze", "--no-figures"]) == 0
-    assert home.json("pull", "maze", "--what", "metrics")["held"] == 4
-    rest = home.json("pull", "maze", run_id(0))
+    assert home.json_of_source("pull", "maze", "--what", "metrics")["held"] == 4
+    rest = home.json_of_source("pull", "maze", run_id(0))
     assert rest["completed"] == [run_id(0)] and rest["bytes"] == 80_000
     assert not absent_files(run) and verify(run)
     home.band_sync("pull", "maze")
@@ -90,10 +91,12 @@ def test_parts_come_one_after_the_other_and_a_run_in_part_is_not_taken_for_a_dam
 
 def test_runs_are_chosen_by_name_outcome_and_parameter(far: FarMachine, home: Home) -> None:
     far_sweep(far, range(12))
-    wanted = home.json(*PULL, "--dry-run", "--where", "seed=1,3,9", "--state", "ok")["wanted"]
+    wanted = home.json_of_source(*PULL, "--dry-run", "--where", "seed=1,3,9", "--state", "ok")["wanted"]
     assert sorted(wanted) == [run_id(1), run_id(3)] and not (home.folder / "sweeps").exists()
-    assert list(home.json(*PULL, "--dry-run", "--state", "diverged")["wanted"]) == [run_id(9)]
-    assert len(home.json(*PULL, "--dry-run", "band-s000*")["wanted"]) == 10
+    assert list(home.json_of_source(*PULL, "--dry-run", "--state", "diverged")["wanted"]) == [run_id(9)]
+    assert len(home.json_of_source(*PULL, "--dry-run", "band-s000*")["wanted"]) == 10
+    # Quoted: a shell in a folder with a file of that name would take the pattern for it.
+    assert "give more of it, or 'band-s000*'" in home.band_sync(*PULL, "--dry-run", "band-s000", code=1)
     assert "hyper.lr" in home.band_sync(*PULL, "--where", "hyper.lrr=1", code=1)
     assert "metrics" in home.band_sync(*PULL, "--what", "metric", code=1)
 
@@ -168,12 +171,12 @@ def test_a_file_that_is_not_what_its_manifest_says_is_never_published_at_home(fa
     good = path.read_bytes()
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))  # same size: only its digest tells
     (there.run(run_id(2)) / "model.pt").write_bytes(good[:100])
-    found = home.json(*PULL, code=4)
+    found = home.json_of_source(*PULL, code=4)
     assert found["new"] == [run_id(0)] and set(found["not_taken"]) == {run_id(1), run_id(2)}
     assert "model.pt" in found["not_taken"][run_id(1)] and "model.pt" in found["not_taken"][run_id(2)]
     assert verified(home_sweep(home)) == [run_id(0)]
     path.write_bytes(good)
-    assert home.json("pull", "maze", code=4)["new"] == [run_id(1)]
+    assert home.json_of_source("pull", "maze", code=4)["new"] == [run_id(1)]
 
 
 def test_a_file_that_changes_while_it_is_read_is_fetched_anew(far: FarMachine, home: Home) -> None:
@@ -206,7 +209,7 @@ def test_links_are_not_followed(far: FarMachine, home: Home) -> None:
     there.run(run_id(1)).symlink_to(far.home / "elsewhere")
     there.logs.mkdir()
     (there.logs / "0001.a.log").symlink_to(secret)
-    found = home.json(*PULL, "--what", "all", code=4)
+    found = home.json_of_source(*PULL, "--what", "all", code=4)
     assert found["new"] == [run_id(2)] and set(found["not_taken"]) == {run_id(0), run_id(1)}
     assert "link" in found["not_taken"][run_id(0)] and "link" in found["not_taken"][run_id(1)]
     assert not [path for path in home.folder.rglob("*") if path.is_symlink()] and found["num_logs"] == 0
@@ -216,15 +219,15 @@ def test_what_differs_at_home_stays_and_the_other_is_kept_beside_and_named(far: 
     there = far_sweep(far, range(2))
     publish(home_sweep(home).path, range(1), salt="trained at home")
     before = tree(home_sweep(home).run(run_id(0)))
-    found = home.json(*PULL, "--into", "sweeps/maze")
+    found = home.json_of_source(*PULL, "--into", "sweeps/maze")
     assert found["new"] == [run_id(1)] and list(found["beside"]) == [run_id(0)]
     beside = Path(found["beside"][run_id(0)])
     assert tree(beside) == tree(there.run(run_id(0))) and tree(home_sweep(home).run(run_id(0))) == before
-    assert home.json("pull", "maze")["beside"] == {}  # it is there already
+    assert home.json_of_source("pull", "maze")["beside"] == {}  # it is there already
     changed = home_sweep(home).run(run_id(1)) / "metrics.csv"
     changed.write_bytes(changed.read_bytes()[::-1])
-    assert home.json("pull", "maze")["held"] == 2  # its size is right …
-    assert list(home.json("pull", "maze", "--check")["beside"]) == [run_id(1)]  # … but reading tells
+    assert home.json_of_source("pull", "maze")["held"] == 2  # its size is right …
+    assert list(home.json_of_source("pull", "maze", "--check")["beside"]) == [run_id(1)]  # … but reading tells
     assert changed.read_bytes() != (there.run(run_id(1)) / "metrics.csv").read_bytes()
 
 
@@ -232,12 +235,24 @@ def test_two_clusters_feed_one_sweep_and_a_run_that_both_trained_is_kept_twice(f
     far_sweep(far, range(3))
     other = publish(far.home / "elsewhere/maze", range(2, 5), salt="other")
     home.band_sync(*PULL)
-    found = home.json("pull", "other:elsewhere/maze")
+    found = home.json_of_source("pull", "other:elsewhere/maze")
     assert found["new"] == [run_id(3), run_id(4)] and list(found["beside"]) == [run_id(2)]
     assert verified(home_sweep(home)) == [run_id(number) for number in range(5)]
     publish(other.path, [5], salt="other")
-    home.band_sync("pull", "maze")  # from both
+    from_both = home.json("pull", "maze")["sources"]  # in one document
+    assert [source["new"] for source in from_both] == [[], [run_id(5)]]
     assert run_id(5) in verified(home_sweep(home))
+
+
+def test_of_several_sources_one_that_is_away_does_not_keep_the_others(far: FarMachine, home: Home) -> None:
+    far_sweep(far, range(2))
+    home.band_sync(*PULL)
+    known = home_sweep(home).sync / "sources.json"
+    here = json.loads(known.read_text())["sources"]
+    known.write_text(json.dumps({"schema": 1, "sources": [{"host": "nowhere.invalid", "path": "/maze"}, *here]}))
+    publish(far.home / "experiments/sweeps/maze", [2])
+    away, reached = home.json("pull", "maze", code=3)["sources"]
+    assert "nowhere.invalid" in away["error"] and reached["new"] == [run_id(2)]
 
 
 def test_runs_are_deleted_there_only_when_both_ends_hold_them_and_somebody_said_yes(
@@ -252,11 +267,11 @@ def test_runs_are_deleted_there_only_when_both_ends_hold_them_and_somebody_said_
     near.write_bytes(near.read_bytes()[::-1])  # damaged at home
     far_file = there.run(run_id(1)) / "model.pt"
     far_file.write_bytes(far_file.read_bytes()[::-1])  # damaged there
-    found = home.json("pull", "maze", "--delete-remote-after-verify", "--yes", code=4)
+    found = home.json_of_source("pull", "maze", "--delete-remote-after-verify", "--yes", code=4)
     assert found["cleared"]["runs"] == [run_id(2)] and set(found["cleared"]["kept"]) == {run_id(0), run_id(1)}
     assert {path.name for path in there.run(run_id(2)).iterdir()} == {"result.json", ABSENT}
     assert (there.run(run_id(0)) / "model.pt").exists() and far_file.exists()
-    assert home.json("pull", "maze", run_id(2))["held"] == 1
+    assert home.json_of_source("pull", "maze", run_id(2))["held"] == 1
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])
@@ -283,7 +298,7 @@ def test_sweeps_and_logs_of_any_name_come_home(far: FarMachine, home: Home) -> N
         logs = {f"{name} {log}": f"{log}" for log in range(2)} | {name: "x", "--delete": "y"}
         for log, text in logs.items():
             (there.logs / log).write_text(text)
-        found = home.json("pull", f"far:sweeps/{name}", "--what", "all", "--into", f"here{number}")
+        found = home.json_of_source("pull", f"far:sweeps/{name}", "--what", "all", "--into", f"here{number}")
         assert found["new"] == [run_id(0)]
         (brought,) = (home.folder / f"here{number}/sync").glob("*/logs")
         assert {path.name: path.read_text() for path in brought.iterdir()} == logs
@@ -307,6 +322,42 @@ def test_logs_that_grow_are_continued(far: FarMachine, home: Home) -> None:
     assert [path.read_text() for path in home_sweep(home).sync.glob("*/logs/*")] == ["one\ntwo\n"]
 
 
+def test_logs_of_chosen_runs_come_home_and_are_shown_there(
+    far: FarMachine, home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there = far_sweep(far, range(3))
+    announce(there, "failed")  # its seed is that of run 2
+    there.logs.mkdir()
+    for number, runs in enumerate([[run_id(0), run_id(1)], [run_id(2)], ["failed"]]):
+        task = there.task(f"000{number + 1}").task_json
+        task.parent.mkdir(parents=True)
+        task.write_text(json.dumps({"runs": [{"id": run} for run in runs]}))
+        (there.logs / f"000{number + 1}.j5_{number}-r0.log").write_text(f"printed by {' and '.join(runs)}\n")
+        (there.logs / f"5_{number}.out").write_text(f"said by job {number}\n")
+    (there.logs / "closing.0001.1.out").write_text("closing\n")
+
+    def brought(*options: str) -> set[str]:
+        home.band_sync(*PULL, "--what", "logs", *options)
+        return {path.name for path in home_sweep(home).sync.glob("*/logs/*")}
+
+    assert sweep.main(["logs", "sweeps/maze", run_id(2)]) == 1  # there is no such sweep here
+    of_run_2 = {"0002.j5_1-r0.log", "5_1.out"}
+    assert brought("--where", "seed=2", "--state", "ok") == of_run_2
+    assert brought("--where", "seed=2") == of_run_2 | {"0003.j5_2-r0.log", "5_2.out"}
+    capfd.readouterr()
+    for arguments, words in (
+        ([run_id(2)], f"printed by {run_id(2)}"),
+        (["failed"], "printed by failed"),
+        (["--task", "3", "--slurm"], "said by job 2"),
+        ([], "printed by failed"),
+    ):
+        assert sweep.main(["logs", "maze", *arguments]) == 0
+        assert words in capfd.readouterr().out
+    assert sweep.main(["logs", "maze", run_id(0)]) == 1
+    assert "band-sync pull maze --what logs" in capfd.readouterr().err
+    assert len(brought()) == 7
+
+
 def test_watching_brings_what_is_published_meanwhile_and_ends_with_the_sweep(far: FarMachine, home: Home) -> None:
     there = far_sweep(far, range(2))
     announce(there, run_id(2))
@@ -324,9 +375,13 @@ def test_watching_brings_what_is_published_meanwhile_and_ends_with_the_sweep(far
 def test_watching_is_ended_by_an_interrupt_without_a_traceback(far: FarMachine, home: Home) -> None:
     there = far_sweep(far, range(1))
     announce(there, "later")
-    process = home.start(*PULL, "--watch", "10m")
-    wait_until(lambda: home_sweep(home).run(run_id(0)).exists())
-    time.sleep(0.3)
+    process = home.start(*PULL, "--watch", "0.2s")
+    assert process.stdout is not None
+    watchdog = threading.Timer(20, process.kill)
+    watchdog.start()
+    said = [next(line for line in process.stdout if "nothing new" in line) for _ in range(2)]
+    watchdog.cancel()
+    assert all(line.endswith("maze: nothing new at far, 1 not published there\n") for line in said)  # a line a round
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=10)
     assert process.returncode == 130 and "no longer watched" in output and "Traceback" not in output

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from sealed_runs import publish
 from slurm_lab.lab import Lab
 from tiny import write_recording
 
+from band.cli import submit_host
 from band.cli import sweep as band_sweep
 from band.run_dir import SweepDir, code_digest
 from band.sweep.manifest import read_manifest
+from band.sync import rsync
 
 PYTHON = f"hosts: {{far: {{python: {sys.executable}, path: project}}}}"
 
@@ -64,7 +67,7 @@ def test_a_sweep_elsewhere_is_looked_at_without_a_copy(far: FarMachine, home: Ho
     said = home.band_sync("status", "far:maze")
     assert "published           3" in said and not (home.folder / "sweeps").exists()
     home.band_sync("pull", "far:maze", "band-s0001")
-    found = home.json("status", "maze")
+    found = home.json_of_source("status", "maze")
     assert found["there"]["counts"] == {"published": 3} and found["home"]["wanted"] == ["band-s0000", "band-s0002"]
 
 
@@ -88,7 +91,11 @@ def submit(*arguments: str, code: int = 0) -> None:
 
 
 def test_a_sweep_is_sent_submitted_and_comes_home(
-    near_sweep: LocalSweep, far: FarMachine, home: Home, capfd: pytest.CaptureFixture[str]
+    near_sweep: LocalSweep,
+    far: FarMachine,
+    home: Home,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wanted = ("BAND_TRAINER", "BAND_SCRATCH", "FAKE_LEDGER")
     lines = [f"export {name}='{near_sweep.environment[name]}'" for name in wanted]
@@ -97,8 +104,18 @@ def test_a_sweep_is_sent_submitted_and_comes_home(
     home.configure(f"hosts: {{far: {{python: {sys.executable}, path: project, setup: [':']}}}}")
     submit("demo", "--host", "far", "--dry-run")
     assert "would send" in capfd.readouterr().err and not (far.home / "project").exists()
+    moved: list[tuple[int, list[int]]] = []
+
+    @contextmanager
+    def transfer(total: int, *, is_quiet: bool) -> Iterator[Callable[[int], None]]:
+        moved.append((total, [0]))
+        yield moved[-1][1].append
+
+    monkeypatch.setattr(submit_host, "transfer", transfer)
+    monkeypatch.setattr(rsync, "POLL_S", 20.0)  # so that files have moved before anybody asks how many
     for _ in range(2):  # the second time nothing is left to be done
         submit("demo", "--host", "far", "--detach", "--jobs=2")
+        assert "band-sync pull demo" in capfd.readouterr().err
         there = SweepDir(far.home / "project/experiments/sweeps/demo")
         deadline = time.monotonic() + 30
         while len(list(there.runs.glob("run*"))) < 3:
@@ -106,8 +123,11 @@ def test_a_sweep_is_sent_submitted_and_comes_home(
             time.sleep(0.1)
     (code,) = [path.name for path in there.code.iterdir()]
     assert code_digest(there.code / code / "band") == code
+    assert all(seen[-1] == total for total, seen in moved)  # the bar comes to its end
     assert read_manifest(there.path).datasets[0]["path"] == str(far.home.resolve() / "project/datasets/recording.h5")
-    assert len(home.json("pull", "demo")["new"]) == 3
+    assert band_sweep.main(["status", "demo"]) == 4
+    assert "band-sync status demo" in capfd.readouterr().out  # and not to train here what is trained there
+    assert len(home.json_of_source("pull", "demo")["new"]) == 3
     assert near_sweep.published() == ["run0", "run1", "run2"]
 
 
@@ -190,5 +210,5 @@ def test_a_sweep_is_submitted_to_slurm_from_another_machine(
         lab.wait_for(lambda: len(list(there.runs.glob("[!.]*"))) == 3, timeout_s=60, what="three runs")
         assert band_sweep.main([*arguments]) == 0
         assert "nothing" in capfd.readouterr().out
-        assert len(home.json("pull", "proof")["new"]) == 3
+        assert len(home.json_of_source("pull", "proof")["new"]) == 3
         home.band_sync("disconnect", "login")

@@ -216,6 +216,17 @@ def test_an_error_is_told_to_the_supervisor_with_its_reason(recording, tmp_path)
     assert "Traceback" not in events[-1]["traceback"], "a user's mistake has no traceback"
 
 
+def test_a_gpu_that_is_not_there_is_told_in_words_of_ours(recording, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    task = write_task(tmp_path, recording, runs())
+    task.write_text(json.dumps({**json.loads(task.read_text()), "device": "cuda"}))
+    worker = Worker(task, tmp_path / "work", recording, list(runs()))
+    events = list(worker.events())
+    assert worker.wait() == 1
+    assert events[-1]["event"] == "failed" and events[-1]["error"] == "DeviceError"
+    assert "--gres=none" in events[-1]["message"] and "Traceback" not in events[-1]["traceback"]
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(recording, tmp_path):
     task = write_task(tmp_path, recording, runs())
     worker = Worker(task, tmp_path / "work", recording, list(runs()))
