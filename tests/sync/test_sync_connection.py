@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -61,6 +62,20 @@ def test_a_host_that_is_not_there_or_knows_no_key_of_ours_is_said(far: FarMachin
     assert "Permission denied" in home.band_sync(*PULL, code=3)
     far.stop()
     assert "Connection refused" in home.band_sync(*PULL, code=3)
+
+
+def test_a_host_that_takes_connections_and_says_nothing_is_given_up(
+    far: FarMachine, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert int(connection.GREETING[-1].removeprefix("ConnectTimeout=")) <= 60
+    monkeypatch.setattr(connection, "GREETING", ("-o", "ConnectTimeout=1"))
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        far.port, port = mute.getsockname()[1], far.port
+        far.write_client_config()
+        far.port = port
+        begun = time.monotonic()
+        said = home.band_sync(*PULL, code=3)
+    assert "cannot connect to far" in said and "timed out" in said and time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize("command", ["python3", "rsync"])
