@@ -20,7 +20,7 @@ from band.attempts import read_claim, release_for
 from band.errors import BandError
 from band.files import canonical_json, create_exclusive, read_json_object, remove_stale_temporaries
 from band.run_dir import SweepDir, read_events
-from band.slurm import jobs
+from band.slurm import command, jobs
 from band.slurm.command import SlurmError
 from band.slurm.units import memory_bytes, memory_text
 from band.sweep.arrays import largest_memory, limits_of
@@ -30,8 +30,8 @@ from band.sweep.hold import slurm_says_over
 from band.sweep.journal import Array, append, read_journals, standing
 from band.sweep.ledger import Intent, read_intents, record
 from band.sweep.policy import DEFAULT_RETRIES, Case, End, Policy, Verdict, judge
-from band.sweep.slurm_scheduler import batch_output, settle_s
-from band.sweep.slurm_script import FOLDER
+from band.sweep.slurm_scheduler import HELD_REASONS, batch_output, settle_s
+from band.sweep.slurm_script import CLOSING, FOLDER
 from band.sweep.status import Survey, TaskState
 
 STREAM = "closing"  # a stream of its own, TASK.closing-SUBMISSION-ARRAY.jsonl
@@ -127,6 +127,7 @@ class Closing:
         self._index()
         self._tidy()
         append(self.sweep, self.array.submission, array=self.array.number, step="closed")
+        self._drop_held_job()
         return [_words(task, verdict) for task, verdict in verdicts.items()] + said
 
     # --- judging ---------------------------------------------------------------------------------------------------
@@ -270,6 +271,16 @@ class Closing:
             largest = 0
         shares = {"mem-per-cpu": options.get("cpus", 1), "mem-per-gpu": max(options.get("gpus", 0), 1)}
         return (largest // shares.get(option, 1) >> 20 << 20) or math.inf
+
+    def _drop_held_job(self) -> None:
+        """Cancel the closing job where Slurm holds it, as after a launch that failed: nothing is left for it to do."""
+        if not self.array.closing_job_id:
+            return
+        with suppress(SlurmError):
+            job = jobs.show(self.array.closing_job_id)
+            is_own = job.get("JobName") == f"{self.array.token}-{CLOSING}"
+            if is_own and job.get("JobState") == "PENDING" and job.get("Reason", "").endswith(HELD_REASONS):
+                command.run(["scancel", self.array.closing_job_id])
 
     # --- tidying ---------------------------------------------------------------------------------------------------
 

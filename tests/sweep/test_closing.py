@@ -71,6 +71,18 @@ def test_a_closing_job_that_was_killed_is_made_good_by_the_next_submit(
     assert len(list(sweep.sweep.events.glob("*closing*"))) == 1
 
 
+def test_a_closing_job_that_slurm_holds_does_not_stay_behind(slurm_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make_lab_sweep(slurm_lab, {"a": {"epochs": 20, "epoch_s": 0.1}}, monkeypatch=monkeypatch)
+    sweep.submit(["a"])
+    (array,) = sweep.arrays()
+    slurm_lab.run(["scontrol", "hold", array.closing_job_id], check=True)
+    slurm_lab.wait_for_job(f"{array.job_id}_0", "COMPLETED")
+    with hold(sweep.sweep, wait_s=30) as claim:
+        close(sweep.sweep, claim=claim)
+    sweep.wait_until_closed(timeout_s=20)
+    assert slurm_lab.job_states()[array.closing_job_id] == "CANCELLED"
+
+
 def test_runs_that_could_not_be_brought_home_are_fetched_from_their_node(
     slurm_lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
