@@ -14,7 +14,7 @@ from pathlib import Path
 from reliability.ledger import Ledger, tables
 
 # Each is a module with `bench(ledger, *, folder, seed, until)`: it injects until that time.monotonic(), in that folder.
-BENCHES: tuple[str, ...] = ()
+BENCHES: tuple[str, ...] = ("slurm_sweeps", "network")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
