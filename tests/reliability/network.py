@@ -5,6 +5,7 @@ Every byte of ssh goes through a wire of ours, which can be cut or stopped after
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import select
@@ -15,14 +16,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from far_machine import FarMachine, running
-from sealed_runs import publish, tree
+from local_sweep import make_sweep
+from sealed_runs import publish, tree, verified
 
+from band.run_dir import SweepDir
 from reliability.ledger import Injection, Ledger
 
 ROOT = Path(__file__).parents[2]
@@ -102,10 +106,10 @@ class World:
     undo: list[Callable[[], object]] = field(default_factory=list)
     timers: list[threading.Timer] = field(default_factory=list)
 
-    def run(self, *words: str) -> tuple[int, str]:
-        """Run `band-sync`; return its exit code and what it printed; a hang or a traceback is noted."""
+    def run(self, *words: str, program: str = "sync") -> tuple[int, str]:
+        """Run `band-sync` or `band-sweep`; return its exit code and words; a hang or a traceback is noted."""
         with subprocess.Popen(
-            [sys.executable, "-m", "band.cli.sync", *words], cwd=self.home, env=self.environment,
+            [sys.executable, "-m", f"band.cli.{program}", *words], cwd=self.home, env=self.environment,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         ) as process:  # fmt: skip
             self.process = process
@@ -392,21 +396,56 @@ def push(world: World, name: str, fault: NetworkFault) -> bool:
     return struck
 
 
-DEEDS: dict[str, Callable[[World, str, NetworkFault], bool]] = {"pull": pull, "push": push, "status": status}
+def submit(world: World, name: str, fault: NetworkFault) -> bool:
+    """Submit a sweep to the far machine, which trains it by itself; each epoch must be trained once."""
+    made = make_sweep(world.home / f"near-{name}", {f"run{number}": {"seed": number} for number in range(2)})
+    made.sweep.path.rename(made.sweep.path.with_name(name))
+    made = dataclasses.replace(made, sweep=SweepDir(made.sweep.path.with_name(name)))
+    ledger = world.far.home / f"epochs-{name}"
+    told = {key: made.environment[key] for key in ("BAND_TRAINER", "PYTHONPATH")}
+    told |= {"FAKE_LEDGER": str(ledger), "BAND_SCRATCH": str(world.far.home / f"scratch-{name}")}
+    lines = "".join(f"export {key}='{value}'\n" for key, value in told.items())
+    settings = Path(world.environment["XDG_CONFIG_HOME"]) / "band/config.yaml"
+    before = settings.read_text()
+    settings.write_text(f"hosts: {{far: {{python: {sys.executable}, setup: [. ~/exports-{name}]}}}}\n")
+    (world.far.home / f"exports-{name}").write_text(lines)
+    where = ["--host", f"far:project-{name}", "--detach", "--jobs", "1"]
+    struck = _under(world, fault, ["submit", str(made.sweep.path), *where], program="sweep")
+    there = SweepDir(world.far.home / f"project-{name}/experiments/sweeps/{name}")
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end and len(list(there.runs.glob("[!.]*"))) < 2:
+        time.sleep(0.1)
+    while time.monotonic() < end and _processes(str(there.path)):
+        time.sleep(0.1)
+    settings.write_text(before)
+    epochs = Counter(ledger.read_text().split("\n")[:-1]) if ledger.exists() else Counter[str]()
+    if verified(there) != ["run0", "run1"]:
+        world.notes.append(f"not what was asked for: {verified(there)}")
+    if set(epochs.values()) != {1} or len(epochs) != 6:
+        world.notes.append(f"epochs trained: {dict(epochs)}")
+    return struck
 
 
-def _under(world: World, fault: NetworkFault, words: Sequence[str]) -> bool:
+DEEDS: dict[str, Callable[[World, str, NetworkFault], bool]] = {
+    "pull": pull,
+    "push": push,
+    "status": status,
+    "submit --host": submit,
+}
+
+
+def _under(world: World, fault: NetworkFault, words: Sequence[str], *, program: str = "sync") -> bool:
     if world.rng.random() < 0.5:
         _disconnect(world)  # else through the connection that is open
     world.wire.reset()
     struck = fault(world)
-    code, _ = world.run(*words)
+    code, _ = world.run(*words, program=program)
     for timer in world.timers:
         timer.join()
     has_struck = bool(struck())
     world.mend()
     for _ in range(TRIES):
-        code, said = world.run(*words)
+        code, said = world.run(*words, program=program)
         if code == 0:
             break
     else:
