@@ -127,7 +127,7 @@ class Closing:
         self._index()
         self._tidy()
         append(self.sweep, self.array.submission, array=self.array.number, step="closed")
-        self._drop_held_job()
+        self._drop_leftovers()
         return [_words(task, verdict) for task, verdict in verdicts.items()] + said
 
     # --- judging ---------------------------------------------------------------------------------------------------
@@ -272,15 +272,16 @@ class Closing:
         shares = {"mem-per-cpu": options.get("cpus", 1), "mem-per-gpu": max(options.get("gpus", 0), 1)}
         return (largest // shares.get(option, 1) >> 20 << 20) or math.inf
 
-    def _drop_held_job(self) -> None:
-        """Cancel the closing job where Slurm holds it, as after a launch that failed: nothing is left for it to do."""
-        if not self.array.closing_job_id:
-            return
+    def _drop_leftovers(self) -> None:
+        """Cancel what of the array still waits at Slurm, and its closing job if that is held: nothing is left to do.
+
+        Such jobs stay for ever where Slurm holds them, as it does after a launch that failed.
+        """
         with suppress(SlurmError):
-            job = jobs.show(self.array.closing_job_id)
-            is_own = job.get("JobName") == f"{self.array.token}-{CLOSING}"
-            if is_own and job.get("JobState") == "PENDING" and job.get("Reason", "").endswith(HELD_REASONS):
-                command.run(["scancel", self.array.closing_job_id])
+            for job in {job.job_id: job for job in jobs.queued() if job.state in jobs.WAITING}.values():
+                is_closing = job.name == f"{self.array.token}-{CLOSING}" and job.reason.endswith(HELD_REASONS)
+                if is_closing or job.name == self.array.token:
+                    command.run(["scancel", "--state=PENDING", job.job_id])
 
     # --- tidying ---------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import h5py
 from fake_trainer import expected_state
-from slurm_lab.lab import Lab, LabError
+from slurm_lab.lab import Lab
 from tiny import write_recording
 
 from band.errors import BandError
@@ -26,6 +26,7 @@ from band.sweep.manifest import read_manifest
 HELPERS = Path(__file__).parents[1] / "helpers"
 EPOCHS = 8
 SETTLE_S = 3
+QUIET_S = 4.0  # a closing job follows its array sooner
 PATIENCE_S = 240.0  # until a queue that nobody disturbs any more is empty
 ROUNDS = 8  # of the user's: look, and give the same command again
 TRAINERS = {"fake": "hungry_trainer.py", "real": "paced_trainer.py"}
@@ -145,21 +146,27 @@ class Scene:
                 self.notes.append(f"{job} was held ({reason}), and released by hand")
 
     def _wait_for_quiet(self) -> None:
-        """Wait until Slurm has nothing to do but what is held."""
-        try:
-            self.lab.wait_for(lambda: not self.jobs(*QUIET), timeout_s=PATIENCE_S, what="a quiet queue")
-        except LabError as error:
-            self.outcome.add("wrong", f"the queue does not empty: {error}")
+        """Wait until Slurm has nothing to do but what is held, or waits for what is held."""
+        quiet_since = time.monotonic()
+        end = quiet_since + PATIENCE_S
+        while time.monotonic() < quiet_since + QUIET_S:
+            if self.jobs(*QUIET, waits_for_others=False):
+                quiet_since = time.monotonic()
+            if time.monotonic() > end:
+                self.outcome.add("wrong", f"the queue does not empty: {self.lab._situation()}")
+                return
+            time.sleep(0.5)
 
     # --- what faults need ------------------------------------------------------------------------------------------
 
-    def jobs(self, *states: str, closing: bool = True) -> list[str]:
+    def jobs(self, *states: str, closing: bool = True, waits_for_others: bool = True) -> list[str]:
         """Return the sweep's jobs such as "12_3" in one of the states that are not held; none without an answer."""
         shown = self.lab.run(["squeue", "--noheader", "--array", "--format=%i|%T|%r|%j"], timeout_s=60).stdout
         found = []
         for line in shown.splitlines():
             job, state, reason, name = line.split("|", 3)
-            if state in states and "held" not in reason.lower() and (closing or not name.endswith("-closing")):
+            is_held = "held" in reason.lower() or (reason == "Dependency" and not waits_for_others)
+            if state in states and not is_held and (closing or not name.endswith("-closing")):
                 found.append(job)
         return found
 
