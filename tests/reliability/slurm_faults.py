@@ -185,8 +185,10 @@ def array_requeued(scene: Scene) -> Evidence:
 
 
 def _requeue(scene: Scene, job: str) -> Evidence:
-    scene.lab.run(["scontrol", "requeue", job], check=True)
-    return f"scontrol requeue {job}"
+    ran = set(scene.jobs("RUNNING", closing=False))
+    scene.lab.run(["scontrol", "requeue", job])  # of an array it fails if one of its tasks waits, and does the rest
+    gone = ran - set(scene.jobs("RUNNING", closing=False))
+    return f"scontrol requeue {job}: {', '.join(sorted(gone))}" if gone else ""
 
 
 def array_held(scene: Scene) -> Evidence:

@@ -16,7 +16,7 @@ FAULTS = (
     "array requeued",
     "controller restarted",
     "`submit` killed",
-    "node lost its power",
+    "`scancel` of what waits",
 )
 
 
