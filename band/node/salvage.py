@@ -6,8 +6,9 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from band.errors import BandError
 from band.node.checkpoints import Checkpoints
-from band.node.job import Job
+from band.node.job import Job, read_task
 from band.node.publish import Publisher, is_published, outcome_of, publish_incoming
 from band.node.scratch import home_scratch
 from band.node.stage import evict
@@ -25,6 +26,18 @@ def leftovers(job: Job) -> list[Path]:
 
 def _is_of(job: Job, path: Path) -> bool:
     return path.name.partition(".")[0] == job.task.name and path.is_dir() and not path.is_symlink()
+
+
+def _needless(job: Job) -> list[Path]:
+    """Return the work folders on this node of other tasks whose runs are all published."""
+    found = []
+    with suppress(OSError):
+        for path in sorted(job.scratch.sweep_work(job.sweep).iterdir()):
+            if path.is_dir() and not path.is_symlink() and not _is_of(job, path):
+                with suppress(BandError, OSError):  # then nobody knows what is in it
+                    task = read_task(job.sweep.task(path.name.partition(".")[0]).task_json)
+                    found += [path] if all(is_published(job.sweep, run) for run in task.run_ids) else []
+    return found
 
 
 def salvage(job: Job, *, publisher: Publisher, checkpoints: Checkpoints) -> None:
@@ -63,8 +76,11 @@ def _incoming(job: Job, *, run_id: str) -> list[tuple[Path, str]]:
 
 
 def sweep_up(job: Job) -> None:
-    """Remove the task's work folders on this node; the caller knows that all in them is at home."""
-    for leftover in leftovers(job):
+    """Remove the task's work folders on this node; the caller knows that all in them is at home.
+
+    So are those of tasks that came to their ends elsewhere, after an attempt here was cut off.
+    """
+    for leftover in [*leftovers(job), *_needless(job)]:
         shutil.rmtree(leftover, ignore_errors=True)
     if job.is_volatile:
         with suppress(OSError):

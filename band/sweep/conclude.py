@@ -20,7 +20,7 @@ from band.attempts import read_claim, release_for
 from band.errors import BandError
 from band.files import canonical_json, create_exclusive, read_json_object, remove_stale_temporaries
 from band.run_dir import SweepDir, read_events
-from band.slurm import jobs
+from band.slurm import command, jobs
 from band.slurm.command import SlurmError
 from band.slurm.units import memory_bytes, memory_text
 from band.sweep.arrays import largest_memory, limits_of
@@ -30,8 +30,8 @@ from band.sweep.hold import slurm_says_over
 from band.sweep.journal import Array, append, read_journals, standing
 from band.sweep.ledger import Intent, read_intents, record
 from band.sweep.policy import DEFAULT_RETRIES, Case, End, Policy, Verdict, judge
-from band.sweep.slurm_scheduler import batch_output, settle_s
-from band.sweep.slurm_script import FOLDER
+from band.sweep.slurm_scheduler import HELD_REASONS, batch_output, settle_s
+from band.sweep.slurm_script import CLOSING, FOLDER
 from band.sweep.status import Survey, TaskState
 
 STREAM = "closing"  # a stream of its own, TASK.closing-SUBMISSION-ARRAY.jsonl
@@ -127,6 +127,7 @@ class Closing:
         self._index()
         self._tidy()
         append(self.sweep, self.array.submission, array=self.array.number, step="closed")
+        self._drop_leftovers()
         return [_words(task, verdict) for task, verdict in verdicts.items()] + said
 
     # --- judging ---------------------------------------------------------------------------------------------------
@@ -270,6 +271,17 @@ class Closing:
             largest = 0
         shares = {"mem-per-cpu": options.get("cpus", 1), "mem-per-gpu": max(options.get("gpus", 0), 1)}
         return (largest // shares.get(option, 1) >> 20 << 20) or math.inf
+
+    def _drop_leftovers(self) -> None:
+        """Cancel what of the array still waits at Slurm, and its closing job if that is held: nothing is left to do.
+
+        Such jobs stay for ever where Slurm holds them, as it does after a launch that failed.
+        """
+        with suppress(SlurmError):
+            for job in {job.job_id: job for job in jobs.queued() if job.state in jobs.WAITING}.values():
+                is_closing = job.name == f"{self.array.token}-{CLOSING}" and job.reason.endswith(HELD_REASONS)
+                if is_closing or job.name == self.array.token:
+                    command.run(["scancel", "--state=PENDING", job.job_id])
 
     # --- tidying ---------------------------------------------------------------------------------------------------
 

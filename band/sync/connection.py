@@ -30,7 +30,9 @@ HELPER = Path(__file__).with_name("remote.py")
 BOOT = "import sys;i=sys.stdin.buffer;exec(compile(i.read(int(i.readline())),'band-sync','exec'))"
 # Nothing of the user's ssh configuration that makes sense for a person at a prompt alone.
 QUIET = ("-T", "-a", "-x", "-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes")
-ALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
+# A host that falls silent is given up after a minute, one that never says anything after half of that: without the last
+# of these ssh would wait for ever. They stand in every command, for one that finds no open connection makes its own.
+ALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4", "-o", "ConnectTimeout=30")
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+-]*@)?[A-Za-z0-9_][A-Za-z0-9._-]*")
 NOT_FOUND = 127
 _CONSEQUENCES = ("rsync error:", "rsync: connection unexpectedly closed")
@@ -227,7 +229,8 @@ def connect(host: str) -> Connection:
         with _alone(folder):
             if not _is_open(own, host=host):
                 _open(own, host=host)
-    return Connection(host=host, ssh=(*own, "-o", "ControlMaster=no", "-o", "BatchMode=yes", "--", host), config=config)
+    words = (*own, *ALIVE, "-o", "ControlMaster=no", "-o", "BatchMode=yes", "--", host)
+    return Connection(host=host, ssh=words, config=config)
 
 
 def disconnect(host: str) -> bool:

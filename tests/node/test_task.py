@@ -57,6 +57,23 @@ def test_a_task_ends_with_every_run_published_once_and_nothing_left_but_the_clai
     assert "training a, b from step 0, reading from scratch\n" in log.read_text()
 
 
+def test_what_was_cut_off_here_and_ended_elsewhere_is_swept_up_by_the_next_task_here(make: Any) -> None:
+    task = make(a={"epochs": 1})
+    for name, runs in {"0001": ["b", "c"], "0002": ["d"]}.items():
+        folder = task.sweep.task(name).path
+        folder.mkdir()
+        made = [{"id": run, "config": {}} for run in runs]
+        text = json.dumps({**json.loads(task.task_json.read_text()), "task": name, "runs": made})
+        (folder / "task.json").write_text(text)
+        (task.work / f"{name}.j7_{name}-r0" / "0").mkdir(parents=True)
+        (task.work / f"{name}.j7_{name}-r0" / "0" / "population.0.pt").write_bytes(b"parameters")
+    for run in ("b", "d"):
+        task.sweep.run(run).mkdir(parents=True)
+        seal(task.sweep.run(run), result={"schema": 1, "run_id": run, "training": {"outcome": "ok"}})
+    assert task.attempt() == 0
+    assert [path.name for path in task.work.iterdir()] == ["0001.j7_0001-r0"], "c may go on from there"
+
+
 def test_calling_a_finished_task_again_trains_nothing(make: Any) -> None:
     task = make(a={"epochs": 3})
     assert task.attempt() == 0

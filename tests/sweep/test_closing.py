@@ -10,6 +10,7 @@ from lab_sweep import SETTLE_S, make_lab_sweep, told
 from slurm_lab.lab import Lab
 
 from band.cli import sweep as commands
+from band.node.task import run_task
 from band.sweep.closing import close
 from band.sweep.hold import hold
 
@@ -69,6 +70,29 @@ def test_a_closing_job_that_was_killed_is_made_good_by_the_next_submit(
     assert sweep.arrays()[0].is_closed and len(sweep.arrays()) == 1
     assert sweep.survey().runs["a"].error == "OutOfMemory"
     assert len(list(sweep.sweep.events.glob("*closing*"))) == 1
+
+
+def test_what_slurm_holds_of_an_array_does_not_stay_behind_when_others_have_done_its_work(
+    slurm_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = {"epochs": 20, "epoch_s": 0.1}
+    sweep = make_lab_sweep(slurm_lab, {"a": long, "b": long, "c": long}, monkeypatch=monkeypatch)
+    sweep.submit(["a"], ["b"], ["c"], sbatch={"gres": "gpu:2"})  # one at a time on each node
+    (array,) = sweep.arrays()
+    slurm_lab.wait_for_job(f"{array.job_id}_1", "RUNNING")
+    slurm_lab.run(["scontrol", "hold", f"{array.job_id}_2", array.closing_job_id], check=True)
+    monkeypatch.setenv("BAND_TRAINER", sweep.exports["BAND_TRAINER"])
+    monkeypatch.setenv("FAKE_LEDGER", sweep.exports["FAKE_LEDGER"])
+    monkeypatch.setenv("BAND_SCRATCH", str(slurm_lab.home / "scratch"))
+    assert run_task(sweep.sweep.task("0003").task_json) == 0
+    slurm_lab.wait_for_job(f"{array.job_id}_0", "COMPLETED")
+    slurm_lab.wait_for_job(f"{array.job_id}_1", "COMPLETED")
+    with hold(sweep.sweep, wait_s=30) as claim:
+        close(sweep.sweep, claim=claim)
+    sweep.wait_until_closed(timeout_s=20)
+    ends = slurm_lab.job_states()
+    assert ends[f"{array.job_id}_2"] == ends[array.closing_job_id] == "CANCELLED"
+    assert sweep.published() == ["a", "b", "c"]
 
 
 def test_runs_that_could_not_be_brought_home_are_fetched_from_their_node(

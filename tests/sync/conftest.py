@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +10,6 @@ from far_machine import FarMachine, running
 from near_machine import Home
 
 from band.cli import sync
-
-CHECK = Path(__file__).parents[2] / "scripts/ssh_packages.sh"
-
-
-@pytest.fixture(scope="session")
-def can_run_sshd() -> None:
-    """Skip what needs an sshd where there can be none, with the line that changes that."""
-    done = subprocess.run([CHECK], capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        pytest.skip(done.stderr.strip())
 
 
 @pytest.fixture

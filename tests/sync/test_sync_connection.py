@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -61,6 +62,29 @@ def test_a_host_that_is_not_there_or_knows_no_key_of_ours_is_said(far: FarMachin
     assert "Permission denied" in home.band_sync(*PULL, code=3)
     far.stop()
     assert "Connection refused" in home.band_sync(*PULL, code=3)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_host_that_takes_connections_and_says_nothing_is_given_up(
+    moment: str, far: FarMachine, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {"ServerAliveInterval=15", "ConnectTimeout=30"} <= set(connection.ALIVE)
+    haste = [word.replace("=15", "=1").replace("=30", "=1") for word in connection.ALIVE]
+    monkeypatch.setattr(connection, "ALIVE", haste)
+    opened = connect("far") if moment == "after" else None
+    home.band_sync("disconnect", "far")
+    begun = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        far.port, port = mute.getsockname()[1], far.port
+        far.write_client_config()
+        far.port = port
+        if opened is None:
+            said = home.band_sync(*PULL, code=3)
+            assert "cannot connect to far" in said and "timed out" in said
+        else:
+            with pytest.raises(RemoteError, match="broke"):
+                opened.call("read", path="maze", start="")
+    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize("command", ["python3", "rsync"])

@@ -1,0 +1,150 @@
+"""The reference sweep run again and again at a real Slurm, each time under other faults, by a seed."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slurm_lab.lab import QUICK_FAILURE, Lab, LabError
+
+from reliability.ledger import Injection, Ledger
+from reliability.slurm_faults import FAULTS, SLOW, SUBMITTING, Evidence
+from reliability.slurm_scene import Outcome, Scene, signature
+
+NODES, CPUS = 3, 2
+PARTITIONS = ("normal", "preemptible", "graceful")
+LIMITS = (-1, -1, 6)  # jobs that a user may have queued
+MEAN_PAUSE_S = 1.0
+RUNS_S = 10.0  # how long to wait before a fault for something that it can strike
+NUM_FAULTS = 12
+REAL_EVERY = 4  # sweeps, one is of the real trainer
+
+
+def lab_of_three(folder: Path) -> Lab:
+    """Return the lab that the sweeps run on."""
+    return Lab(folder, nodes=NODES, cpus=CPUS, settings=QUICK_FAILURE)
+
+
+def schedule(rng: random.Random, *, count: int) -> list[str]:
+    """Draw faults: at first perhaps one at the submission, then any."""
+    first = [rng.choice(list(SUBMITTING))] if rng.random() < 0.7 else []
+    return first + rng.sample([name for name in FAULTS if name not in SUBMITTING], count - len(first))
+
+
+def disturb(scene: Scene, names: Sequence[str]) -> list[tuple[str, Evidence]]:
+    """Run the sweep under faults, mend everything, and let the user give the command again; return the evidence."""
+    found: list[tuple[str, Evidence]] = []
+    waiting = list(names)
+    if waiting and waiting[0] in SUBMITTING:
+        found.append((waiting[0], _inject(scene, waiting.pop(0))))
+    scene.type(*scene.submission())
+    for name in waiting:
+        scene.pass_time(scene.rng.expovariate(1 / MEAN_PAUSE_S))
+        _see_to_it_that_something_runs(scene)
+        found.append((name, _inject(scene, name)))
+    scene.pass_time(scene.rng.uniform(0, 5))
+    scene.settle_debts()
+    mend(scene.lab)
+    scene.recover()
+    return found
+
+
+def _see_to_it_that_something_runs(scene: Scene) -> None:
+    if not scene.jobs("RUNNING", "PENDING"):
+        scene.type(*scene.submission("--retry-failed", "--retry-cancelled"))
+    end = time.monotonic() + RUNS_S
+    while time.monotonic() < end and not scene.jobs("RUNNING", closing=False):
+        scene.pass_time(0.3)
+
+
+def _inject(scene: Scene, name: str) -> Evidence:
+    try:
+        return FAULTS[name][1](scene)
+    except (LabError, LookupError, OSError, subprocess.TimeoutExpired):
+        return ""  # there was nothing to strike: it does not count
+
+
+def shown(found: Sequence[tuple[str, Evidence]]) -> dict[str, str]:
+    """Return {fault: what shows that it struck}, once the sweep is over."""
+    return {name: evidence if isinstance(evidence, str) else evidence() for name, evidence in found}
+
+
+def mend(lab: Lab) -> None:
+    """Have everything of the lab up again; jobs live on."""
+    lab._revive()
+    for name, state in lab.node_states().items():
+        if state not in ("idle", "mixed", "allocated"):
+            lab.run(["scontrol", "update", f"NodeName={name}", "State=RESUME"])
+    lab.wait_for(lab.is_up, timeout_s=90, what="all nodes to be up")
+
+
+def sweep_by_seed(
+    lab: Lab,
+    seed: str,
+    *,
+    trainer: str,
+    undisturbed: Mapping[str, Any] | None,
+    count: int = NUM_FAULTS,
+    seeds: int = 30,
+) -> tuple[dict[str, str], Outcome, Scene]:
+    """Run one sweep under faults in an empty lab; return (fault, evidence) of each, and what came of it."""
+    rng = random.Random(seed)
+    lab.reset()
+    scene = Scene(lab, rng=rng, trainer=trainer, partition=rng.choice(PARTITIONS), seeds=seeds)
+    names = schedule(rng, count=count)
+    lab.set_limits(max_submit=-1 if names[0] == SLOW else rng.choice(LIMITS))
+    found = disturb(scene, names)
+    evidence = shown(found)
+    return evidence, scene.judge(undisturbed if undisturbed is not None else scene.undisturbed()), scene
+
+
+def real_undisturbed(lab: Lab) -> dict[str, Any]:
+    """Return what the real trainer's runs come to when nobody disturbs them."""
+    lab.reset()
+    scene = Scene(lab, rng=random.Random(0), trainer="real")
+    scene.type(*scene.submission())
+    scene.recover()
+    return {folder.name: signature(folder) for folder in scene.sweep.runs.glob("[!.]*")}
+
+
+def bench(ledger: Ledger, *, folder: Path, seed: int, until: float) -> None:
+    """Run sweeps until that time; every fault of a sweep is charged with what the sweep came to."""
+    real: dict[str, Any] | None = None
+    for number in range(10**6):
+        if time.monotonic() > until:
+            return
+        name = f"{seed}.{number}"
+        trainer = "real" if number % REAL_EVERY == REAL_EVERY - 1 else "fake"
+        with lab_of_three(folder / f"lab{number}") as lab:
+            if trainer == "real" and real is None:
+                real = real_undisturbed(lab)
+            begun = time.monotonic()
+            evidence, outcome, scene = sweep_by_seed(
+                lab, name, trainer=trainer, undisturbed=real if trainer == "real" else None
+            )
+        print(f"{name} ({trainer}, {scene.partition}): {time.monotonic() - begun:.0f} s", flush=True)
+        for fault, words in evidence.items():
+            print(f"    {'hit ' if words else 'miss'} {fault}: {words}", flush=True)
+        for note in scene.notes:
+            print(f"    note {note}", flush=True)
+        for note in outcome.notes:
+            print(f"  ! {note}", flush=True)
+        for fault, words in evidence.items():
+            ledger.add(
+                Injection(
+                    kind=FAULTS[fault][0],
+                    fault=fault,
+                    seed=name,
+                    hit=bool(words),
+                    lost=outcome.lost,
+                    duplicated=outcome.duplicated,
+                    wrong=outcome.wrong,
+                    note="; ".join(outcome.notes)[:2000],
+                )
+            )
+        if outcome.notes:
+            (ledger.path.parent / f"chaos-slurm-{name}.log").write_text("\n".join(scene.said))
