@@ -2,10 +2,13 @@
 VENV ?= $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 TESTS ?=
+SEED ?= 1
+MINUTES ?= 30
+BENCHES ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench slurm-lab man clean environment
+.PHONY: help demo test lint format docs bench chaos slurm-lab man clean environment
 
 help:  ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -34,6 +37,9 @@ docs: environment  ## the pages of docs/ as a site, in site/index.html; opens fr
 
 bench: environment  ## time and memory of a training step beside a plain implementation
 	@$(BIN)/python -m benchmarks
+
+chaos: environment  ## faults of all kinds, for MINUTES=30 by SEED=1; a line each in chaos.jsonl, a table at the end
+	@PYTHONPATH=tests:tests/helpers $(BIN)/python -m reliability --seed $(SEED) --minutes $(MINUTES) $(BENCHES)
 
 slurm-lab: environment  ## a shell on a Slurm cluster of two nodes that lives as long as the shell
 	@scripts/slurm_packages.sh --install
