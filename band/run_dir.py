@@ -274,9 +274,13 @@ def manifest_digests(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def absent_files(folder: Path) -> frozenset[str]:
-    """Return which files of a run were left where it came from, or were brought from here to where they are now."""
+    """Return which files of a run were left where it came from, or were brought from here to where they are now.
+
+    One that is named and there all the same came just before a pull was killed, or was to go just before it was.
+    """
     try:
-        return frozenset(map(str, read_json_object(folder / ABSENT)["files"]))
+        names = map(str, read_json_object(folder / ABSENT)["files"])
+        return frozenset(name for name in names if not os.path.lexists(folder / name))
     except (FileNotFoundError, BandError, KeyError, TypeError):
         return frozenset()
 
