@@ -18,8 +18,8 @@ from typing import Any
 
 from band.attempts import Attempt, take
 from band.errors import BandError, ClaimError
-from band.files import canonical_json, read_json_object, write_atomic
-from band.run_dir import EventWriter, SweepDir
+from band.files import canonical_json, write_atomic
+from band.run_dir import EventWriter, SweepDir, read_task_json
 from band.sweep.calibrate import learn_from_task
 from band.sweep.fold import AttemptFold, add_to_index
 from band.sweep.ledger import RECEIPT, read_intents, request_numbers
@@ -122,7 +122,7 @@ class Queue:
                 self._start(task)
 
     def _needs(self, task: str) -> tuple[int, int]:
-        values = read_json_object(self.sweep.task(task).task_json)
+        values = read_task_json(self.sweep.task(task).task_json)
         return int(values["threads"]), int(values["memory_bytes"])
 
     def _has_room(self, task: str) -> bool:
