@@ -8,16 +8,14 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reliability.ledger import Injection, Ledger, read
-from reliability.shim import FAULTS, Fault, Shim, under
+from reliability.ledger import Injection, Ledger
+from reliability.shim import FAULTS, Fault, Shim, run_under
 
 KIND = "system calls"
 TIMEOUT_S = 120.0
@@ -189,12 +187,9 @@ def bench(ledger: Ledger, *, folder: Path, seed: int, until: float) -> None:
 
 def step(ledger: Ledger, *, folder: Path, seed: int, seconds: float, **options: object) -> None:
     """Step in a process that runs under the shim; options as `main` has them."""
-    command = [sys.executable, "-m", "reliability.calls", str(folder), str(ledger.path)]
-    command += [f"--{name}={value}" for name, value in {"seed": seed, "seconds": seconds, **options}.items()]
-    known = len(list(read([ledger.path]))) if ledger.path.exists() else 0
-    environment = under({**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
-    subprocess.run(command, env=environment, check=True, timeout=seconds + TIMEOUT_S)
-    ledger.made += list(read([ledger.path]))[known:]
+    given = [f"--{name}={value}" for name, value in {"seed": seed, "seconds": seconds, **options}.items()]
+    with ledger.extended():
+        run_under("reliability.calls", folder, ledger.path, *given, timeout_s=seconds + TIMEOUT_S)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fake_task import DRIVER, HELPERS, wait_for
+from fake_task import DRIVER, wait_for
 from fake_trainer import expected_state
 from local_sweep import LocalSweep, make_sweep
 
@@ -37,6 +37,7 @@ COMMANDS = (
     ("status",), ("status", "--json"), ("submit", "--dry-run"), ("why",), ("logs",),
 )  # fmt: skip
 FINE = {0, 1, 3, 4}  # 2 would be our own usage, 70 a fault of ours
+GOES_ON = {"task file", "claim", "checkpoint", "event stream", "recording"}  # what the next attempt at a task reads
 Damage = Callable[[bytes, random.Random], bytes]
 
 
@@ -116,8 +117,7 @@ def make_bed(folder: Path) -> Bed:
     home = folder / "home"
     home.mkdir(parents=True)
     sweep = make_sweep(home, {run: {"epochs": epochs} for run, epochs in EPOCHS.items()}, base={"checkpoint_every": 1})
-    environment = {**sweep.environment, "FAKE_CONFIG": "{}"}
-    bed = Bed(home, folder / "kept", environment)
+    bed = Bed(home, folder / "kept", {**sweep.environment, "FAKE_CONFIG": "{}"})
     bed.sweep.band_sweep("submit", "--jobs", "1", "--pack", "2", "--limit", "2", code=4)
     _submit_next(bed)
     _interrupt(bed, "0002")
@@ -195,21 +195,28 @@ def command(bed: Bed, *words: str) -> Said:
     return Said(words, code, text)
 
 
-def judge(bed: Bed, *, target: str, is_new_content: bool = False) -> Injection | dict[str, Any]:
-    """Give every command, let the half-trained task go on, and return what is lost, doubled or wrong."""
+def judge(bed: Bed, *, target: str, goes_on: bool) -> dict[str, Any]:
+    """Give every command, let the half-trained task go on, and return what is lost, doubled or wrong.
+
+    Args:
+        bed: the sweep, one file of which is damaged.
+        target: that file, seen from the sweep.
+        goes_on: whether the task is to go on.
+    """
     notes = [said.fault for words in COMMANDS if (said := command(bed, *words)).fault]
-    code, text = _attempt(bed, "0002")
-    if "Traceback" in text or code not in (0, 1, 4, 75, 78):
-        notes.append(f"the attempt ended with {code}: {text.strip()[-300:]}")
-    if code and not text.strip():
-        notes.append(f"the attempt ended with {code} and said nothing")
+    if goes_on:
+        code, text = _attempt(bed, "0002")
+        if "Traceback" in text or code not in (0, 1, 4, 75, 78):
+            notes.append(f"the attempt ended with {code}: {text.strip()[-300:]}")
+        if code and not text.strip():
+            notes.append(f"the attempt ended with {code} and said nothing")
     lost, wrong = 0, len(notes)
     for run, epochs in EPOCHS.items():
         folder = bed.sweep.sweep.run(run)
         try:
             verify(folder)
         except PublishError as error:
-            if run.startswith("done") and target not in str(folder / target) and not _is_part(folder, target):
+            if run.startswith("done") and not target.startswith(f"runs/{run}/"):
                 lost, notes = lost + 1, [*notes, f"{run} was lost: {error}"]
             continue
         state = (folder / "metrics.csv").read_text().split()[1]
@@ -217,10 +224,6 @@ def judge(bed: Bed, *, target: str, is_new_content: bool = False) -> Injection |
             wrong, notes = wrong + 1, [*notes, f"{run} is published with another result"]
     doubles = len(list(bed.sweep.sweep.superseded.glob("*")))
     return {"lost": lost, "duplicated": doubles, "wrong": wrong, "note": "; ".join(notes)}
-
-
-def _is_part(folder: Path, target: str) -> bool:
-    return target.startswith(f"runs/{folder.name}/")
 
 
 def faults(seed: int) -> Iterator[tuple[str, str, str, Damage]]:
@@ -233,10 +236,13 @@ def faults(seed: int) -> Iterator[tuple[str, str, str, Damage]]:
         yield from kinds
 
 
-def bench(ledger: Ledger, *, folder: Path, seed: int, until: float, most: int = 10**6) -> None:
+def bench(ledger: Ledger, *, folder: Path, seed: int, until: float) -> None:
     """Damage one file after the other until the time is over."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HELPERS), str(HELPERS.parents[1])])
-    bed = make_bed(folder / "damage")
+    damage_files(ledger, make_bed(folder), seed=seed, until=until)
+
+
+def damage_files(ledger: Ledger, bed: Bed, *, seed: int, until: float, most: int = 10**6) -> None:
+    """Damage one file after the other, each in the sweep as it was."""
     for number, (pattern, what, name, damage) in enumerate(faults(seed)):
         if time.monotonic() > until or number >= most:
             return
@@ -249,5 +255,5 @@ def bench(ledger: Ledger, *, folder: Path, seed: int, until: float, most: int = 
         after = damage(before, draws) if before else before
         path.write_bytes(after)
         target = os.path.relpath(path, bed.sweep.sweep.path)
-        found = judge(bed, target=target) if after != before else {}
+        found = judge(bed, target=target, goes_on=what in GOES_ON) if after != before else {}
         ledger.add(Injection(kind=KIND, fault=f"{what}: {name}", seed=f"{seed}.{number}", hit=after != before, **found))

@@ -29,9 +29,12 @@ static int act = COUNT, number, failing_fd = -1, is_busy;
 static double skew_s, stale_s;
 static char word[32];
 
-#define MADE 4096
-static ino_t made[MADE]; /* what this process made itself: such names it always sees */
-static unsigned num_made;
+/* As NFS has it: what a process sees of a folder is what was there when it first looked, for so many seconds; a change
+ * of its own shows it all of the folder, and a name that is in its way (EEXIST) or that it has once seen it knows. */
+#define MOST 4096
+static ino_t seen_names[MOST];
+static struct { ino_t folder; double t; } looks[MOST];
+static unsigned num_names, num_looks;
 
 static void note(const char *word, const char *path) {
     if (!*trace) return;
@@ -152,32 +155,64 @@ static void after(int is_now) {
     after(now); \
     return answer
 
-static void own(int file) {
-    struct stat status;
-    if (stale_s > 0 && file >= 0 && !fstat(file, &status)) made[num_made++ % MADE] = status.st_ino;
+static double wall(void) {
+    struct timespec now;
+    syscall(SYS_clock_gettime, CLOCK_REALTIME, &now);
+    return now.tv_sec + now.tv_nsec / 1e9;
 }
 
-static void own_path(int folder, const char *path) {
+static int status_of(int folder, const char *path, struct statx *status) {
+    int before = errno, answer = syscall(SYS_statx, folder, path, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_CTIME, status);
+    errno = before;
+    return answer;
+}
+
+static ino_t folder_of(const char *path) {
+    char above[PATH_MAX];
     struct statx status;
-    if (stale_s > 0 && !syscall(SYS_statx, folder, path, AT_SYMLINK_NOFOLLOW, STATX_INO, &status))
-        made[num_made++ % MADE] = status.stx_ino;
+    snprintf(above, sizeof above, "%s", path);
+    char *slash = strrchr(above, '/');
+    if (!slash || slash == above) return 0;
+    *slash = 0;
+    return status_of(AT_FDCWD, above, &status) ? 0 : status.stx_ino;
+}
+
+static void know(ino_t name) { seen_names[num_names++ % MOST] = name; }
+
+/* When this process last looked into a folder; it looks anew if that is too long ago, or if it is told to. */
+static double look_at(ino_t folder, int is_anew) {
+    double now = wall();
+    for (unsigned place = 0; place < (num_looks < MOST ? num_looks : MOST); place++)
+        if (looks[place].folder == folder) {
+            if (is_anew || now - looks[place].t > stale_s) looks[place].t = now;
+            return looks[place].t;
+        }
+    looks[num_looks % MOST].folder = folder;
+    looks[num_looks++ % MOST].t = now;
+    return now;
+}
+
+/* After a call on a name: what this process sees from now on. */
+static void learn(const char *path, int is_done) {
+    struct statx status;
+    if (stale_s <= 0 || (!is_done && errno != EEXIST)) return;
+    if (!status_of(AT_FDCWD, path, &status)) know(status.stx_ino);
+    if (is_done) look_at(folder_of(path), 1);
 }
 
 /* Whether a name is one that this process would not see yet, on a file system that shows changes late. */
 static int is_hidden(int folder, const char *path) {
     char found[PATH_MAX];
     struct statx status;
-    struct timespec now;
-    if (stale_s <= 0 || !is_meant(folder, path, found)) return 0;
-    int before = errno;
-    long answer = syscall(SYS_statx, folder, path, AT_SYMLINK_NOFOLLOW, STATX_CTIME | STATX_INO, &status);
-    errno = before;
-    if (answer) return 0;
-    for (unsigned place = 0; place < (num_made < MADE ? num_made : MADE); place++)
-        if (made[place] == status.stx_ino) return 0;
-    syscall(SYS_clock_gettime, CLOCK_REALTIME, &now);
-    double age = now.tv_sec - status.stx_ctime.tv_sec + (now.tv_nsec - (double)status.stx_ctime.tv_nsec) / 1e9;
-    if (age > stale_s) return 0;
+    if (stale_s <= 0 || !is_meant(folder, path, found) || !strcmp(found, root)) return 0;
+    double looked_t = look_at(folder_of(found), 0);
+    if (status_of(AT_FDCWD, found, &status)) return 0;
+    for (unsigned place = 0; place < (num_names < MOST ? num_names : MOST); place++)
+        if (seen_names[place] == status.stx_ino) return 0;
+    if (status.stx_ctime.tv_sec + status.stx_ctime.tv_nsec / 1e9 <= looked_t) {
+        know(status.stx_ino);
+        return 0;
+    }
     struck++;
     note("hidden", found);
     return 1;
@@ -196,7 +231,7 @@ static int do_open(int folder, const char *path, int flags, mode_t mode) {
         if (before(flags & O_CREAT ? "open" : "open-existing", found, &now)) return -1;
     }
     int file = syscall(SYS_openat, folder, path, flags, mode);
-    if (meant && (flags & O_CREAT)) own(file);
+    if (meant && (flags & O_CREAT)) learn(found, file >= 0);
     after(now);
     return file;
 }
@@ -294,7 +329,7 @@ static int do_make(const char *word, int folder, const char *path, long (*go)(in
     int now = 0, meant = is_meant(folder, path, found);
     if (meant && before(word, found, &now)) return -1;
     int answer = go(folder, path, what);
-    if (meant && !answer) own_path(folder, path);
+    if (meant) learn(found, !answer);
     after(now);
     return answer;
 }

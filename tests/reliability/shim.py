@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,6 +80,13 @@ def under(environment: Mapping[str, str] = os.environ, **settings: object) -> di
     }
 
 
+def run_under(module: str, *arguments: object, timeout_s: float) -> None:
+    """Run a module of the bench in a process that runs under the shim, quiet until it is told to strike."""
+    environment = under({**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    subprocess.run(command, env=environment, check=True, timeout=timeout_s)
+
+
 class Shim:
     """The shim that this process runs under."""
 
@@ -90,6 +98,10 @@ class Shim:
         """Strike at the call of that number, counted from 0, of those below `root`; without a fault count alone."""
         act, number = (fault.act, fault.number) if fault else (COUNT, 0)
         self._library.chaos_arm(os.fsencode(root), ctypes.c_long(at), act, number, None)
+
+    def look(self, *, skew_s: float, stale_s: float) -> None:
+        """Have a clock that is so far off, and see names that others make only after a while."""
+        self._library.chaos_views(ctypes.c_double(skew_s), ctypes.c_double(stale_s))
 
     def disarm(self) -> None:
         """Let every call pass from now on, and count none."""

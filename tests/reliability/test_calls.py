@@ -7,7 +7,7 @@ from pathlib import Path
 from reliability.calls import step
 from reliability.ledger import Ledger, quick_folder
 
-MOST = 150
+MOST = 100
 
 
 def test_whatever_call_an_operation_dies_or_fails_at_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
