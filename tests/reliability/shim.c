@@ -1,8 +1,9 @@
 /* Stands between a process and its C library, counts the calls that change files below one folder, and at the n-th of
  * them kills the process or lets the call fail. Loaded by LD_PRELOAD; controlled by `chaos_arm` from within, or by
  * variables of the environment: CHAOS_ROOT, CHAOS_AT (from 0), CHAOS_ACT, CHAOS_ERRNO, CHAOS_TRACE (a file that gets a
- * line a call, and "hit" where it struck); CHAOS_SKEW_S moves the clock, CHAOS_STALE_S hides names that others made
- * less than so many seconds ago. */
+ * line a call, and "hit" where it struck), CHAOS_FOR_S (after which a disk that fails from there on works again);
+ * CHAOS_ALONE: what the process starts is not meant; CHAOS_SKEW_S moves the clock, CHAOS_STALE_S is for how long a look
+ * into a folder lasts. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -26,7 +27,7 @@ enum act { COUNT, KILL_BEFORE, KILL_AFTER, KILL_WITHIN, FAIL, FAIL_ON, SHORT };
 static char root[PATH_MAX], trace[PATH_MAX];
 static long at = -1, seen, struck;
 static int act = COUNT, number, failing_fd = -1, is_busy;
-static double skew_s, stale_s;
+static double skew_s, stale_s, for_s, since;
 static char word[32];
 
 /* As NFS has it: what a process sees of a folder is what was there when it first looked, for so many seconds; a change
@@ -65,6 +66,7 @@ __attribute__((constructor)) static void begin(void) {
         chaos_arm(folder, call ? atol(call) : -1, what ? atoi(what) : COUNT, error ? atoi(error) : EIO,
                   getenv("CHAOS_TRACE"));
     }
+    if ((value = getenv("CHAOS_FOR_S"))) for_s = atof(value);
     if ((value = getenv("CHAOS_SKEW_S"))) skew_s = atof(value);
     if ((value = getenv("CHAOS_STALE_S"))) stale_s = atof(value);
     if (getenv("CHAOS_ALONE")) unsetenv("LD_PRELOAD"); /* what it starts is not meant */
@@ -109,6 +111,17 @@ static void die(void) {
     for (;;) pause();
 }
 
+static double wall(void) {
+    struct timespec now;
+    syscall(SYS_clock_gettime, CLOCK_REALTIME, &now);
+    return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+/* Whether a disk fails at that call, which is not the first at which it does. */
+static int still_fails(long place) {
+    return act == FAIL_ON && at >= 0 && place > at && !(for_s > 0 && wall() - since > for_s);
+}
+
 /* Whether a full or failing disk would let this call through. */
 static int spares(const char *name) {
     int full = number == ENOSPC || number == EDQUOT;
@@ -120,7 +133,8 @@ static int before(const char *name, const char *path, int *is_now) {
     long place = seen++;
     *is_now = place == at;
     note(name, path);
-    if (*is_now || (act == FAIL_ON && at >= 0 && place > at)) {
+    if (*is_now) since = wall();
+    if (*is_now || still_fails(place)) {
         if ((act == FAIL || act == FAIL_ON) && spares(name)) {
             *is_now = 0;
             return 0;
@@ -154,12 +168,6 @@ static void after(int is_now) {
     type answer = call; \
     after(now); \
     return answer
-
-static double wall(void) {
-    struct timespec now;
-    syscall(SYS_clock_gettime, CLOCK_REALTIME, &now);
-    return now.tv_sec + now.tv_nsec / 1e9;
-}
 
 static int status_of(int folder, const char *path, struct statx *status) {
     int before = errno, answer = syscall(SYS_statx, folder, path, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_CTIME, status);
@@ -264,7 +272,7 @@ static ssize_t do_write(int fd, const void *data, size_t size, off_t offset, int
     }
     before("write", found, &now);
     int fails = act == FAIL || act == FAIL_ON;
-    if ((now || (act == FAIL_ON && at >= 0 && seen - 1 > at)) && size) {
+    if ((now || still_fails(seen - 1)) && size) {
         if (act == KILL_WITHIN) {
             GO(size / 2);
             die();
