@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -207,10 +207,9 @@ def look_as_another(project: Project) -> bool:
         assert not answer.error, answer.error
         code, text = answer.value
         codes.append(code)
-        print(words, code, text[-300:])
         project.said.append(text)
     project.hear(running)
-    return codes[0] not in (0, 70) and codes[1:] == [0, 0, 0]
+    return codes[0] not in (0, 70) and {*codes[1:]} <= {0, 4}
 
 
 def _as_another(project: Project, words: list[str]) -> Any:
@@ -289,9 +288,13 @@ def judge(project: Project) -> dict[str, Any]:
     return {"lost": lost, "duplicated": len(doubles), "wrong": wrong + bool(left), "note": "; ".join(notes)}
 
 
-def bench(ledger: Ledger, *, folder: Path, seed: int, until: float, most: int = 10**6) -> None:
+def bench(ledger: Ledger, *, folder: Path, seed: int, until: float) -> None:
     """Play one scene after the other until the time is over."""
-    names = list(SCENES)
+    play(ledger, list(SCENES), folder=folder, seed=seed, until=until)
+
+
+def play(ledger: Ledger, names: Sequence[str], *, folder: Path, seed: int, until: float, most: int = 10**6) -> None:
+    """Play these scenes in turn."""
     for number in range(most):
         if time.monotonic() > until:
             return

@@ -202,10 +202,10 @@ class Bench:
         }
 
 
-def bench(ledger: Ledger, *, folder: Path, seed: int, until: float, most: int = 10**6) -> None:
+def bench(ledger: Ledger, *, folder: Path, seed: int, until: float) -> None:
     """Strike one victim after the other until the time is over."""
     benches = [Bench(folder, victim, seed=seed) for victim in VICTIMS]
-    for number in range(most):
-        if time.monotonic() > until:
-            return
+    number = 0
+    while time.monotonic() < until:
         ledger.add(benches[number % len(benches)].strike(number, seed=seed))
+        number += 1
