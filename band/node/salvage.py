@@ -6,8 +6,9 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from band.errors import BandError
 from band.node.checkpoints import Checkpoints
-from band.node.job import Job
+from band.node.job import Job, read_task
 from band.node.publish import Publisher, is_published, outcome_of, publish_incoming
 from band.node.scratch import home_scratch
 from band.node.stage import evict
@@ -62,9 +63,25 @@ def _incoming(job: Job, *, run_id: str) -> list[tuple[Path, str]]:
     return [(path, attempt) for path, attempt in pairs if attempt and "." not in attempt]
 
 
+def _of_tasks_that_are_over(job: Job) -> list[Path]:
+    """Return the work folders on this scratch of other tasks of the sweep all of whose runs are published.
+
+    Their attempts were killed between the last publication and tidying up, and nobody tries those tasks again.
+    """
+    found = []
+    with suppress(OSError):
+        for path in job.scratch.sweep_work(job.sweep).iterdir():
+            task = path.name.partition(".")[0]
+            with suppress(OSError, BandError):
+                runs = read_task(job.sweep.task(task).task_json).run_ids
+                if task != job.task.name and all(is_published(job.sweep, run) for run in runs):
+                    found.append(path)
+    return found
+
+
 def sweep_up(job: Job) -> None:
     """Remove the task's work folders on this node; the caller knows that all in them is at home."""
-    for leftover in leftovers(job):
+    for leftover in [*leftovers(job), *_of_tasks_that_are_over(job)]:
         shutil.rmtree(leftover, ignore_errors=True)
     if job.is_volatile:
         with suppress(OSError):

@@ -165,8 +165,10 @@ class Bench:
             kind, what = "processes", f"{self.victim} killed at a call on {where}"
         struck = [lines[place - 1].split()[0] for place, line in enumerate(lines) if line.startswith("hit")]
         notes = [f"said {self.said[-300:]}"] if "Traceback" in self.said else []
-        # What a disk refuses to remove stays.
-        found = self._found(finish(self.place), notes, may_leave=bool({"unlink", "rmdir"} & set(struck)))
+        # What a disk refuses to remove stays; and what is killed after its last publication, until the next task there.
+        is_over = {path.name for path in self.place.sweep.sweep.runs.glob("[!.]*")} == set(EPOCHS)
+        may_leave = bool({"unlink", "rmdir"} & set(struck)) or (fault.is_death and is_over)
+        found = self._found(finish(self.place), notes, may_leave=may_leave)
         return Injection(kind=kind, fault=what, seed=f"{seed}.{number}: call {at}", hit=bool(struck), **found)
 
     def _found(self, trouble: str, notes: list[str], *, may_leave: bool) -> dict[str, Any]:
