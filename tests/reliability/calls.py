@@ -201,12 +201,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--most", type=int, default=10**6, help="so many injections")
     parser.add_argument("--only", default="", help="operations whose names hold this")
+    parser.add_argument("--fault", default="", help="faults whose names hold this")
     given = parser.parse_args(arguments)
     from reliability.operations import NAIVE, OPERATIONS
 
     end, shim, ledger = time.monotonic() + given.seconds, Shim(), Ledger(given.ledger)
     chosen = [each for each in (*OPERATIONS, NAIVE) if given.only in each.name and (given.only or each is not NAIVE)]
-    jobs = [(operation, fault) for operation in chosen for fault in FAULTS]
+    jobs = [(operation, fault) for operation in chosen for fault in FAULTS if given.fault in fault.name]
     random.Random(given.seed).shuffle(jobs)
     steppers: dict[str, Stepper] = {}
     for operation, fault in jobs:
