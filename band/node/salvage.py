@@ -28,6 +28,18 @@ def _is_of(job: Job, path: Path) -> bool:
     return path.name.partition(".")[0] == job.task.name and path.is_dir() and not path.is_symlink()
 
 
+def _needless(job: Job) -> list[Path]:
+    """Return the work folders on this node of other tasks whose runs are all published."""
+    found = []
+    with suppress(OSError):
+        for path in sorted(job.scratch.sweep_work(job.sweep).iterdir()):
+            if path.is_dir() and not path.is_symlink() and not _is_of(job, path):
+                with suppress(BandError, OSError):  # then nobody knows what is in it
+                    task = read_task(job.sweep.task(path.name.partition(".")[0]).task_json)
+                    found += [path] if all(is_published(job.sweep, run) for run in task.run_ids) else []
+    return found
+
+
 def salvage(job: Job, *, publisher: Publisher, checkpoints: Checkpoints) -> None:
     """Publish every finished run that an earlier attempt left, and find its checkpoints."""
     _publish_incoming(job, publisher=publisher)
@@ -63,25 +75,12 @@ def _incoming(job: Job, *, run_id: str) -> list[tuple[Path, str]]:
     return [(path, attempt) for path, attempt in pairs if attempt and "." not in attempt]
 
 
-def _of_tasks_that_are_over(job: Job) -> list[Path]:
-    """Return the work folders on this scratch of other tasks of the sweep all of whose runs are published.
-
-    Their attempts were killed between the last publication and tidying up, and nobody tries those tasks again.
-    """
-    found = []
-    with suppress(OSError):
-        for path in job.scratch.sweep_work(job.sweep).iterdir():
-            task = path.name.partition(".")[0]
-            with suppress(OSError, BandError):
-                runs = read_task(job.sweep.task(task).task_json).run_ids
-                if task != job.task.name and all(is_published(job.sweep, run) for run in runs):
-                    found.append(path)
-    return found
-
-
 def sweep_up(job: Job) -> None:
-    """Remove the task's work folders on this node; the caller knows that all in them is at home."""
-    for leftover in [*leftovers(job), *_of_tasks_that_are_over(job)]:
+    """Remove the task's work folders on this node; the caller knows that all in them is at home.
+
+    So are those of tasks that came to their ends elsewhere, after an attempt here was cut off.
+    """
+    for leftover in [*leftovers(job), *_needless(job)]:
         shutil.rmtree(leftover, ignore_errors=True)
     if job.is_volatile:
         with suppress(OSError):

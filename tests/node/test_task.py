@@ -60,23 +60,6 @@ def test_a_task_ends_with_every_run_published_once_and_nothing_left_but_the_clai
     assert "training a, b from step 0, reading from scratch\n" in log.read_text()
 
 
-def test_what_a_task_killed_after_its_last_publication_left_on_a_node_goes_with_the_next_task_there(make: Any) -> None:
-    task = make(a={"epochs": 2})
-    left = {name: task.work / f"{name}.killed" for name in ("0001", "0002", "0003")}
-    values = json.loads(task.task_json.read_text())
-    for name, run in (("0001", "done"), ("0002", "open")):
-        folder = task.sweep.task(name)
-        folder.path.mkdir()
-        folder.task_json.write_text(json.dumps({**values, "task": name, "runs": [{"id": run, "config": {}}]}))
-    for path in left.values():
-        path.mkdir(parents=True)
-    done = task.sweep.run("done")
-    done.mkdir(parents=True)
-    seal(done, result={"schema": 1, "run_id": "done"})
-    assert task.attempt() == 0
-    assert sorted(path.name for path in task.work.iterdir()) == ["0002.killed", "0003.killed"]
-
-
 def test_calling_a_finished_task_again_trains_nothing(make: Any) -> None:
     task = make(a={"epochs": 3})
     assert task.attempt() == 0
