@@ -233,9 +233,19 @@ def seal(folder: Path, *, result: Mapping[str, Any]) -> None:
     for name in names:
         path = folder / check_name(name, what=f"file name in {folder}")
         manifest[name] = {"size": path.lstat().st_size, "sha256": sha256_file(path)}
-    values = {**result, "manifest": manifest}
-    values.pop("digest", None)
-    write_atomic(folder / RESULT, canonical_json({**values, "digest": _digest(values)}) + b"\n")
+    write_atomic(folder / RESULT, signed({**result, "manifest": manifest}))
+
+
+def signed(values: Mapping[str, Any]) -> bytes:
+    """Return a JSON object as a line with its own digest in it, so that damage is noticed when it is read."""
+    values = {key: value for key, value in values.items() if key != "digest"}
+    return canonical_json({**values, "digest": _digest(values)}) + b"\n"
+
+
+def is_altered(values: Mapping[str, Any]) -> bool:
+    """Return whether an object is not the one that `signed` its digest; one without a digest may be anybody's."""
+    others = {key: value for key, value in values.items() if key != "digest"}
+    return "digest" in values and values["digest"] != _digest(others)
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -249,14 +259,30 @@ def read_result(folder: Path) -> dict[str, Any]:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise PublishError(f"{path} is not a regular file")
         values = read_json_object(path)
-        digest = values.pop("digest", None)
-        if digest != _digest(values) or not isinstance(values.get("manifest"), dict):
+        if "digest" not in values or is_altered(values) or not isinstance(values.get("manifest"), dict):
             raise PublishError(f"{path} is not what its own digest says: it was altered or is damaged")
     except FileNotFoundError:
         raise PublishError(f"{path} is missing: the run in {folder} is not finished") from None
     except (BandError, ValueError) as error:
         raise PublishError(str(error)) from None
-    return {**values, "digest": digest}
+    return values
+
+
+def read_task_json(path: Path) -> dict[str, Any]:
+    """Return what a task file holds, as it was written.
+
+    Raises:
+        SweepError: it is not what its own digest says.
+        BandError: it is not a JSON object.
+        OSError: it is missing or cannot be read.
+    """
+    values = read_json_object(path)
+    if is_altered(values):
+        raise SweepError(
+            f"{path} is not what its own digest says: it was altered or is damaged; restore it, or delete it and "
+            "submit again: its runs then begin anew"
+        )
+    return values
 
 
 def manifest_digests(result: Mapping[str, Any]) -> dict[str, str]:
@@ -274,9 +300,13 @@ def manifest_digests(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def absent_files(folder: Path) -> frozenset[str]:
-    """Return which files of a run were left where it came from, or were brought from here to where they are now."""
+    """Return which files of a run were left where it came from, or were brought from here to where they are now.
+
+    One that is named and there all the same came just before a pull was killed, or was to go just before it was.
+    """
     try:
-        return frozenset(map(str, read_json_object(folder / ABSENT)["files"]))
+        names = map(str, read_json_object(folder / ABSENT)["files"])
+        return frozenset(name for name in names if not os.path.lexists(folder / name))
     except (FileNotFoundError, BandError, KeyError, TypeError):
         return frozenset()
 

@@ -206,6 +206,25 @@ def test_an_attempt_held_at_any_call_while_others_take_and_give_back_never_holds
     assert stops >= 30
 
 
+def test_a_claim_made_from_an_old_listing_is_no_error_of_the_disk_where_the_holder_was_quicker_to_remove_it(
+    tmp_path: Path,
+) -> None:
+    newer = take(tmp_path, attempt=attempt_of(2))
+    data = newer.path.read_bytes()
+    newer.path.unlink()
+
+    def be_quicker(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        result = call()
+        if name == "link":
+            (tmp_path / "claim.7.json").write_bytes(data)
+            Path(args[1]).unlink()
+        return result
+
+    with hooked(be_quicker), pytest.raises(ClaimError, match="taken by another attempt"):
+        take(tmp_path, attempt=attempt_of(1))
+    assert claim_files(tmp_path) == ["claim.7.json"]
+
+
 def test_two_attempts_step_by_step_never_both_hold_a_task(tmp_path: Path) -> None:
     """One is held at each call while the other runs through: exactly one of them is told that it has it."""
     for before in (True, False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ from band.cli.progress import Watch, duration, plural, show, size
 from band.cli.slurm_options import add_submit_options
 from band.run_dir import SweepDir
 from band.sweep.control import retry, stop_queue
-from band.sweep.local import QUEUE_LOG, queue_claim, start_queue
+from band.sweep.local import QUEUE_LOG, one_at_a_time, queue_claim, start_queue
 from band.sweep.manifest import find_sweep, read_manifest
 from band.sweep.pack import AUTO, Packed, most_members, room_for
 from band.sweep.request import LOCAL, cluster_of
@@ -80,6 +81,13 @@ def run(args: argparse.Namespace) -> int:
         from band.cli import submit_slurm
 
         return submit_slurm.run(args, sweep=sweep, cluster=cluster)
+    with contextlib.nullcontext() if args.dry_run else one_at_a_time(sweep):
+        started = _plan_and_start(args, sweep=sweep)
+    return started if isinstance(started, int) else _follow(sweep, stops=started)
+
+
+def _plan_and_start(args: argparse.Namespace, *, sweep: SweepDir) -> int | list[int]:
+    """Return the exit code where there is nothing to follow, else where Ctrl-C is counted."""
     watch = Watch(sweep, scheduler=scheduler_for(sweep))
     survey = watch.look()
     again = [state for state in ("failed", "cancelled") if getattr(args, f"retry_{state}")]
@@ -95,10 +103,10 @@ def run(args: argparse.Namespace) -> int:
         print(_plan_text(planned, survey=survey))
     if args.dry_run:
         return 0
-    return _start(planned, sweep=sweep, survey=survey, watch=watch, follow=not (args.detach or args.json))
+    return _start(planned, sweep=sweep, survey=survey, follow=not (args.detach or args.json))
 
 
-def _start(planned: Plan, *, sweep: SweepDir, survey: Survey, watch: Watch, follow: bool) -> int:
+def _start(planned: Plan, *, sweep: SweepDir, survey: Survey, follow: bool) -> int | list[int]:
     if not planned.runs:
         if queue_claim(sweep) is not None:
             return fail(f"{_queue_line(sweep)}: it has all of this already", code=4)
@@ -115,8 +123,13 @@ def _start(planned: Plan, *, sweep: SweepDir, survey: Survey, watch: Watch, foll
             f"running on its own; to follow it: band-sweep status {sweep.name} --watch   (log: {log})", file=sys.stderr
         )
         return 0
+    return stops
+
+
+def _follow(sweep: SweepDir, *, stops: list[int]) -> int:
     if stops[0]:
         stop_queue(sweep)  # the signal came before there was a queue to stop
+    watch = Watch(sweep, scheduler=scheduler_for(sweep))
     survey = show(watch, until=lambda: queue_claim(sweep) is None)
     return _verdict(sweep, survey=survey, was_stopped=bool(stops[0]))
 

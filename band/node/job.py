@@ -13,7 +13,7 @@ from typing import Any
 from band.attempts import Attempt, Claim
 from band.errors import BandError, SweepError
 from band.files import read_json_object
-from band.run_dir import SCHEMA, EventWriter, ScratchDir, SweepDir, TaskDir, check_name
+from band.run_dir import SCHEMA, EventWriter, ScratchDir, SweepDir, TaskDir, check_name, read_task_json
 
 ENDINGS = ("failed", "interrupted", "split", "restarted")  # before which it is told how far training has come
 
@@ -59,12 +59,12 @@ def read_task(path: Path) -> Task:
     """Return the task of a task file.
 
     Raises:
-        SweepError: it is not one of this schema, or a name in it could leave its folder.
+        SweepError: it is altered, not one of this schema, or a name in it could leave its folder.
         BandError: it is not JSON.
         OSError: it is missing or cannot be read.
     """
     path = path.absolute()
-    values = read_json_object(path)
+    values = read_task_json(path)
     if values.get("schema") != SCHEMA:
         raise SweepError(f"{path}: schema must be {SCHEMA}, got {values.get('schema')!r}; generate and submit again")
     try:

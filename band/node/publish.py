@@ -19,8 +19,8 @@ from band.run_dir import RESULT, SweepDir, manifest_digests, read_result, verify
 def is_published(sweep: SweepDir, run_id: str) -> bool:
     """Return whether a run's folder is there with a result that is whole; its siblings are not read."""
     try:
-        return read_result(sweep.run(run_id)).get("run_id") == run_id
-    except (PublishError, OSError):
+        return _is_whole(sweep.run(run_id))
+    except OSError:
         return False
 
 
@@ -91,13 +91,21 @@ def _has_same(sweep: SweepDir, *, run_id: str, result: dict[str, Any]) -> bool:
         return False
 
 
+def _is_whole(target: Path) -> bool:
+    """Return whether a published result is what it says; OSError where it cannot be read now: then it is not judged."""
+    try:
+        return read_result(target).get("run_id") == target.name
+    except PublishError:
+        return False
+
+
 def _settle(incoming: Path, *, sweep: SweepDir, run_id: str, attempt: str, result: dict[str, Any]) -> str:
     target = sweep.run(run_id)
     while not rename_exclusive(incoming, target):
         if _has_same(sweep, run_id=run_id, result=result):
             shutil.rmtree(incoming, ignore_errors=True)
             return "published"
-        if is_published(sweep, run_id):
+        if _is_whole(target):
             _set_aside(incoming, sweep=sweep, run_id=run_id, why=attempt)
             return "superseded"
         _set_aside(target, sweep=sweep, run_id=run_id, why="damaged")

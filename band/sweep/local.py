@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,23 @@ def queue_tasks(sweep: SweepDir, *, since: str) -> set[str]:
     """Return the tasks that requests from that number on hand to a queue on this machine."""
     intents = [intent for intent in read_intents(sweep) if int(intent.number) >= int(since)]
     return {task for intent in intents if intent.scheduler == "local" for task in intent.tasks}
+
+
+@contextmanager
+def one_at_a_time(sweep: SweepDir) -> Iterator[None]:
+    """Let nobody else on this machine look at what is to be submitted here until it is: two would both submit it.
+
+    Raises:
+        OSError: the sweep's folder cannot be written.
+    """
+    sweep.submissions.mkdir(parents=True, exist_ok=True)
+    file = os.open(sweep.submissions / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    try:
+        with suppress(OSError):  # a home without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def start_queue(sweep: SweepDir, *, submission: str) -> bool:

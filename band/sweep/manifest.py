@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from band.errors import SweepError
 SCHEMA = 1
 MANIFEST = "manifest.jsonl"
 SWEEPS = "sweeps"
+_encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +104,15 @@ def parse_manifest(text: str, *, path: Path) -> Manifest:
         head = json.loads(lines[0])
         if head["kind"] != "sweep" or head["schema"] > SCHEMA:
             raise SweepError(f"{path}:1: schema {head['schema']} of a {head['kind']}; this band reads up to {SCHEMA}")
+        digest = head.pop("digest", None)
         runs = []
         for line in lines[1:]:
             number += 1
             row = json.loads(line)
             runs.append(Run(row["id"], row["dataset"], row["overrides"], row["retired"]))
         number = 1
+        if digest is not None and digest != _digest(head, lines[1:]):
+            raise SweepError(f"{path} is not what its own digest says: it was altered or is damaged; generate it again")
         return Manifest(
             name=head["name"],
             base=head["base"],
@@ -134,9 +139,16 @@ def manifest_text(manifest: Manifest) -> str:
         "base": manifest.base,
         "datasets": manifest.datasets,
     }
-    encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
-    lines = [encode(head)]
+    lines = []
     for run in manifest.runs:
         row = {"id": run.id, "dataset": run.dataset, "overrides": run.overrides, "retired": run.retired}
-        lines.append(encode({"kind": "run", **row}))
-    return "\n".join(lines) + "\n"
+        lines.append(_encode({"kind": "run", **row}))
+    return "\n".join([_encode({**head, "digest": _digest(head, lines)}), *lines]) + "\n"
+
+
+def _digest(head: Mapping[str, Any], lines: Iterable[str]) -> str:
+    """Return the sha256 over the first line, without its digest, and the lines of the runs."""
+    digest = hashlib.sha256(_encode(head).encode())
+    for line in lines:
+        digest.update(b"\n" + line.encode())
+    return digest.hexdigest()

@@ -18,19 +18,20 @@ from typing import Any
 
 from band.attempts import Attempt, take
 from band.errors import BandError, ClaimError
-from band.files import canonical_json, read_json_object, write_atomic
-from band.run_dir import EventWriter, SweepDir
+from band.files import canonical_json, write_atomic
+from band.run_dir import EventWriter, SweepDir, read_task_json
 from band.sweep.calibrate import learn_from_task
 from band.sweep.fold import AttemptFold, add_to_index
 from band.sweep.ledger import RECEIPT, read_intents, request_numbers
 from band.sweep.local import Claims, queue_tasks
 from band.sweep.manifest import Manifest, read_manifest
 from band.sweep.processes import ask_to_stop, held_claim, is_here
-from band.sweep.status import Survey, take_survey
+from band.sweep.status import HOME_UNWRITABLE, Survey, take_survey
 from band.sweep.submit import write_skip
 from band.sweep.submitit_jobs import Job, start_job, sweep_up
 
 TICK_S = 0.2
+HOME_WAIT_S = 600.0  # how long the queue waits for a home that cannot be used, as an attempt does
 MOST_DEATHS = 3  # ends of a task, one after the other, without a checkpoint or a result in between
 OPEN = ("new", "interrupted", "unsynced")  # states of a run that an attempt would take up, as claims alone show them
 
@@ -65,17 +66,30 @@ class Queue:
 
     def run(self) -> None:
         """Work until every task is over; when asked to stop, until those that run have ended; asked twice, at once."""
+        refused_t = 0.0  # since when home cannot be used
         while True:
-            self.read_requests()
-            self._reap()
-            if self.num_stops:
-                for task in self.running:
-                    self._ask(task)
+            try:
+                self._work()
+                refused_t = 0.0
+            except OSError as error:  # each part of the work is done again until it is done
+                if not refused_t:
+                    refused_t = time.monotonic()
+                    say(f"the sweep's folder cannot be used ({error}); trying again")
+                elif time.monotonic() - refused_t > HOME_WAIT_S or self.num_stops > 1:
+                    raise
             else:
-                self._start_more()
-            if self.num_stops > 1 or not (self.running or (self.pending and not self.num_stops)):
-                return
+                if self.num_stops > 1 or not (self.running or (self.pending and not self.num_stops)):
+                    return
             time.sleep(TICK_S)
+
+    def _work(self) -> None:
+        self.read_requests()
+        self._reap()
+        if self.num_stops:
+            for task in self.running:
+                self._ask(task)
+        else:
+            self._start_more()
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -84,7 +98,7 @@ class Queue:
         requests = request_numbers(self.sweep)
         if requests == self.seen:
             return
-        self.seen, self.manifest = requests, read_manifest(self.sweep.path)
+        self.manifest = read_manifest(self.sweep.path)
         survey = self._survey()
         wanted = queue_tasks(self.sweep, since=self.submission)
         known = {*self.pending, *self.running}
@@ -93,6 +107,7 @@ class Queue:
             if any(survey.runs[run].state == "running" for run in self._cancelled(task, survey=survey)):
                 say(f"task {task}: a run of it was cancelled")
                 self._ask(task)
+        self.seen = requests
 
     def _cancelled(self, task: str, *, survey: Survey) -> frozenset[str]:
         return survey.ledger.cancelled.intersection(survey.ledger.tasks[task])
@@ -122,7 +137,7 @@ class Queue:
                 self._start(task)
 
     def _needs(self, task: str) -> tuple[int, int]:
-        values = read_json_object(self.sweep.task(task).task_json)
+        values = read_task_json(self.sweep.task(task).task_json)
         return int(values["threads"]), int(values["memory_bytes"])
 
     def _has_room(self, task: str) -> bool:
@@ -171,33 +186,35 @@ class Queue:
                 continue
             if held_claim(self.sweep.task(task).path):
                 continue  # the supervisor has outlived the process that submitit put above it
-            del self.running[task]
             last_words = entry.job.clean_up() if entry.job else ""
-            self._conclude(task, entry=entry, last_words=last_words)
+            again = self._conclude(task, entry=entry, last_words=last_words)
+            del self.running[task]
+            if again:
+                self.pending.insert(0, task)
 
-    def _conclude(self, task: str, *, entry: Running, last_words: str) -> None:
-        """Decide about a task that has ended: over, or once more."""
+    def _conclude(self, task: str, *, entry: Running, last_words: str) -> bool:
+        """Return whether a task that has ended is to be started once more."""
         survey = self._survey()
         self._index(task)
         open_runs = self._open_runs(task, survey=survey)
         if not open_runs:
             say(f"task {task} is over")
             self._learn_speed(task)
-            return
+            return False
         if self.num_stops:
             say(f"task {task} has stopped; {len(open_runs)} of its runs are not finished")
-            return
+            return False
         newest = max((f for f in survey.folds.values() if f.task == task), key=lambda f: f.first_t, default=None)
         if newest is not None and newest.interruption and not entry.asked:
             say(f"task {task} was interrupted ({newest.interruption}); submit again to continue it")
-            return
+            return False
         moved = self._progress(task) > entry.progress or bool(entry.asked)
         self.deaths[task] = 0 if moved else self.deaths.get(task, 0) + 1
         if self.deaths[task] >= MOST_DEATHS:
             self._give_up(task, runs=open_runs, last_words=last_words)
-            return
+            return False
         say(f"task {task} ended before its runs did; starting it again")
-        self.pending.insert(0, task)
+        return True
 
     def _give_up(self, task: str, *, runs: list[str], last_words: str) -> None:
         message = f"ended {MOST_DEATHS} times in a row without getting anywhere"
@@ -260,6 +277,9 @@ def main(arguments: list[str]) -> int:
     except BandError as error:
         say(f"error: {error}")
         return error.exit_code
+    except OSError as error:
+        say(f"error: the sweep's folder cannot be used: {error}")
+        return HOME_UNWRITABLE
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from band.files import canonical_json, read_json_object, write_atomic
-from band.run_dir import SweepDir
+from band.files import canonical_json, write_atomic
+from band.run_dir import SweepDir, read_task_json, signed
 from band.sweep.estimate import estimate
 from band.sweep.ledger import CANARY, Intent, new_task, record
 from band.sweep.manifest import Manifest, Run
@@ -98,7 +98,7 @@ def plan(
 def _keeps(sweep: SweepDir, task: str, survey: Survey, room: Room) -> bool:
     """Return whether a task stays as it was packed: what has begun does, and all else that the room can hold."""
     try:
-        values = read_json_object(sweep.task(task).task_json)
+        values = read_task_json(sweep.task(task).task_json)
     except FileNotFoundError:
         return False
     if any(fold.task == task for fold in survey.folds.values()):
@@ -109,7 +109,7 @@ def _keeps(sweep: SweepDir, task: str, survey: Survey, room: Room) -> bool:
 
 def packed_before(sweep: SweepDir, task: str, *, survey: Survey) -> Packed:
     """Return a task that is continued with what is left of its cost."""
-    values = read_json_object(sweep.task(task).task_json)
+    values = read_task_json(sweep.task(task).task_json)
     known = {run.id: run for run in survey.manifest.runs}
     runs = [known[run["id"]] for run in values["runs"] if run["id"] in known]
     left = [run for run in runs if survey.runs[run.id].state not in (*STAYS, "published")]
@@ -160,7 +160,7 @@ def write(
     for packed in plan.new:
         task = new_task(sweep)
         values = _task_values(packed, task=task, sweep=sweep, manifest=manifest, room=plan.room)
-        write_atomic(sweep.task(task).task_json, canonical_json(values) + b"\n")
+        write_atomic(sweep.task(task).task_json, signed(values))
         tasks[task] = tuple(run.id for run in packed.runs)
     if plan.canaries and options is not None:
         options = {**options, CANARY: sorted(task for task, runs in tasks.items() if set(runs) <= set(plan.canaries))}
@@ -215,7 +215,7 @@ def _follow_dataset(sweep: SweepDir, *, task: str, manifest: Manifest, run: str)
     """Point a task that nobody holds to where its recording is now: its content is part of the run's identity."""
     path = sweep.task(task).task_json
     number = next((other.dataset for other in manifest.runs if other.id == run), None)
-    values = read_json_object(path)
+    values = read_task_json(path)
     if number is None or values["dataset"] == _dataset(manifest, number) or held_claim(path.parent):
         return
-    write_atomic(path, canonical_json({**values, "dataset": _dataset(manifest, number)}) + b"\n")
+    write_atomic(path, signed({**values, "dataset": _dataset(manifest, number)}))

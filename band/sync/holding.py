@@ -189,6 +189,28 @@ def _place(folder: Path, wanted: Wanted) -> None:
     shutil.rmtree(folder)
 
 
+def finish_placing(source: Source) -> None:
+    """Do what is left of runs whose files a pull had linked into their places when it was killed.
+
+    Raises:
+        OSError: the disk is full …
+    """
+    with suppress(FileNotFoundError):
+        for folder in list(source.incoming.iterdir()):
+            beside = source.sweep.differs.glob(f"{folder.name}.*")
+            for target in (source.sweep.runs / folder.name, *beside):
+                if all(_is_same(path, target / path.name) for path in folder.iterdir()):
+                    mark_absent(target, absent_files(target))
+                    shutil.rmtree(folder)
+                    break
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(path.lstat(), other.lstat())
+    return False
+
+
 def verified(sweep: SweepDir, run: str) -> str:
     """Return the sha256 of the result.json of a run of which every file is at home and right.
 

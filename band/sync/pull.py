@@ -18,7 +18,7 @@ from band.sweep.status import published_runs
 from band.sync.choice import Choice
 from band.sync.connection import Connection, Place
 from band.sync.far_sweep import FarRun, FarSweep, look
-from band.sync.holding import Settled, Wanted, compare, has_come, settle, whole_runs
+from band.sync.holding import Settled, Wanted, compare, finish_placing, has_come, settle, whole_runs
 from band.sync.merge import are_related, merge
 from band.sync.rsync import CHANGING, Transfer, in_order, move, no_room
 from band.sync.sources import Source, read_sources, remember
@@ -182,6 +182,7 @@ def fetch(
     """
     pulled = Pulled(damaged=dict(plan.far.bad))
     try:
+        finish_placing(plan.source)
         left: Sequence[Wanted] = plan.wanted
         for _ in range(TRIES):
             if left:

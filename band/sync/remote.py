@@ -117,6 +117,8 @@ def look_at_run(folder: str, *, known: str) -> "dict[str, Any]":
     result = json.loads(data.decode("utf-8"))
     manifest = {name: [int(entry["size"]), str(entry["sha256"])] for name, entry in result["manifest"].items()}
     absent = json.loads(read_text(os.path.join(folder, ABSENT)) or '{"files": []}')["files"]
+    # One that is there all the same was to be removed, or had just come, when somebody was killed.
+    absent = [name for name in absent if kind_of(os.path.join(folder, name)) == ""]
     for name, (size, _) in manifest.items():
         path = os.path.join(folder, name)
         found = kind_of(path)

@@ -73,6 +73,30 @@ def test_of_many_that_publish_one_run_at_once_exactly_one_is_published_and_no_re
         assert names(sweep.incoming) == []
 
 
+def test_a_published_run_that_cannot_be_read_for_a_moment_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(finished(tmp_path / "first"), sweep)
+    second = finished(tmp_path / "second", content="theirs")
+    real = Path.read_bytes
+    for number in range(3):
+        reads = 0
+
+        def fail(path: Path, number: int = number) -> bytes:
+            nonlocal reads
+            if path.parent == sweep.run("r"):
+                reads += 1
+                if reads == number + 1:
+                    raise OSError(errno.ESTALE, "Stale file handle", str(path))
+            return real(path)
+
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="Stale"):
+            patch.setattr(Path, "read_bytes", fail)
+            bring(second, sweep, attempt="b")
+        assert content_of(sweep) == "ours" and names(sweep.superseded) == []
+    assert bring(second, sweep, attempt="b") == "superseded" and content_of(sweep) == "ours"
+
+
 @pytest.mark.parametrize("before", ["nothing", "theirs", "damaged"])
 def test_a_bringer_killed_at_any_call_loses_nothing_and_the_next_one_publishes(tmp_path: Path, before: str) -> None:
     run = finished(tmp_path / "work" / "r")

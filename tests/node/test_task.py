@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from fake_task import HELPERS, QUICK, TRAINER, FakeTask, children_of, kill, make
 from fake_trainer import expected_state
 
 from band.attempts import Attempt, take
+from band.errors import BandError
 from band.node import child
 from band.node.course import make_work_folder
+from band.node.job import read_task
 from band.node.task import run_task
-from band.run_dir import seal
+from band.run_dir import seal, signed
 
 
 @pytest.fixture
@@ -208,6 +211,24 @@ def test_a_damaged_task_file_is_named(
     assert task.attempt() == 1
     said = capsys.readouterr().err
     assert "task.json" in said and message in said and not task.events()
+
+
+def test_of_bits_flipped_anywhere_in_a_task_file_none_changes_what_is_trained(tmp_path: Path) -> None:
+    path = tmp_path / "0000" / "task.json"
+    path.parent.mkdir()
+    dataset = {"path": "/d.h5", "digest": "d", "file_digest": "f" * 64, "size_bytes": 6000}
+    runs = [{"id": f"run{n}", "config": {"epochs": 12 + n, "hyper": {"lr": 0.01}}} for n in range(4)]
+    data = signed({"schema": 1, "sweep": "demo", "task": "0000", "threads": 1, "runs": runs, "dataset": dataset})
+    draws, refused = random.Random(1), 0
+    for _ in range(300):
+        place = draws.randrange(len(data))
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << draws.randrange(8)]) + data[place + 1 :])
+        try:
+            read_task(path)
+            assert json.loads(path.read_bytes())["runs"] == runs
+        except BandError:
+            refused += 1
+    assert refused > 250
 
 
 def test_a_work_folder_is_made_though_others_remove_its_parents(tmp_path: Path) -> None:

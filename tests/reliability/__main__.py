@@ -6,15 +6,14 @@ import argparse
 import importlib
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from reliability.ledger import Ledger, tables
+from reliability.ledger import Ledger, quick_folder, tables
 
 # Each is a module with `bench(ledger, *, folder, seed, until)`: it injects until that time.monotonic(), in that folder.
-BENCHES: tuple[str, ...] = ("slurm_sweeps", "network")
+BENCHES = ("calls", "damage", "views", "processes", "people", "slurm_sweeps", "network")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,10 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in BENCHES:
             parser.error(f"there is no bench {name!r}, but {', '.join(BENCHES)}")
         until = time.monotonic() + (end - time.monotonic()) / (len(names) - place)
-        with tempfile.TemporaryDirectory(prefix=f"chaos-{name}-") as folder:
-            importlib.import_module(f"reliability.{name}").bench(
-                ledger, folder=Path(folder), seed=given.seed, until=until
-            )
+        with quick_folder() as folder:
+            importlib.import_module(f"reliability.{name}").bench(ledger, folder=folder, seed=given.seed, until=until)
         print(f"{name}: {ledger.hits} hits so far, {len(ledger.bad)} bad", file=sys.stderr, flush=True)
     print(tables(ledger.made))
     for each in ledger.bad:

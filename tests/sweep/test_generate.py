@@ -234,7 +234,7 @@ def test_a_manifest_from_before_a_field_existed_is_still_understood(folder: Path
     path = folder / "sweeps/s/manifest.jsonl"
     head, *rows = path.read_text().splitlines()
     values = json.loads(head)
-    del values["base"]["hyper"]["weight_decay"], values["base"]["train"]["dtype"]
+    del values["digest"], values["base"]["hyper"]["weight_decay"], values["base"]["train"]["dtype"]
     path.write_text("\n".join([json.dumps(values), *rows]))
     second = generate(folder, seeds=[1])
     assert second.kept == first.new[1:] and second.retired == first.new[:1]

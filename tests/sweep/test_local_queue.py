@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from fake_task import kill, wait_for
 from local_sweep import LocalSweep, make_sweep
+from stepping import Held
 
+from band.cli.sweep import main as band_sweep
 from band.sweep.local import start_queue
 from band.sweep.pack import Room
 from band.sweep.submit import plan, write
@@ -140,6 +142,25 @@ def test_a_detached_queue_outlives_its_terminal_and_a_second_submit_starts_no_ot
     assert sweep.queue_pid() == pid
     ended(sweep)
     assert_trained_once(sweep, members=2, epochs=30)
+
+
+def test_two_submits_at_one_moment_train_everything_once(tmp_path: Path) -> None:
+    """The first is stopped when it has looked at the sweep and is about to write what it makes of it."""
+    sweep = make_sweep(tmp_path, {run: {"epochs": 10, "epoch_s": 0.1} for run in "abcd"})
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in sweep.environment.items():
+            patch.setenv(name, value)
+        first = Held(
+            lambda: band_sweep(["submit", str(sweep.sweep.path), "--detach", "--jobs", "8"]), number=2, before=True
+        )
+        second = sweep.start("submit", "--detach", "--jobs", "8")
+        time.sleep(1.0)
+        assert second.poll() is None and not list(sweep.sweep.submissions.glob("*/intent.json"))
+        assert first.finish() == 0
+    said, _ = second.communicate(timeout=60)
+    assert second.returncode == 4 and "it has all of this already" in said
+    ended(sweep)
+    assert_trained_once(sweep, members=4, epochs=10)
 
 
 def test_closing_the_terminal_of_a_foreground_submit_stops_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,24 @@ def test_a_damaged_manifest_is_refused_with_its_line(tmp_path: Path, spoil, mess
     lines = manifest_text(make_manifest(tmp_path)).splitlines()
     (tmp_path / "manifest.jsonl").write_text("\n".join(spoil(lines)))
     with pytest.raises(SweepError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_of_bits_flipped_anywhere_in_a_manifest_none_changes_what_it_says(tmp_path: Path) -> None:
+    manifest = make_manifest(tmp_path)
+    path = tmp_path / "manifest.jsonl"
+    data = manifest_text(manifest).encode()
+    draws, refused = random.Random(1), 0
+    for _ in range(300):
+        place = draws.randrange(len(data))
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << draws.randrange(8)]) + data[place + 1 :])
+        try:
+            assert read_manifest(tmp_path) == manifest
+        except SweepError:
+            refused += 1
+    assert refused > 250
+    path.write_bytes(b"\n".join(data.split(b"\n")[:-2]) + b"\n")
+    with pytest.raises(SweepError, match="altered or is damaged; generate it again"):
         read_manifest(tmp_path)
 
 

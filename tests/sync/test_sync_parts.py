@@ -10,10 +10,14 @@ from sealed_runs import publish, run_id
 from band.config import RunConfig, to_dict
 from band.errors import ConfigError, PublishError
 from band.files import sync_file_system
-from band.run_dir import absent_files, mark_absent, verify
+from band.run_dir import ABSENT, absent_files, mark_absent, verify
 from band.sweep.manifest import Manifest, Run
 from band.sync.choice import PARTS, Choice, parse_list, parse_where
+from band.sync.connection import Place
+from band.sync.holding import finish_placing
 from band.sync.merge import are_related, merge
+from band.sync.remote import look_at_run
+from band.sync.sources import Source
 
 
 def manifest(runs: dict[str, dict[str, object]], *, digest: str = "d", lr: float = 4e-3) -> Manifest:
@@ -78,6 +82,23 @@ def test_a_run_in_part_is_whole_again_when_nothing_is_marked_absent(tmp_path: Pa
     (run / "model.pt").write_bytes(data)
     mark_absent(run, [])
     assert not absent_files(run) and verify(run)["run_id"] == run.name
+
+
+def test_what_a_killed_pull_had_linked_into_a_run_is_neither_called_absent_nor_left_on_its_way(tmp_path: Path) -> None:
+    sweep = publish(tmp_path / "maze", [0, 1])
+    source = Source(sweep=sweep, place=Place("far", "/far/maze"))
+    run, half_way = sweep.run(run_id(0)), sweep.run(run_id(1))
+    for folder in (run, half_way):
+        (source.incoming / folder.name).mkdir(parents=True)
+        mark_absent(folder, ["model.pt"])
+    (source.incoming / run.name / "model.pt").hardlink_to(run / "model.pt")
+    (source.incoming / half_way.name / "model.pt").write_bytes(b"half of it")
+    (half_way / "model.pt").unlink()
+    assert not absent_files(run) and not look_at_run(str(run), known="")["absent"]
+    finish_placing(source)
+    assert not (run / ABSENT).exists()
+    assert [path.name for path in source.incoming.iterdir()] == [half_way.name]
+    assert absent_files(half_way) == {"model.pt"} == set(look_at_run(str(half_way), known="")["absent"])
 
 
 def test_flushing_a_file_system_reports_what_it_cannot(tmp_path: Path) -> None:
