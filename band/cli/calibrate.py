@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from band.cli.common import print_json, whole_number
 from band.cli.progress import plural
@@ -38,24 +37,15 @@ def run(args: argparse.Namespace) -> int:
         SweepError: there is no such sweep, or a shape cannot be trained here.
     """
     from band.sweep import populations
-    from band.sweep.estimate import num_members
-    from band.sweep.manifest import Run, find_sweep, read_manifest
-    from band.sweep.pack import dataset_shapes_of, room_for
+    from band.sweep.manifest import find_sweep, read_manifest
+    from band.sweep.pack import room_for
     from band.sweep.resources import detect
 
     manifest = read_manifest(find_sweep(args.sweep))
     device = room_for(detect(), device=args.device).device
     shown = []
-    first: dict[str, tuple[Run, dict[str, Any]]] = {}
-    for run in manifest.active():
-        config = manifest.run_config(run)
-        if num_members(config) > 1:
-            continue  # a search says itself how many it has
-        key = populations.shape_key(
-            config, dataset_shapes_of(manifest, run.dataset), device=device, threads=args.threads
-        )
-        first.setdefault(key, (run, config))
-    for key, (run, config) in first.items():
+    found = populations.shapes_in(manifest, manifest.active(), device=device, threads=args.threads)
+    for key, (run, config, _) in found.items():
         if not args.json:
             print(f"shape of {run.id}, on {device}:", flush=True)
         rates: dict[int, float] = {}

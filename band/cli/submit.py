@@ -12,6 +12,7 @@ from band.cli.common import INTERRUPTED, fail, print_json, whole_number
 from band.cli.progress import Watch, duration, plural, show, size
 from band.cli.slurm_options import add_submit_options
 from band.run_dir import SweepDir
+from band.sweep import populations
 from band.sweep.control import retry, stop_queue
 from band.sweep.local import QUEUE_LOG, one_at_a_time, queue_claim, start_queue
 from band.sweep.manifest import find_sweep, read_manifest
@@ -29,6 +30,7 @@ examples:
   band-sweep submit mc_maze --cluster mycluster --dry-run    # the script, the arrays, the hours
   band-sweep submit mc_maze --cluster mycluster --partition gpu --time 4:00:00 --canary
   band-sweep submit mc_maze --host informatics --cluster mycluster"""
+LONG_S = 1800.0  # of a plan from which on it is worth half a minute to know how many runs to train together
 COUNT: dict[str, Any] = {"type": whole_number, "default": 0, "metavar": "N"}
 
 
@@ -97,6 +99,8 @@ def _plan_and_start(args: argparse.Namespace, *, sweep: SweepDir) -> int | list[
     members = most_members(survey.manifest, given=args.pack)
     adopt = queue_claim(sweep) is None
     planned = plan(survey, sweep=sweep, room=room, members=members, limit=args.limit, adopt=adopt)
+    if not (members or args.dry_run) and measured(planned, survey=survey, quiet=args.json):
+        planned = plan(survey, sweep=sweep, room=room, members=members, limit=args.limit, adopt=adopt)
     if args.json:
         print_json(_plan_json(planned, survey=survey))
     else:
@@ -104,6 +108,29 @@ def _plan_and_start(args: argparse.Namespace, *, sweep: SweepDir) -> int | list[
     if args.dry_run:
         return 0
     return _start(planned, sweep=sweep, survey=survey, follow=not (args.detach or args.json))
+
+
+def measured(planned: Plan, *, survey: Survey, quiet: bool) -> bool:
+    """Measure how many runs to train together where much is to be done and that is not known; return whether it was."""
+    if planned.walltime_s < LONG_S:
+        return False
+    room, runs = planned.room, [run for task in planned.new for run in task.runs]
+    shapes = populations.shapes_in(survey.manifest, runs, device=room.device, threads=room.threads)
+    found = False
+    for key, (run, config, count) in shapes.items():
+        if count == 1 or populations.paying(key) is not None:
+            continue
+        if not quiet:
+            how = "once for this machine; --pack N: not at all"
+            print(f"measuring how many runs like {run.id} to train together ({how})", file=sys.stderr)
+        path, most = str(survey.manifest.datasets[run.dataset]["path"]), min(count, room.max_members)
+        rates = dict(
+            populations.measure(config, path, device=room.device, threads=room.threads, most=most, seconds=1.0)
+        )
+        if rates:
+            populations.keep(key, rates)
+            found = True
+    return found
 
 
 def _start(planned: Plan, *, sweep: SweepDir, survey: Survey, follow: bool) -> int | list[int]:

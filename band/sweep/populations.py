@@ -8,14 +8,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from band.errors import SweepError
 from band.files import write_atomic
-from band.sweep.estimate import Shapes, calibration_path, sizes_of
+from band.sweep.estimate import Shapes, calibration_path, num_members, sizes_of
+from band.sweep.manifest import Manifest, Run
 
 ENOUGH = 0.95  # of the best rate: of populations that reach it the smallest is taken, whose results come first
 TIMEOUT_S = 600.0
@@ -42,6 +43,25 @@ def paying(key: str) -> int | None:
     """Return how many members pay for a shape, None where that was not measured."""
     rates = _read().get(key, {}).get("rates")
     return best_size({int(members): float(rate) for members, rate in rates.items()}) if rates else None
+
+
+def shapes_in(
+    manifest: Manifest, runs: Iterable[Run], *, device: str, threads: int
+) -> dict[str, tuple[Run, dict[str, Any], int]]:
+    """Return of each shape among `runs`, by its key, the first run, its configuration, and how many runs have it.
+
+    A search is left out: it says itself how many members it has.
+    """
+    found: dict[str, tuple[Run, dict[str, Any], int]] = {}
+    for run in runs:
+        config = manifest.run_config(run)
+        if num_members(config) > 1:
+            continue
+        shapes: Shapes = manifest.datasets[run.dataset].get("shapes") or {}
+        key = shape_key(config, shapes, device=device, threads=threads)
+        first = found.get(key, (run, config, 0))
+        found[key] = (first[0], first[1], first[2] + 1)
+    return found
 
 
 def best_size(rates: Mapping[int, float]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,10 +11,16 @@ from sweep_files import band_sweep, write_sweep
 from test_pack import SHAPES, manifest_of, room, sizes
 from tiny import write_recording
 
+from band.cli import submit
+from band.cli.progress import Watch
 from band.config import RunConfig, to_dict
 from band.errors import SweepError
+from band.run_dir import SweepDir
+from band.sweep import populations
 from band.sweep.pack import pack
 from band.sweep.populations import best_size, keep, measure, paying, shape_key
+from band.sweep.schedulers import scheduler_for
+from band.sweep.submit import plan
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +73,31 @@ def test_calibrate_measures_each_shape_of_a_sweep_with_the_real_trainer(tmp_path
     for shape in shapes:
         rates = {int(members): rate for members, rate in shape["rates"].items()}
         assert set(rates) <= {1, 2, 4} and min(rates.values()) > 0 and shape["members"] == best_size(rates)
+
+
+def test_submit_measures_what_is_not_known_where_much_is_to_be_done(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def measured(config: dict[str, Any], path: str, *, most: int, **_: Any) -> Iterator[tuple[int, float]]:
+        asked.append((config["arch"]["gen_dim"], most))
+        return iter([(1, 10.0), (2, 19.0), (4, 20.0)])
+
+    monkeypatch.setattr(populations, "measure", measured)
+    write_recording(tmp_path / "tiny.h5")
+    base = {"data": {"path": str(tmp_path / "tiny.h5")}, "train": {"max_epochs": 10**6, "batch_size": 8}}
+    grid = {"arch.gen_dim": [8, 12], "hyper.lr": [1e-3, 2e-3, 3e-3]}
+    path = write_sweep(tmp_path / "many.yaml", {"base": base, "grid": grid})
+    assert band_sweep("generate", path, cwd=tmp_path).returncode == 0
+    sweep = SweepDir(tmp_path / "sweeps" / "many")
+    survey = Watch(sweep, scheduler=scheduler_for(sweep)).look()
+    long = plan(survey, sweep=sweep, room=room(1))
+    assert submit.measured(long, survey=survey, quiet=False)
+    assert sorted(asked) == [(8, 3), (12, 3)] and capsys.readouterr().err.count("measuring how many runs like") == 2
+    assert sorted(len(task.runs) for task in plan(survey, sweep=sweep, room=room(1)).new) == [1, 1, 2, 2]
+    assert not submit.measured(long, survey=survey, quiet=False) and len(asked) == 2, "it is known now"
+    monkeypatch.setattr(submit, "LONG_S", long.walltime_s * 2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    assert not submit.measured(long, survey=survey, quiet=False) and len(asked) == 2, "it does not pay"
 
 
 def test_a_recording_that_cannot_be_trained_is_named(tmp_path):
