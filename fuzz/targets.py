@@ -616,7 +616,8 @@ def _filters(folder: Path) -> Callable[[bytes], None]:
 _WORDS = ["hyper.lr=1e-3,0.004", "seed=1", "data.path=*", "band-*", "band-0001", "me@far:x/y", "10M", "outputs,all", "grid.seed=[1]"]
 
 
-def _lines(words: Sequence[Any]) -> bytes:
+def _lines(words: Any) -> bytes:
+    words = words if isinstance(words, list) else [words]
     return "\n".join(str(word) for word in words).encode("utf-8", "surrogatepass")
 
 

@@ -102,6 +102,8 @@ def with_atheris(args: argparse.Namespace, place: Path) -> None:
         "timeout": TIMEOUT_S,
         "rss_limit_mb": MEMORY_MB,
         "max_len": MOST_BYTES,
+        "keep_seed": 1,
+        "len_control": 0,
         "seed": args.seed,
         "artifact_prefix": f"{crashes}/{args.target.replace(' ', '-')}-",
     }

@@ -105,7 +105,7 @@ def _json(
 def _choose(args: argparse.Namespace, *, survey: Survey) -> list[str]:
     """Return the runs whose logs are asked for; they were all submitted."""
     if args.task:
-        task = f"{int(args.task):04d}" if args.task.isdigit() else args.task
+        task = f"{int(args.task):04d}" if args.task.isdecimal() else args.task
         if task not in survey.ledger.tasks:
             raise SweepError(f"there is no task {args.task}; there are {len(survey.ledger.tasks)}, from 0001 on")
         return [run for run in survey.ledger.tasks[task] if run in survey.runs]

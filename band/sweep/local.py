@@ -71,7 +71,7 @@ def local_queue(sweep: SweepDir) -> Claim | None:
 
 def queue_submission(sweep: SweepDir, *, claim: Claim) -> str:
     """Return the number of the submission whose queue holds that claim; where none says so, one never reached."""
-    numbers = (name for name in os.listdir(sweep.submissions) if name.isdigit())
+    numbers = (name for name in os.listdir(sweep.submissions) if name.isdecimal())
     for number in sorted(numbers, key=int, reverse=True):
         with suppress(OSError):
             if read_json_object(sweep.submission(number) / RECEIPT).get("attempt") == claim.attempt.name:

@@ -54,7 +54,7 @@ def sweep_up(sweep: SweepDir) -> None:
     for folder in sweep.submissions.glob(f"[0-9]*/{FOLDER}"):
         for path in folder.iterdir():
             pid = path.name.partition("_")[0]
-            if not (pid.isdigit() and _is_job(int(pid))):
+            if not (pid.isdecimal() and _is_job(int(pid))):
                 with suppress(OSError):
                     path.unlink()
         with suppress(OSError):
