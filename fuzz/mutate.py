@@ -30,7 +30,7 @@ def places_of(value: Any, found: list[tuple[Any, Any]] | None = None) -> list[tu
 
 
 def changed(document: Any, data: bytes, *, others: Sequence[Any] = ()) -> Any:
-    """Return a copy of a document in which something is replaced, removed, doubled, moved or renamed for each few bytes.
+    """Return a copy of a document in which something is replaced, removed, doubled, moved or renamed.
 
     Args:
         document: plain values.

@@ -13,7 +13,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from band.cli import status as cli_status
 from band.cli.common import print_json, printable
 from band.cli.progress import as_json
 from band.config import RunConfig, to_dict
-from band.data import hdf5, inspect, recording
+from band.data import inspect, recording
 from band.errors import BandError
 from band.files import canonical_json
 from band.node.job import Skip, read_task
@@ -70,10 +70,8 @@ class Target:
         take = self.prepare(folder)
 
         def one(data: bytes) -> None:
-            try:
+            with suppress(BandError):
                 take(data[1:] if not data or data[0] % 2 == 0 else self.structured(data[1:]))
-            except BandError:
-                pass
 
         return one
 
@@ -104,7 +102,14 @@ def _config() -> dict[str, Any]:
 
 def _manifest_lines() -> list[dict[str, Any]]:
     dataset = {"path": "/data/maze.h5", "digest": "d" * 64, "file_digest": "f" * 64, "size_bytes": 1, "shapes": {}}
-    head = {"kind": "sweep", "schema": 1, "name": "maze", "base": _config(), "datasets": [dataset], "source": "maze.yaml"}
+    head = {
+        "kind": "sweep",
+        "schema": 1,
+        "name": "maze",
+        "base": _config(),
+        "datasets": [dataset],
+        "source": "maze.yaml",
+    }
     head |= {"set": ["seed=1"], "options": {"submit": {"sbatch": {"mem": "1G"}}}}
     overrides = ({"hyper.behavior_weight": 1.0}, {"seed": 1})
     rows = [
@@ -151,7 +156,13 @@ def _result() -> dict[str, Any]:
         "training": {"outcome": "ok", "reason": "", "epochs": 3, "steps": 9, "best_epoch": 2, "seconds": 1.5},
         "scores": {"train": scores, "valid": scores, "test": scores},
         "split": {"train": 2, "valid": 1, "test": 1, "how": "shipped"},
-        "provenance": {"code": "c" * 64, "versions": {"torch": "2.6"}, "host": "n1", "threads": 1, "packing": [RUNS[0]]},
+        "provenance": {
+            "code": "c" * 64,
+            "versions": {"torch": "2.6"},
+            "host": "n1",
+            "threads": 1,
+            "packing": [RUNS[0]],
+        },
         "manifest": {"metrics.csv": {"size": 3, "sha256": hashlib.sha256(b"a,b").hexdigest()}},
     }
 
@@ -165,7 +176,14 @@ def _events() -> list[dict[str, Any]]:
         {"event": "started", "runs": both, "step": 0},
         {"event": "epoch", "runs": epoch, "steps_per_s": 2.0},
         {"event": "checkpoint", "step": 5, "slot": 0, "sha256": "a" * 64, "size": 9, "runs": both},
-        {"event": "split", "runs": both, "parts": [[RUNS[0]], [RUNS[1]]], "error": "E", "message": "m", "traceback": ""},
+        {
+            "event": "split",
+            "runs": both,
+            "parts": [[RUNS[0]], [RUNS[1]]],
+            "error": "E",
+            "message": "m",
+            "traceback": "",
+        },
         {"event": "rehearsed", "share": 0.5, "train_s": 1.0, "outputs_s": 0.5},
         {"event": "run_finished", "run": RUNS[0], "outcome": "ok"},
         {"event": "published", "run": RUNS[0], "outcome": "ok"},
@@ -179,7 +197,15 @@ def _events() -> list[dict[str, Any]]:
 def _task() -> dict[str, Any]:
     dataset = {"path": "/data/maze.h5", "digest": "d" * 64, "file_digest": "f" * 64, "size_bytes": 9}
     runs = [{"id": run, "config": _config()} for run in RUNS]
-    return {"schema": 1, "sweep": "maze", "task": "0001", "runs": runs, "dataset": dataset, "threads": 1, "device": "cpu"}
+    return {
+        "schema": 1,
+        "sweep": "maze",
+        "task": "0001",
+        "runs": runs,
+        "dataset": dataset,
+        "threads": 1,
+        "device": "cpu",
+    }
 
 
 SWEEP = {
@@ -219,7 +245,12 @@ TEMPLATE = b"""#!/bin/bash
 module load python || exit 72
 #SBATCH --late
 """
-USER = b"cluster: eddie\nsbatch: {account: lab}\nclusters:\n  eddie: {sbatch: {mem: 1G}, setup: [module load x]}\nhosts: {h: {path: x}}\n"
+USER = b"""cluster: eddie
+sbatch: {account: lab}
+clusters:
+  eddie: {sbatch: {mem: 1G}, setup: [module load x]}
+hosts: {h: {path: x}}
+"""
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------
@@ -352,12 +383,9 @@ def _tasks(folder: Path) -> Callable[[bytes], None]:
     def take(data: bytes) -> None:
         for name in ("skip.json", "claim.3.json", "task.json"):
             path.with_name(name).write_bytes(data)
-        for read in (lambda: read_claim(path.parent), lambda: Skip(task)):
-            try:
-                task = read_task(path)
-                read()
-            except BandError:
-                read_claim(path.parent)
+        with suppress(BandError):
+            Skip(read_task(path))
+        read_claim(path.parent)
 
     return take
 
@@ -381,7 +409,15 @@ def _ledgers(folder: Path) -> Callable[[bytes], None]:
 
 def _journal() -> list[dict[str, Any]]:
     queued = {"t": 2.0, "array": 1, "step": "queued", "job_id": "17"}
-    intent = {"t": 1.0, "array": 1, "step": "intent", "token": "b", "tasks": ["0001"], "script": "array.1.sh", "throttle": 2}
+    intent = {
+        "t": 1.0,
+        "array": 1,
+        "step": "intent",
+        "token": "b",
+        "tasks": ["0001"],
+        "script": "array.1.sh",
+        "throttle": 2,
+    }
     return [intent, queued, {"t": 3.0, "array": 1, "step": "released"}]
 
 
@@ -446,8 +482,36 @@ def _structured_slurm(data: bytes) -> bytes:
 
 
 _SLURM: dict[str, tuple[str, ...]] = {
-    "queue": ("7", "0-3%2", "PENDING", "me", "cpu", "1700000000", "N/A", "N/A", "1:00:00", "Priority", "0", "0", "", "b-1"),
-    "accounts": ("7_[0-3]", "CANCELLED by 5", "me", "cpu", "2024-01-01T00:00:00", "1", "2", "1:00", "None", "1:9", "n1", "b"),
+    "queue": (
+        "7",
+        "0-3%2",
+        "PENDING",
+        "me",
+        "cpu",
+        "1700000000",
+        "N/A",
+        "N/A",
+        "1:00:00",
+        "Priority",
+        "0",
+        "0",
+        "",
+        "b-1",
+    ),
+    "accounts": (
+        "7_[0-3]",
+        "CANCELLED by 5",
+        "me",
+        "cpu",
+        "2024-01-01T00:00:00",
+        "1",
+        "2",
+        "1:00",
+        "None",
+        "1:9",
+        "n1",
+        "b",
+    ),
     "job": ("JobId=7", "JobName=b", "JobState=PENDING", "Restarts=1", "Reason=None", "EndTime=1700000000"),
     "partition": ("PartitionName=cpu", "Default=YES", "MaxTime=1-0", "TotalCPUs=4", "TotalNodes=2", "PriorityTier=1"),
     "node": ("NodeName=n1", "State=IDLE", "CPUTot=4", "CPUAlloc=0", "RealMemory=100", "Gres=gpu:a100:2(S:0-1)"),
@@ -494,12 +558,21 @@ def _named(name: str) -> Any:
 
 def _pickled() -> tuple[bytes, ...]:
     """Return pickles as torch.save writes them: texts, numbers, and by hand a tensor, a class and a call."""
-    plain = {"epoch": 3, "global_step": 9, "pytorch-lightning_version": "2.6.0", "hyper_parameters": {"lr": 0.1, "s": {1}}}
+    plain = {
+        "epoch": 3,
+        "global_step": 9,
+        "pytorch-lightning_version": "2.6.0",
+        "hyper_parameters": {"lr": 0.1, "s": {1}},
+    }
     tensor = (
         b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"
         b"K\0(K\x02K\x02t(K\x02K\x01t\x89NtR"
     )
-    state = b"\x80\x02}(X\x0a\0\0\0state_dict}(X\x01\0\0\0w" + tensor + b"uX\x05\0\0\0epochK\x03uX\x0b\0\0\0global_stepK\x09s."
+    state = (
+        b"\x80\x02}(X\x0a\0\0\0state_dict}(X\x01\0\0\0w"
+        + tensor
+        + b"uX\x05\0\0\0epochK\x03uX\x0b\0\0\0global_stepK\x09s."
+    )
     objects = b"\x80\x02}X\x10\0\0\0hyper_parameterscmade.up\nPrior\n)\x81}X\x01\0\0\0aK\x01sbs."
     called = b"\x80\x02cos\nsystem\nX\x02\0\0\0id\x85R."
     return (pickle.dumps(plain, 2), pickle.dumps(plain, 4), pickle.dumps(plain, 0), state, objects, called)
@@ -613,7 +686,17 @@ def _filters(folder: Path) -> Callable[[bytes], None]:
     return take
 
 
-_WORDS = ["hyper.lr=1e-3,0.004", "seed=1", "data.path=*", "band-*", "band-0001", "me@far:x/y", "10M", "outputs,all", "grid.seed=[1]"]
+_WORDS = [
+    "hyper.lr=1e-3,0.004",
+    "seed=1",
+    "data.path=*",
+    "band-*",
+    "band-0001",
+    "me@far:x/y",
+    "10M",
+    "outputs,all",
+    "grid.seed=[1]",
+]
 
 
 def _lines(words: Any) -> bytes:

@@ -1,7 +1,6 @@
 """One process that feeds one target for a while: `python -m fuzz.worker TARGET --engine atheris --seconds 60 …`.
 
-atheris (libFuzzer) keeps what reaches new code of band, and is told by it; hypothesis draws pieces of a size and kind that
-break parsers. What a target does not survive is written down and gone on from; what the process does not survive
+atheris (libFuzzer) keeps what reaches new code of band, and goes on from it; hypothesis draws pieces that break parsers. What a target does not survive is written down and gone on from; what the process does not survive
 (a crash, a hang, memory beyond the bound) ends it, and the runner writes it down.
 """
 
@@ -132,7 +131,11 @@ def with_hypothesis(args: argparse.Namespace, place: Path) -> None:
         count += 1
 
     quiet = settings(
-        max_examples=2000, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=2000,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )
     number = args.seed * 1_000_000
     while time.monotonic() < end:
@@ -145,8 +148,9 @@ def with_hypothesis(args: argparse.Namespace, place: Path) -> None:
 
 def strategy(target: Any) -> Any:
     """Return how hypothesis draws inputs of a target: seeds with pieces put in, and changes of a valid document."""
-    from fuzz.mutate import ODD
     from hypothesis import strategies as st
+
+    from fuzz.mutate import ODD
 
     texts = st.one_of(st.sampled_from([str(value) for value in ODD]), st.text(max_size=20), st.floats().map(repr))
     piece = st.one_of(st.binary(max_size=12), texts.map(lambda text: text.encode("utf-8", "surrogatepass")))

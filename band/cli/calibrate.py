@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from band.cli.common import print_json, whole_number
+from band.cli.common import print_json, say, whole_number
 from band.cli.progress import plural
 
 HELP = "measure here how many runs to train together, for each shape of a sweep"
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         first.setdefault(key, (run, config))
     for key, (run, config) in first.items():
         if not args.json:
-            print(f"shape of {run.id}, on {device}:", flush=True)
+            say(f"shape of {run.id}, on {device}:", flush=True)
         rates: dict[int, float] = {}
         path = str(manifest.datasets[run.dataset]["path"])
         for members, rate in populations.measure(
@@ -65,15 +65,15 @@ def run(args: argparse.Namespace) -> int:
         ):
             rates[members] = rate
             if not args.json:
-                print(f"  {members:4d} together: {rate:8.1f} member-steps/s", flush=True)
+                say(f"  {members:4d} together: {rate:8.1f} member-steps/s", flush=True)
         if not rates:
-            print(f"{run.id}: not even one run fits the memory of {device}", file=sys.stderr)
+            say(f"{run.id}: not even one run fits the memory of {device}", file=sys.stderr)
             return 1
         populations.keep(key, rates)
         best = populations.best_size(rates)
         shown.append({"run": run.id, "device": device, "rates": {str(m): r for m, r in rates.items()}, "members": best})
         if not args.json:
-            print(f"  pack: auto trains {plural(best, 'run')} of it together")
+            say(f"  pack: auto trains {plural(best, 'run')} of it together")
     if args.json:
         print_json({"sweep": manifest.name, "shapes": shown})
     return 0

@@ -7,7 +7,7 @@ import dataclasses
 import shlex
 import sys
 
-from band.cli.common import printable
+from band.cli.common import printable, say
 from band.cli.progress import size, transfer
 from band.errors import RemoteError
 from band.run_dir import SweepDir
@@ -83,4 +83,4 @@ def _is_sweep(args: argparse.Namespace, words: list[str], *, number: int) -> boo
 
 
 def _tell(text: str) -> None:
-    print(printable(text), file=sys.stderr)
+    say(printable(text), file=sys.stderr)

@@ -182,9 +182,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _collect(
-    group: Any, prefix: str, path: Path, found: dict[str, h5py.Dataset], visited: Iterator[int]
-) -> None:
+def _collect(group: Any, prefix: str, path: Path, found: dict[str, h5py.Dataset], visited: Iterator[int]) -> None:
     for name in group:
         full = prefix + name
         if next(visited) > MAX_NAMES:

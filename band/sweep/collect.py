@@ -145,7 +145,9 @@ def _checked(result: dict[str, Any], folder: Path) -> dict[str, Any]:
                     raise TypeError(f"{str(score)[:80]!r} is no score")
         _mapping(result["split"]), _mapping(result["training"]), _mapping(result.get("provenance", {}))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise PublishError(f"{folder / RESULT} is not the result of a run ({error!r}); restore it or delete it") from None
+        raise PublishError(
+            f"{folder / RESULT} is not the result of a run ({error!r}); restore it or delete it"
+        ) from None
     return result
 
 

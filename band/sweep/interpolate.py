@@ -1,7 +1,7 @@
 """`${…}` in sweep files: values of the file and the environment by OmegaConf, fields of each run by name.
 
-`${base.hyper.lr}`, `${name}` and `${oc.env:HOME}` are replaced once, and no other form is. `${hyper.lr}` or `${seed}`, standing alone, is
-the value that the field has in each run, swept or not.
+`${base.hyper.lr}`, `${name}` and `${oc.env:HOME}` are replaced once, and nothing of another form is. `${hyper.lr}` or
+`${seed}`, standing alone, is the value that the field has in each run, swept or not.
 """
 
 from __future__ import annotations
@@ -107,7 +107,10 @@ def _check_form(node: Node) -> None:
                 "give what is meant under another name"
             )
         if not (variable or _KEY.match(text, opening.start())):
-            raise ConfigError(f"{node.source}: {text!r} cannot be followed: must be ${{key}}, ${{oc.env:NAME}} or ${{oc.env:NAME,default}}")
+            raise ConfigError(
+                f"{node.source}: {text!r} cannot be followed: "
+                "must be ${key}, ${oc.env:NAME} or ${oc.env:NAME,default}"
+            )
 
 
 def _check_growth(found: list[Node], values: Mapping[str, Any]) -> None:
@@ -120,7 +123,9 @@ def _check_growth(found: list[Node], values: Mapping[str, Any]) -> None:
         if not (is_reference or isinstance(value, (dict, list))):
             return 0, len(value) if isinstance(value, str) else 1
         if id(value) not in known:
-            known[id(value)] = (MAX_STEPS + 1, 0) if depth > MAX_CHAIN else (0, 0)  # a circle is named where it is followed
+            known[id(value)] = (
+                (MAX_STEPS + 1, 0) if depth > MAX_CHAIN else (0, 0)
+            )  # a circle is named where it is followed
             if is_reference:
                 parts = [(1, len(value)), *(cost(_target(values, name), depth + 1) for name in _KEY.findall(value))]
             else:
@@ -135,7 +140,9 @@ def _check_growth(found: list[Node], values: Mapping[str, Any]) -> None:
         more = cost(node.value, 0)
         steps, size = steps + more[0], size + more[1]
         if steps > MAX_STEPS or size > MAX_CHARACTERS:
-            raise ConfigError(f"{node.source}: what it refers to, with what that refers to, is more than can be followed")
+            raise ConfigError(
+                f"{node.source}: what it refers to, with what that refers to, is more than can be followed"
+            )
 
 
 def _target(values: Any, name: str) -> Any:
@@ -144,7 +151,9 @@ def _target(values: Any, name: str) -> Any:
         if isinstance(values, dict):
             values = values.get(part)
         else:
-            values = values[int(part)] if isinstance(values, list) and part.isdecimal() and int(part) < len(values) else None
+            values = (
+                values[int(part)] if isinstance(values, list) and part.isdecimal() and int(part) < len(values) else None
+            )
     return values
 
 

@@ -155,7 +155,9 @@ def _dataset(dataset: Any) -> dict[str, Any]:
 
 
 def _run(row: Any, manifest: Manifest, *, keys: set[str]) -> Run:
-    run = Run(check_name(row["id"], what="run id"), _is(int, row["dataset"]), row["overrides"], _is(bool, row["retired"]))
+    run = Run(
+        check_name(row["id"], what="run id"), _is(int, row["dataset"]), row["overrides"], _is(bool, row["retired"])
+    )
     if not 0 <= run.dataset < len(manifest.datasets):
         raise IndexError(f"there is no dataset {run.dataset}")
     for key, value in _is(dict, run.overrides).items():
