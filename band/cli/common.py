@@ -71,7 +71,7 @@ def printable(text: str) -> str:
 
 
 def say(*parts: object, file: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:
-    """Print as `print` does, but for what could command the terminal: of control characters, tabs and colours alone pass.
+    """Print as `print` does, but for what could command the terminal: tabs and colours alone pass.
 
     It is what every command prints with, so that no value, wherever it came from, need be escaped to be harmless.
     """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from band import owners
 from band.run_dir import SweepDir
 from band.sweep.ledger import CANARY, CANARY_S, Intent
 
@@ -40,7 +41,7 @@ def executor(sweep: SweepDir, intent: Intent, *, send: Send) -> SlurmExecutor:
         @property
         def _submitit_command_str(self) -> str:
             # exec: no shell stands between Slurm's signals and the supervisor.
-            return f"exec python3 -u -m submitit.core._submit {shlex.quote(str(self.folder))}"
+            return f"exec python3 -u -m band.node.call {shlex.quote(str(self.folder))}"
 
         def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[Any]:
             text = self._make_submission_file_text(self._submitit_command_str, uid="")
@@ -105,7 +106,7 @@ def write_calls(sweep: SweepDir, intent: Intent, *, tasks: Sequence[str], job_id
 def _write_calls(folder: Path, calls: Sequence[Any], *, job_id: str) -> None:
     from submitit.core.utils import JobPaths
 
-    folder.mkdir(parents=True, exist_ok=True)
+    owners.make_private(folder)
     for index, call in enumerate(calls):
         path = JobPaths(folder, f"{job_id}_{index}").submitted_pickle
         temporary = path.with_suffix(f".{os.getpid()}.tmp")

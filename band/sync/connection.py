@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from band import owners
 from band.errors import BandError, ConfigError, RemoteError
 from band.slurm.user_config import HostConfig, read_user_config
 from band.sync.shell import NO_MARK, SETTINGS
@@ -279,10 +279,9 @@ def _is_private(path: Path) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
-        found = path.lstat()
+        return path.is_dir() and not owners.problem(path, forbidden=owners.OPEN_TO_OTHERS)
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 @contextmanager
