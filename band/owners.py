@@ -11,17 +11,22 @@ OPEN_TO_OTHERS = 0o077
 
 
 def problem(path: Path, *, forbidden: int = WRITABLE_BY_OTHERS, is_roots_too: bool = False) -> str:
-    """Return why what lies at `path` itself is not ours alone, "" where it is.
-
-    Args:
-        path: a folder or a regular file; a link is neither, wherever it leads.
-        forbidden: bits of the mode that it must not have.
-        is_roots_too: whether it may belong to root as well.
+    """Return why what lies at `path` itself is not ours alone, "" where it is; a link never is, wherever it leads.
 
     Raises:
         OSError: it is not there, or cannot be looked at.
     """
-    found = path.lstat()
+    return why_not(path.lstat(), forbidden=forbidden, is_roots_too=is_roots_too)
+
+
+def why_not(found: os.stat_result, *, forbidden: int = WRITABLE_BY_OTHERS, is_roots_too: bool = False) -> str:
+    """Return why a folder or regular file is not ours alone, "" where it is.
+
+    Args:
+        found: what the system says of it.
+        forbidden: bits of the mode that it must not have.
+        is_roots_too: whether it may belong to root as well.
+    """
     if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
         return "must be a folder or file, not a link"
     if found.st_uid != os.getuid() and not (is_roots_too and found.st_uid == 0):

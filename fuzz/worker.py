@@ -1,6 +1,6 @@
 """One process that feeds one target for a while: `python -m fuzz.worker TARGET --engine atheris --seconds 60 …`.
 
-atheris (libFuzzer) keeps what reaches new code of band, and goes on from it; hypothesis draws pieces that break a parser.
+atheris (libFuzzer) keeps what reaches new code of band, and goes on from it; hypothesis draws what breaks parsers.
 What a target does not survive is written down and gone on from; what the process does not survive (a crash, a hang,
 memory beyond the bound) ends it, and the runner writes it down.
 """

@@ -81,6 +81,11 @@ def say(*parts: object, file: TextIO | None = None, end: str = "\n", flush: bool
     print(text, file=file, end=end, flush=flush)
 
 
+def say_line(line: str, is_error: bool) -> None:
+    """Print a line that another machine printed, where it printed it."""
+    say(line, file=sys.stderr if is_error else None, end="", flush=True)
+
+
 def whole_number(text: str, *, least: int = 1) -> int:
     """Return the number that an argument gives; other words are wrong usage."""
     if not text.isdecimal() or int(text) < least:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from band.cli.common import print_json, printable, say
+from band.cli.common import print_json, printable, say, say_line
 from band.cli.progress import plural, size
 from band.run_dir import SweepDir
 from band.sweep.manifest import find_sweep
@@ -44,7 +44,7 @@ def _there(place: Place, *, args: argparse.Namespace, at_home: Source | None) ->
     words = ["status", *(["--json"] if args.json else []), *(["--runs"] if args.runs else [])]
     if not args.json:
         say(f"{printable(str(place))}:")
-        code = connection.band(path=place.path, words=words)
+        code = connection.band(path=place.path, words=words, show=say_line)
         if plan is not None:
             lacks = f"; {len(plan.wanted)} to come ({size(plan.size_bytes)})" if plan.wanted else ""
             say(f"at home: {plural(plan.held, 'run')} held{lacks}")

@@ -25,15 +25,14 @@ def open_calls(folder: Path, *, name: str) -> int:
         OSError: they are not there.
     """
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    held = Path(f"/proc/self/fd/{file}")
-    # The end of /proc/self/fd/N is a link; what it leads to is looked at with the dot.
-    for path, shown, forbidden in (
-        (held / ".", folder, owners.OPEN_TO_OTHERS),
-        (held / name, folder / name, 0),
-    ):
-        if why := owners.problem(path, forbidden=forbidden):
-            os.close(file)
-            raise StageError(f"{shown} {why}: a call from there is not run; submit again")
+    try:
+        why = owners.why_not(os.fstat(file), forbidden=owners.OPEN_TO_OTHERS)
+        why = why or owners.why_not(os.stat(name, dir_fd=file, follow_symlinks=False), forbidden=0)
+        if why:
+            raise StageError(f"{folder}, or {name} in it, {why}: no call from there is run; submit again")
+    except BaseException:
+        os.close(file)
+        raise
     return file
 
 
