@@ -210,32 +210,35 @@ def _task() -> dict[str, Any]:
 
 SWEEP = {
     "name": "maze",
-    "base": {"data": {"path": "r.h5"}, "hyper": {"lr": 0.001}, "seed": 1, "train.max_epochs": "${seed}"},
-    "grid": {"hyper.lr": [0.001, 0.01], "hyper.behavior_weight": [0.0, 1.0]},
-    "zip": {"hyper.cd_rate": [0.1, 0.2], "hyper.jitter_width": [0, 1]},
-    "list": [{"seed": 3}, {"hyper.lr": 0.1}],
+    "base": {
+        "data": {"path": "r.h5"},
+        "arch": {"behavior_decoder": "bin"},
+        "hyper": {"lr": 0.001},
+        "train": {"batch_size": 2, "max_epochs": "${train.stop_patience}"},
+    },
+    "grid": {"hyper.cd_rate": [0.1, 0.3]},
+    "zip": {"hyper.jitter_width": [0, 1], "hyper.l2_gen_scale": [0.1, "${oc.env:SCALE,0.2}"]},
     "random": {"n": 2, "seed": 1, "hyper.lr": {"loguniform": [1e-4, 1e-2]}},
     "seeds": 2,
-    "folds": 2,
     "pair": {"behavior_weight": [1.0]},
-    "exclude": [{"seed": 0, "hyper.lr": 0.001}],
+    "exclude": [{"seed": 0, "hyper.cd_rate": 0.1}],
     "datasets": ["r.h5"],
     "pack": {"size": 2},
     "cluster": {"partition": "cpu"},
     "submit": {"sbatch": {"mem": "1G"}, "max_parallel": 3},
     "policy": {"OutOfMemory": 2},
-    "output": {},
 }
 SWEEP_TEXT = b"""# a sweep
 name: maze
 base: &b
   data: {path: r.h5}
   hyper: {lr: 1e-3}
-grid:
-  hyper.lr: [1e-3, !!float 1e-2]
-  <<: *b
-seeds: ${oc.env:SEEDS,2}
-pair: [0.1, .5]
+  train: {batch_size: 2}
+list:
+- {hyper.lr: 1e-2, seed: 3}
+- {hyper.lr: "${oc.env:RATE,0.5}"}
+exclude:
+- {seed: 7}
 """
 TEMPLATE = b"""#!/bin/bash
 # a cluster
@@ -593,8 +596,8 @@ def _checkpoints(folder: Path) -> Callable[[bytes], None]:
     return take
 
 
-FOREIGN = b"""defaults: [{model: m}]
-model: {_target_: lfads_torch.model.LFADS, encod_data_dim: 4, recon_data_dim: ${model.encod_data_dim}, lr_init: 1e-3}
+FOREIGN = b"""
+model: {_target_: lfads_torch.model.LFADS, encod_data_dim: 4, recon_data_dim: "${model.encod_data_dim}", lr_init: 1e-3}
 datamodule: {_target_: lfads_torch.datamodules.BasicDataModule, batch_size: 9, data_paths: ["x*.h5"]}
 trainer: {max_epochs: 9}
 seed: 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from band import owners
+from band.errors import SweepError
 from band.run_dir import SweepDir
 from band.sweep.ledger import CANARY, CANARY_S, Intent
 
@@ -150,8 +151,15 @@ def _own_parameters(sweep: SweepDir, intent: Intent, *, name: str) -> dict[str, 
 
 
 def _parameters(options: Mapping[str, Any], *, setup: list[str], time_min: int) -> dict[str, Any]:
-    """Return what submitit's executor is given; it would ask for one node and a time of its own."""
+    """Return what submitit's executor is given; it would ask for one node and a time of its own.
+
+    Raises:
+        SweepError: a value would end its line in the script, and begin another.
+    """
     additional = {"time": time_min, **options}
+    for name, value in additional.items():
+        if not str(value).isprintable():
+            raise SweepError(f"--{name}={str(value)!r} cannot stand in a script; give the sweep's folder another name")
     return {
         "job_name": additional.pop("job-name"),  # under its own name, or submitit adds a second one
         "additional_parameters": additional,

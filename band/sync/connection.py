@@ -118,8 +118,8 @@ class Connection:
         """Run `band-sweep` there on a sweep, have shown what it prints, and return its exit code.
 
         Args:
-            show: called with each line that it prints, its end included, and whether it is an error's; it must let nothing pass that could
-                command the terminal, for another machine may print anything.
+            show: called with each line that it prints, its end included, and whether it is an error's; it must let
+                nothing pass that could command the terminal, for another machine may print anything.
             path: the sweep's folder there.
             words: the command and its options; the sweep's path follows the command.
             code: digest of the copy of the code in the sweep's folder that is to run; "": what is found there.
@@ -138,8 +138,9 @@ class Connection:
             asked.seek(0)
             pipe = subprocess.PIPE
             with subprocess.Popen(command, stdin=asked, stdout=pipe, stderr=pipe, env=self.environment()) as process:
-                for stream, is_error in ((process.stdout, False), (process.stderr, True)):
-                    pool.submit(_show_lines, stream, show, is_error=is_error)
+                assert process.stdout is not None and process.stderr is not None
+                pool.submit(_show_lines, process.stdout, show, is_error=False)
+                pool.submit(_show_lines, process.stderr, show, is_error=True)
         return self._ended(process.returncode)
 
     def band_says(self, *, path: str, words: Sequence[str]) -> tuple[int, Any]:
