@@ -113,11 +113,9 @@ def parse_manifest(text: str, *, path: Path) -> Manifest:
             sets=tuple(_is(str, text) for text in head.get("set", ())),
             options=_is(dict, head.get("options", {})),
         )
-        keys = {key for key, value in manifest.base.items() if not isinstance(value, Mapping)}
-        keys |= {f"{name}.{key}" for name, part in manifest.base.items() if isinstance(part, Mapping) for key in part}
         for line in lines[1:]:
             number += 1
-            manifest.runs.append(_run(json.loads(line), manifest, keys=keys))
+            manifest.runs.append(_run(json.loads(line), manifest))
         return manifest
     except (SweepError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         problem = str(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {error}"
@@ -154,16 +152,14 @@ def _dataset(dataset: Any) -> dict[str, Any]:
     return dict(dataset)
 
 
-def _run(row: Any, manifest: Manifest, *, keys: set[str]) -> Run:
-    run = Run(
-        check_name(row["id"], what="run id"), _is(int, row["dataset"]), row["overrides"], _is(bool, row["retired"])
-    )
+def _run(row: Any, manifest: Manifest) -> Run:
+    overrides, is_retired = _is(dict, row["overrides"]), _is(bool, row["retired"])
+    run = Run(check_name(row["id"], what="run id"), _is(int, row["dataset"]), overrides, is_retired)
     if not 0 <= run.dataset < len(manifest.datasets):
         raise IndexError(f"there is no dataset {run.dataset}")
-    for key, value in _is(dict, run.overrides).items():
-        if key not in keys and key.partition(".")[0] not in manifest.base:
-            raise KeyError(key)
-        if not (key in keys or isinstance(manifest.base[key.partition(".")[0]], Mapping)):
+    for key, value in run.overrides.items():
+        section = key.rpartition(".")[0]
+        if isinstance(manifest.base.get(section or key), Mapping) != bool(section):
             raise KeyError(key)
         _value(value)
     return run
