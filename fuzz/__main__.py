@@ -6,6 +6,7 @@ Counts are added to those of earlier calls in build/fuzz/results.json; inputs th
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -37,12 +38,13 @@ def main() -> int:
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     turn = args.turn or max(2, min(60, args.seconds // len(names)))
     end, number = time.monotonic() + args.seconds, sum(entry["turns"] for entry in results.values())
-    before = len(found(args.folder))
+    before, has_atheris = len(found(args.folder)), importlib.util.find_spec("atheris") is not None
     while time.monotonic() < end:
         number += 1
         name = names[number % len(names)]
         entry = results.setdefault(name, {"turns": 0, "inputs": 0, "seconds": 0.0, "coverage": 0, "crashes": []})
-        engine = "hypothesis" if entry["turns"] % HYPOTHESIS_SHARE == HYPOTHESIS_SHARE - 1 else "atheris"
+        is_hypothesis = not has_atheris or entry["turns"] % HYPOTHESIS_SHARE == HYPOTHESIS_SHARE - 1
+        engine = "hypothesis" if is_hypothesis else "atheris"
         take_turn(entry, name, engine=engine, seconds=turn, folder=args.folder, seed=number)
         path.write_text(json.dumps(results, indent=1))
     print(table(results))
