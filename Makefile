@@ -6,7 +6,7 @@ SECONDS ?= 300
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench slurm-lab man clean environment fuzz audit
+.PHONY: help demo test lint format fuzz audit docs bench slurm-lab man clean environment
 
 help:  ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'

@@ -204,7 +204,8 @@ def take(folder: Path, *, attempt: Attempt, is_over: Callable[[Claim], bool] = e
     claim = Claim(folder=folder, number=number, attempt=attempt, t=time.time())
     is_first = create_exclusive(claim.path, _claim_bytes(claim))
     if is_first and not claim.still_mine():
-        os.unlink(claim.path)  # made from an old listing: a higher number is there
+        with suppress(FileNotFoundError):  # whoever holds the higher number removes lower ones, too
+            os.unlink(claim.path)  # made from an old listing
         is_first = False
     if not is_first:
         raise ClaimError(f"task {folder.name} was taken by another attempt at this moment")
