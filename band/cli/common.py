@@ -67,6 +67,8 @@ def fail(message: str, *, code: int = 1) -> int:
 
 def printable(text: str) -> str:
     """Return `text` with control characters escaped, so that no file name or value can command the terminal."""
+    if text.replace("\n", "").isprintable():
+        return text
     return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

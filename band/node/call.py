@@ -42,6 +42,10 @@ def main() -> None:
     from submitit.core.submission import submitit_main
 
     folder = Path(sys.argv[1])
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        os.environ.pop(
+            "PYTHONSAFEPATH", None
+        )  # set for the queue and its children; a trainer may be a script of several
     os.environ["SUBMITIT_FOLDER"] = str(folder)
     call = JobEnvironment().paths.submitted_pickle
     deadline = time.monotonic() + WAIT_S

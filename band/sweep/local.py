@@ -95,6 +95,7 @@ def start_queue(sweep: SweepDir, *, submission: str) -> bool:
     command = [sys.executable, "-m", "band.sweep.queue", str(sweep.path), submission]
     # Inside an interactive Slurm job its variables would give every attempt here the name of that one job.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+    environment["PYTHONSAFEPATH"] = "1"  # the current folder may be a stranger's: nothing in it is imported
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=environment

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from local_sweep import make_sweep
 
 from band import owners
 from band.errors import StageError
@@ -154,3 +155,20 @@ def test_an_interpreter_that_somebody_put_above_the_sweep_is_not_run(
     assert str(near) not in remote.pythons_for(str(sweep))
     claim_by_other(monkeypatch, far)
     assert remote.pythons_for(str(sweep))[-1:] == ["python3"] and str(far) not in remote.pythons_for(str(sweep))
+
+
+def test_nothing_in_the_current_folder_is_imported(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, {"run-0": {"seed": 0}})
+    here = tmp_path / "a project from elsewhere"
+    here.mkdir()
+    for name in ("submitit", "numpy", "json", "band", "sitecustomize", "random"):
+        (here / f"{name}.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'a').write({name!r})\n")
+    program = "import sys; sys.path.remove(''); from band.cli.sweep import main; sys.exit(main())"  # as the script does
+    words = [sys.executable, "-c", program, "submit", str(sweep.sweep.path), "--jobs", "1"]
+    done = subprocess.run(words, cwd=here, env=dict(sweep.environment), capture_output=True, text=True)
+    if sys.version_info >= (3, 11):
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "pwned").exists()
+        assert sweep.published() == ["run-0"]
+    else:  # has no such option, which the page says
+        assert "Python 3.10" in (Path(__file__).parents[2] / "docs/security.md").read_text()
