@@ -130,14 +130,14 @@ class Connection:
         """
         command, request = self._band(path=path, words=words, code=code, needs=needs)
         sys.stdout.flush()
-        with (
-            tempfile.TemporaryFile() as asked,
-            ThreadPoolExecutor() as pool,
-        ):
+        pipe = subprocess.PIPE
+        with tempfile.TemporaryFile() as asked:
             asked.write(request)
             asked.seek(0)
-            pipe = subprocess.PIPE
-            with subprocess.Popen(command, stdin=asked, stdout=pipe, stderr=pipe, env=self.environment()) as process:
+            with (
+                subprocess.Popen(command, stdin=asked, stdout=pipe, stderr=pipe, env=self.environment()) as process,
+                ThreadPoolExecutor() as pool,  # left first: both streams are read to their ends before they are closed
+            ):
                 assert process.stdout is not None and process.stderr is not None
                 pool.submit(_show_lines, process.stdout, show, is_error=False)
                 pool.submit(_show_lines, process.stderr, show, is_error=True)

@@ -69,14 +69,17 @@ def test_labels_of_a_recording_are_no_markup(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_another_machine_prints_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
-        "import sys; sys.stdin.read(); print(chr(27) + ']0;owned' + chr(7)); print(chr(27) + 'c', file=sys.stderr)"
+        "import sys; sys.stdin.read(); print(chr(27) + ']0;owned' + chr(7)); print(chr(27) + 'c', file=sys.stderr)\n"
+        "print('x' * 300_000)"
     )
     far = Connection(host="far", ssh=("ssh",), config=HostConfig())
     monkeypatch.setattr(Connection, "shell", lambda self: [sys.executable, "-c", program])
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = far.band(path="x", words=["status"], show=say_line)
-    assert code == 0 and out.getvalue() == "\\x1b]0;owned\\x07\n" and err.getvalue() == "\\x1bc\n"
+    assert (
+        code == 0 and out.getvalue() == "\\x1b]0;owned\\x07\n" + "x" * 300_000 + "\n" and err.getvalue() == "\\x1bc\n"
+    )
 
 
 def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
