@@ -105,7 +105,7 @@ def parse_manifest(text: str, *, path: Path) -> Manifest:
         if head["kind"] != "sweep" or head["schema"] > SCHEMA:
             raise SweepError(f"{path}:1: schema {head['schema']} of a {head['kind']}; this band reads up to {SCHEMA}")
         manifest = Manifest(
-            name=check_name(head["name"], what="name"),
+            name=_name(head["name"]),
             base=_base(head["base"]),
             datasets=[_dataset(dataset) for dataset in head["datasets"]],
             runs=[],
@@ -126,6 +126,13 @@ def _is(kind: type[Any], value: Any) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise TypeError(f"{str(value)[:80]!r} should be {kind.__name__}")
     return value
+
+
+def _name(name: Any) -> str:
+    """Return the name of a sweep: that of a folder, which may have blanks."""
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise TypeError(f"{str(name)[:80]!r} is no name of a sweep")
+    return name
 
 
 def _value(value: Any) -> Any:
