@@ -30,7 +30,7 @@ from band.bridge.sweep_file import pbt_text, sweep_text
 from band.bridge.values import plain as foreign_plain
 from band.cli import logs as cli_logs
 from band.cli import status as cli_status
-from band.cli.common import print_json, printable
+from band.cli.common import print_json, printable, say
 from band.cli.progress import as_json
 from band.config import RunConfig, to_dict
 from band.data import inspect, recording
@@ -440,8 +440,9 @@ def _event_streams(folder: Path) -> Callable[[bytes], None]:
 def _show(survey: status.Survey, sweep: SweepDir) -> None:
     """Print a survey in every form that takes no terminal."""
     words = cli_status._text(survey, sweep=sweep, trouble="", rows=list(survey.runs))
-    assert words == printable(words), "what can command a terminal is printed"
-    with redirect_stdout(io.StringIO()):
+    with redirect_stdout(io.StringIO()) as shown:
+        say(words)
+        assert shown.getvalue() == printable(shown.getvalue()), "what can command a terminal is printed"
         print_json(cli_status._json(survey, sweep=sweep, trouble=""))
         print_json({run: as_json(one) for run, one in survey.runs.items()})
     by_task(survey.folds.values())
