@@ -5,10 +5,11 @@ TESTS ?=
 SEED ?= 1
 MINUTES ?= 30
 BENCHES ?=
+SECONDS ?= 300
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench chaos slurm-lab recording pictures man clean environment
+.PHONY: help demo test lint format fuzz audit docs bench chaos slurm-lab recording pictures man clean environment
 
 help:  ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -30,6 +31,14 @@ lint: environment  ## style, types and formatting; changes nothing
 format: environment  ## put the code into the form that lint asks for
 	@$(BIN)/python -m ruff check --fix .
 	@$(BIN)/python -m ruff format .
+
+fuzz: environment  ## feed every reader of files with what breaks readers; SECONDS=300, counts in build/fuzz/results.json
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris==3.0.0 \
+		|| echo "atheris cannot be installed here: hypothesis alone"
+	@nice -n 19 $(BIN)/python -m fuzz --seconds $(SECONDS)
+
+audit: environment  ## look the dependencies up among known vulnerabilities; needs PyPI, or with AUDIT=osv osv.dev
+	@scripts/audit.sh
 
 docs: environment  ## the pages of docs/ as a site, in site/index.html; opens from disk
 	@$(BIN)/python -m mkdocs build --strict

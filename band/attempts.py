@@ -43,9 +43,9 @@ class Attempt:
             pid_namespace=_pid_namespace(),
             pid=os.getpid(),
             start_ticks=state[1] if state else 0,
-            job_id=job_id if job_id.isdigit() else "",
-            array_task=int(array_task) if array_task.isdigit() else None,
-            restart=int(restart) if restart.isdigit() else 0,
+            job_id=job_id if job_id.isdecimal() else "",
+            array_task=int(array_task) if array_task.isdecimal() else None,
+            restart=int(restart) if restart.isdecimal() else 0,
         )
 
     @property

@@ -295,7 +295,7 @@ def manifest_digests(result: Mapping[str, Any]) -> dict[str, str]:
         return {
             check_name(name, what="manifest entry"): str(entry["sha256"]) for name, entry in result["manifest"].items()
         }
-    except (SweepError, KeyError, TypeError) as error:
+    except (SweepError, KeyError, TypeError, AttributeError) as error:
         raise PublishError(f"the manifest of run {str(result.get('run_id'))[:80]!r} is damaged: {error}") from None
 
 

@@ -92,7 +92,10 @@ def parse_yaml(text: str, *, file: str, folder: str, is_line: bool = False) -> N
         ConfigError: not YAML, a key twice, a tag, too deep or too large; names its line.
     """
     try:
+        text.encode()
         return _Reader(text, file=file, folder=folder, is_line=is_line).document()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{file}: must be UTF-8 text") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"

@@ -88,6 +88,18 @@ def test_of_many_that_take_or_break_at_once_exactly_one_holds_the_task(tmp_path:
         assert claim_files(folder) == [f"claim.{outcomes[winners[0]]}.json"]
 
 
+def test_a_claim_from_an_old_listing_may_be_gone_before_it_is_withdrawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(claim: Claim) -> bool:
+        claim.path.unlink()  # as whoever holds a higher number does
+        return False
+
+    monkeypatch.setattr(Claim, "still_mine", overtaken)
+    with pytest.raises(ClaimError, match="taken by another attempt at this moment"):
+        take(tmp_path, attempt=attempt_of(1))
+
+
 def test_attempts_that_take_and_give_back_again_and_again_never_hold_the_task_together(tmp_path: Path) -> None:
     inside = tmp_path / "inside"
 

@@ -111,4 +111,4 @@ def _epochs(content: Mapping[Any, Any], version: str, notes: list[str]) -> int:
 
 def _is_before(version: str, than: tuple[int, int]) -> bool:
     parts = version.split(".")[:2]
-    return len(parts) == 2 and all(part.isdigit() for part in parts) and tuple(map(int, parts)) < than
+    return len(parts) == 2 and all(part.isdecimal() for part in parts) and tuple(map(int, parts)) < than

@@ -93,7 +93,9 @@ def _same(key: str, node: Node, model: Mapping[str, Any]) -> Fate:
     if key in ("model.ci_enc_dim", "model.con_dim") and not value:
         return dropped(key, value, "there is no controller", where)
     if isinstance(value, str):
-        value = read_scalar(value.replace("_", "") if value[:1].isdigit() else value)  # their YAML reads 2_000 as 2000
+        value = read_scalar(
+            value.replace("_", "") if value[:1].isdecimal() else value
+        )  # their YAML reads 2_000 as 2000
     if key == "trainer.gradient_clip_val" and value == 0:
         return kept(key, value, ours, NO_CLIPPING, "as good as none", where)
     if ours == "arch.co_dim" and not _has_controller(model):

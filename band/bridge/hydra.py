@@ -109,7 +109,7 @@ def _referred(reference: str, node: Node, root: dict[str, Node]) -> Node:
     found: Node | None = None if colon else Node(root, node.source)
     for part in reference.split("."):
         inner = found.value if found is not None else None
-        if isinstance(inner, list) and part.isdigit() and int(part) < len(inner):
+        if isinstance(inner, list) and part.isdecimal() and int(part) < len(inner):
             found = inner[int(part)]
         else:
             found = inner.get(part) if isinstance(inner, dict) else None

@@ -149,7 +149,7 @@ def augmentations(key: str, node: Node, model: Mapping[str, Any]) -> list[Fate]:
     used = list(dict.fromkeys(str(place) for order in orders for place in order))
     fates = []
     for place in used:
-        found = transforms[int(place)] if place.isdigit() and int(place) < len(transforms) else None
+        found = transforms[int(place)] if place.isdecimal() and int(place) < len(transforms) else None
         part = found if isinstance(found, dict) else {}
         own = f"{key}.transforms.{place}"
         if class_of(part) in ("CoordinatedDropout", "CoordinatedDropoutTF2"):

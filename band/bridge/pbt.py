@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import math
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,11 @@ def read_pbt(path: Path) -> Pbt:
         ForeignError: it cannot be read, is no Python, or has no search space that is written as such.
     """
     try:
-        text = path.read_bytes()[: MAX_BYTES + 1]
-        tree = ast.parse(text) if len(text) <= MAX_BYTES else None
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        with warnings.catch_warnings():  # of what another interpreter may think of their code
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text) if len(text) <= MAX_BYTES else None
     except OSError as error:
         raise ForeignError(f"{path}: cannot be read ({error.strerror}); give the path of a run_pbt.py") from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

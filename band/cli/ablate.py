@@ -68,6 +68,6 @@ def _channels(given: list[str], *, co_dim: int) -> list[int]:
     if "all" in given:
         return list(range(co_dim))
     for text in given:
-        if not text.isdigit() or int(text) >= co_dim:
+        if not text.isdecimal() or int(text) >= co_dim:
             raise ConfigError(f"--channel must be all, or in 0 … {co_dim - 1}, the controller's outputs, got {text!r}")
     return sorted({int(text) for text in given})

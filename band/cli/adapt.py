@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from band.cli.common import say
+
 HELP = "add a recording session to a trained model: its core stays as it is, read-in and read-out are trained"
 EXAMPLES = """examples:
   band-train adapt experiments/sweeps/maze/runs/band1-s0-3fa9c04b1d day2.h5
@@ -44,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
     base, notes = base_of(args.run_folder, args.data, readin=args.readin)
     text = yaml.safe_dump({"base": base}, sort_keys=False)
     for note in notes:
-        print(note, file=sys.stderr)
+        say(note, file=sys.stderr)
     path = args.into / f"adapt_{args.data.stem}.yaml"
     if args.dry_run:
-        print(text, end="")
+        say(text, end="")
         return 0
     write_once(path, text)
     arguments = [str(path), *args.sets, "--threads", str(args.threads), "--device", args.device]

@@ -104,13 +104,14 @@ def sizes_line(trials: Trials) -> str:
 def print_table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, list[str]]]) -> None:
     """Print a table with a name before each row."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=None, box=None, pad_edge=False)
-    table.add_column(title, no_wrap=True)
+    table.add_column(Text(printable(title)), no_wrap=True)
     for column in columns:
-        table.add_column(printable(column), justify="right", overflow="fold")
+        table.add_column(Text(printable(column)), justify="right", overflow="fold")
     for name, cells in rows:
-        table.add_row(printable(name), *cells)
+        table.add_row(*(Text(printable(cell)) for cell in (name, *cells)))
     out = console()
     if not out.is_terminal:
         out.width = PIPE_WIDTH

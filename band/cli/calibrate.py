@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from band.cli.common import print_json, whole_number
+from band.cli.common import print_json, say, whole_number
 from band.cli.progress import plural
 
 HELP = "measure here how many runs to train together, for each shape of a sweep"
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     found = populations.shapes_in(manifest, manifest.active(), device=device, threads=args.threads)
     for key, (run, config, _) in found.items():
         if not args.json:
-            print(f"shape of {run.id}, on {device}:", flush=True)
+            say(f"shape of {run.id}, on {device}:", flush=True)
         rates: dict[int, float] = {}
         path = str(manifest.datasets[run.dataset]["path"])
         for members, rate in populations.measure(
@@ -55,15 +55,15 @@ def run(args: argparse.Namespace) -> int:
         ):
             rates[members] = rate
             if not args.json:
-                print(f"  {members:4d} together: {rate:8.1f} member-steps/s", flush=True)
+                say(f"  {members:4d} together: {rate:8.1f} member-steps/s", flush=True)
         if not rates:
-            print(f"{run.id}: not even one run fits the memory of {device}", file=sys.stderr)
+            say(f"{run.id}: not even one run fits the memory of {device}", file=sys.stderr)
             return 1
         populations.keep(key, rates)
         best = populations.best_size(rates)
         shown.append({"run": run.id, "device": device, "rates": {str(m): r for m, r in rates.items()}, "members": best})
         if not args.json:
-            print(f"  pack: auto trains {plural(best, 'run')} of it together")
+            say(f"  pack: auto trains {plural(best, 'run')} of it together")
     if args.json:
         print_json({"sweep": manifest.name, "shapes": shown})
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from band.cli.common import fail, print_json
+from band.cli.common import fail, print_json, say
 from band.cli.progress import Watch, plural
 from band.errors import SweepError
 from band.run_dir import SweepDir
@@ -42,20 +42,20 @@ def run(args: argparse.Namespace) -> int:
     marked = cancel(sweep, survey, runs=chosen)
     over = len(chosen) - len(marked)
     if not args.json:
-        print(f"cancelled {plural(len(marked), 'run')}" + (f", {over} were over" if over else ""))
+        say(f"cancelled {plural(len(marked), 'run')}" + (f", {over} were over" if over else ""))
     still = _wait(watch, running) if running and not args.no_wait else []
     if args.json:
         print_json({"sweep": sweep.name, "cancelled": marked, "were_over": over, "still_running": still})
     if still:
         return fail(f"some still run after {WAIT_S:.0f} s; look again with: band-sweep status {sweep.name}", code=4)
     if marked and not args.json:
-        print(f"to take them up again: band-sweep retry {sweep.name} RUN … && band-sweep submit {sweep.name}")
+        say(f"to take them up again: band-sweep retry {sweep.name} RUN … && band-sweep submit {sweep.name}")
     return 0
 
 
 def _wait(watch: Watch, running: list[str]) -> list[str]:
     """Wait until these runs have stopped; return those that have not after a while."""
-    print(f"waiting for {plural(len(running), 'running run')} to save a checkpoint and stop", file=sys.stderr)
+    say(f"waiting for {plural(len(running), 'running run')} to save a checkpoint and stop", file=sys.stderr)
     left = set(running)
 
     def have_stopped() -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from band.cli.common import print_json, printable
+from band.cli.common import print_json, printable, say
 from band.cli.progress import duration, plural, size
 from band.errors import SweepError
 from band.slurm.cluster import Limits, Node, Partition, limits, nodes
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     shown = [node for node in everywhere if not args.partition or args.partition in node.partitions]
     lines = [*_head(found), "", *_partition_lines(found.partitions or (), everywhere)]
     lines += ["", *_node_lines(shown, all_nodes=args.nodes), "", *_own_lines(jobs, use=use, standing=standing)]
-    print(printable("\n".join(lines)))
+    say(printable("\n".join(lines)))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from band.cli.common import print_json, printable
+from band.cli.common import print_json, printable, say
 from band.cli.progress import plural
 
 HELP = "write the table of results, a row a run"
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         values = {"file": str(path), "runs": len(collection.runs), "left_out": list(collection.left_out)}
         print_json(values)
         return 0
-    print(f"{plural(len(collection.runs), 'run')} in {path}")
+    say(f"{plural(len(collection.runs), 'run')} in {path}")
     for line in collection.left_out:
-        print(f"left out: {printable(line)}")
+        say(f"left out: {printable(line)}")
     return 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from band.errors import BandError
 
@@ -20,6 +21,7 @@ OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
 # By the name that is imported: what a package installed with --no-deps may lack.
 DEPENDENCIES = {name: name for name in ("torch", "numpy", "h5py", "submitit", "omegaconf", "rich", "matplotlib")}
 DEPENDENCIES["yaml"] = "pyyaml"
+_HARMLESS = re.compile(r"(\t|\x1b\[[0-9;]{0,20}m)")  # tabs, colours
 SCHEMA = 1  # of what is printed as JSON
 _command = [""]  # the one that this process runs
 
@@ -65,7 +67,25 @@ def fail(message: str, *, code: int = 1) -> int:
 
 def printable(text: str) -> str:
     """Return `text` with control characters escaped, so that no file name or value can command the terminal."""
+    if text.replace("\n", "").isprintable():
+        return text
     return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def say(*parts: object, file: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:
+    """Print as `print` does, but for what could command the terminal: tabs and colours alone pass.
+
+    It is what every command prints with, so that no value, wherever it came from, need be escaped to be harmless.
+    """
+    text = " ".join(map(str, parts))
+    pieces = enumerate(_HARMLESS.split(text))
+    text = "".join(piece if place % 2 else printable(piece) for place, piece in pieces)
+    print(text, file=file, end=end, flush=flush)
+
+
+def say_line(line: str, is_error: bool) -> None:
+    """Print a line that another machine printed, where it printed it."""
+    say(line, file=sys.stderr if is_error else None, end="", flush=True)
 
 
 def whole_number(text: str, *, least: int = 1) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from band.cli import data_chop, data_import, data_join
-from band.cli.common import main_guard, print_json, print_lines, printable, set_command
+from band.cli.common import main_guard, print_json, print_lines, printable, say, set_command
 from band.cli.parsers import Help, make_parser, subparsers
 
 if TYPE_CHECKING:
@@ -128,9 +128,9 @@ def _check(args: argparse.Namespace) -> int:
         print_json({"recordings": results})
     for result in [] if args.json else results:
         if result["ok"]:
-            print(printable(f"ok: {result['path']}: {result['trials']} trials; {result['split']}"))
+            say(printable(f"ok: {result['path']}: {result['trials']} trials; {result['split']}"))
         else:
-            print(printable(f"error: {result['problem']}"), file=sys.stderr)
+            say(printable(f"error: {result['problem']}"), file=sys.stderr)
     return 0 if all(result["ok"] for result in results) else 1
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from band.cli.common import console, print_json, printable
+from band.cli.common import console, print_json, printable, say
 from band.cli.slurm_options import add_options, options_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say(words: str) -> None:
-    print(printable(words), file=sys.stderr, flush=True)
+    say(printable(words), file=sys.stderr, flush=True)
 
 
 def _show(report: Report) -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from band.cli.common import print_json, printable, whole_number
+from band.cli.common import print_json, printable, say, whole_number
 
 if TYPE_CHECKING:
     from band.exports.export import Export
@@ -56,13 +56,13 @@ def run(args: argparse.Namespace) -> int:
     finally:
         export.close()
     for name, problem in export.problems.items():
-        print(printable(f"{name}: not handed on: {problem}"), file=sys.stderr)
+        say(printable(f"{name}: not handed on: {problem}"), file=sys.stderr)
     if args.json:
         facts = {"sweep": export.sweep.name, "to": args.to, "folder": str(into), "runs": sorted(export.done)}
         print_json({**facts, "problems": dict(export.problems)})
         return 4 if export.problems else 0
-    print(printable(f"{len(export.done)} of {len(export.manifest.active())} runs are in {into}"))
-    print(printable(f"next: {logger.next_step}"))
+    say(printable(f"{len(export.done)} of {len(export.manifest.active())} runs are in {into}"))
+    say(printable(f"next: {logger.next_step}"))
     return 4 if export.problems else 0
 
 
@@ -70,7 +70,7 @@ def _go(export: Export, *, is_following: bool, interval_s: int, out: TextIO) -> 
     """Hand on what is published and, where asked, look again until that is all."""
     while True:
         for name in export.published():
-            print(printable(f"{name}: handed on"), file=out, flush=True)
+            say(printable(f"{name}: handed on"), file=out, flush=True)
         if not is_following or export.is_complete:
             return
         export.running()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from band.cli.common import console, printable
+from band.cli.common import console, printable, say
 from band.cli.progress import duration
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Foreground:
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         if self._progress is None:
-            print(printable(text), file=sys.stderr, flush=True)
+            say(printable(text), file=sys.stderr, flush=True)
         else:
             self._progress.console.print(printable(text), markup=False)
 

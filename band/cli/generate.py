@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from band.cli.common import print_json, printable, whole_number
+from band.cli.common import print_json, printable, say, whole_number
 
 if TYPE_CHECKING:
     from band.sweep.axes import Axis
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(summary(plan, is_dry_run=args.dry_run))
     else:
-        print(printable(describe(plan, is_dry_run=args.dry_run)))
+        say(printable(describe(plan, is_dry_run=args.dry_run)))
     return 0
 
 

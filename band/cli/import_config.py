@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from band.cli.common import print_json, printable
+from band.cli.common import print_json, printable, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,6 +103,6 @@ def _report(fates: Sequence[Fate], texts: dict[Path, str], *, as_json: bool, is_
         )
         return
     for fate in fates:
-        print(printable(fate.line()))
+        say(printable(fate.line()))
     for path, text in texts.items():
-        print(printable(f"\n{path} would be:\n{text}" if is_dry else f"\nwritten: {path}"))
+        say(printable(f"\n{path} would be:\n{text}" if is_dry else f"\nwritten: {path}"))

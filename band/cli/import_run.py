@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from band.cli.common import print_json, printable
+from band.cli.common import print_json, printable, say
 
 HELP = "take over a checkpoint of lfads-torch or BAND-torch as a run that is scored and goes on here"
 EXAMPLES = """examples:
@@ -82,12 +82,12 @@ def _report(facts: dict[str, Any], *, as_json: bool, is_dry: bool) -> None:
         return
     for fate in facts["fates"]:
         ours = f" as {fate['ours']} = {fate.get('to')}" if "ours" in fate else ""
-        print(printable(f"{fate['key']}: {fate['became']}{ours}{'; ' + fate['why'] if 'why' in fate else ''}"))
+        say(printable(f"{fate['key']}: {fate['became']}{ours}{'; ' + fate['why'] if 'why' in fate else ''}"))
     if facts["left_out"]:
-        print(printable(f"left out, objects of: {', '.join(facts['left_out'])}"))
+        say(printable(f"left out, objects of: {', '.join(facts['left_out'])}"))
     for note in facts["notes"]:
-        print(printable(f"note: {note}"))
-    print(printable(_ending(facts, is_dry=is_dry)))
+        say(printable(f"note: {note}"))
+    say(printable(_ending(facts, is_dry=is_dry)))
 
 
 def _ending(facts: dict[str, Any], *, is_dry: bool) -> str:

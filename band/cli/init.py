@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from band.cli.common import print_json, printable, whole_number
+from band.cli.common import print_json, printable, say, whole_number
 from band.errors import BandError, ConfigError
 from band.sweep.starter import ENVIRONMENTS, Start, write_start
 
@@ -84,10 +84,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"files": [str(path) for path in files], "problem": problem, "next": steps})
     else:
-        print("\n".join(f"written  {path}" for path in files))
+        say("\n".join(f"written  {path}" for path in files))
         if problem:
-            print(f"to mend  {printable(problem)}")
-        print("\n".join(f"next     {step}" for step in steps))
+            say(f"to mend  {printable(problem)}")
+        say("\n".join(f"next     {step}" for step in steps))
     return 4 if problem else 0
 
 
@@ -156,17 +156,17 @@ def _ask(key: str, default: Any) -> Any:
     words, read = QUESTIONS[key]
     shown = ",".join(f"{value:g}" for value in default) if isinstance(default, tuple) else default
     while True:
-        print(f"{words} [{shown}]: " if shown != "" else f"{words}: ", end="", file=sys.stderr, flush=True)
+        say(f"{words} [{shown}]: " if shown != "" else f"{words}: ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
             raise ConfigError("the questions were left unanswered; nothing is written")
         try:
             answer = read(line.strip()) if line.strip() else default
         except argparse.ArgumentTypeError as error:
-            print(f"  it {error}", file=sys.stderr)
+            say(f"  it {error}", file=sys.stderr)
             continue
         if key == "python" and answer not in ENVIRONMENTS:
-            print(f"  one of {', '.join(ENVIRONMENTS)}", file=sys.stderr)
+            say(f"  one of {', '.join(ENVIRONMENTS)}", file=sys.stderr)
             continue
         return answer
 
@@ -181,7 +181,7 @@ def _check(sweep: Path, *, is_quiet: bool) -> str:
     except BandError as error:
         return str(error)
     if not is_quiet:
-        print(printable(describe(plan, is_dry_run=True)) + "\n")
+        say(printable(describe(plan, is_dry_run=True)) + "\n")
     return ""
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from band.cli.common import INTERRUPTED, print_json, printable
+from band.cli.common import INTERRUPTED, print_json, printable, say
 from band.cli.progress import Watch
 from band.errors import SweepError
 from band.run_dir import SweepDir
@@ -71,11 +71,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for run in failed[:MOST_FAILURES]:
         status = survey.runs[run]
-        print(_heading(sweep, status.task, attempts=past.get(status.task, []), job=status.job))
+        say(_heading(sweep, status.task, attempts=past.get(status.task, []), job=status.job))
         for line in failure_lines(sweep, run, status=status, attempts=past.get(status.task, [])):
-            print(printable(line))
+            say(printable(line))
     if len(failed) > MOST_FAILURES:
-        print(f"… and {len(failed) - MOST_FAILURES} other failed runs; `band-sweep status {sweep.name}` groups them")
+        say(f"… and {len(failed) - MOST_FAILURES} other failed runs; `band-sweep status {sweep.name}` groups them")
     if not failed:
         _show(_streams(survey, sweep=sweep, runs=runs, args=args))
     return 0
@@ -106,7 +106,7 @@ def _json(
 def _choose(args: argparse.Namespace, *, survey: Survey, sweep: SweepDir) -> list[str]:
     """Return the runs whose logs are asked for; they were all submitted, here or on another machine."""
     if args.task:
-        task = f"{int(args.task):04d}" if args.task.isdigit() else args.task
+        task = f"{int(args.task):04d}" if args.task.isdecimal() else args.task
         if task not in survey.ledger.tasks:
             if there := [run for log in pulled_logs(sweep) if log.task == task for run in log.runs]:
                 return [run for run in dict.fromkeys(there) if run in survey.runs]
@@ -234,10 +234,10 @@ def _show(streams: Sequence[Stream]) -> None:
     if not any(stream.path.exists() for stream in streams):
         raise SweepError("nothing has been printed yet" + (f": {streams[0].path} is not there" if streams else ""))
     for stream in streams:
-        print(printable(stream.heading))
+        say(printable(stream.heading))
         tail = Tail(stream.path)
         for line in tail.lines(is_last=True):
-            print(printable(line))
+            say(printable(line))
         tail.close()
 
 
@@ -261,14 +261,14 @@ def _follow(watch: Watch, survey: Survey, *, sweep: SweepDir, runs: list[str], a
             for stream in streams:
                 if stream.path not in tails:
                     tails[stream.path] = Tail(stream.path)
-                    print(printable(stream.heading))
+                    say(printable(stream.heading))
                 for line in tails[stream.path].lines(is_last=is_over):
-                    print(_labelled(printable(line), label=stream.label, width=width))
+                    say(_labelled(printable(line), label=stream.label, width=width))
             sys.stdout.flush()
             if is_over:
                 return 0
             time.sleep(max(POLL_S, 20 * watch.cost_s))
             survey = watch.look()
     except KeyboardInterrupt:
-        print(f"no longer followed; what runs goes on: band-sweep status {sweep.name}", file=sys.stderr)
+        say(f"no longer followed; what runs goes on: band-sweep status {sweep.name}", file=sys.stderr)
         return INTERRUPTED

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from band import __version__
-from band.cli.common import main_guard
+from band.cli.common import main_guard, say
 from band.cli.parsers import EXIT_CODES, TOOLS, all_parsers, summaries
 
 ABOUT = {
@@ -33,7 +33,7 @@ def write(folder: Path) -> int:
     made = pages()
     for name, text in made.items():
         (place / name).write_text(text, encoding="utf-8")
-    print(f"{len(made)} pages in {place}")
+    say(f"{len(made)} pages in {place}")
     return 0
 
 

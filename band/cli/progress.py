@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from band.cli.common import say
 from band.run_dir import SweepDir
 from band.sweep.manifest import Manifest, read_manifest
 from band.sweep.status import RunStatus, Scheduler, Survey, take_survey
@@ -107,7 +108,7 @@ def transfer(total: int, *, is_quiet: bool = False) -> Iterator[Callable[[int], 
         begun = last = time.monotonic()
         first: list[int] = []
 
-        def say(done: int) -> None:
+        def show_rate(done: int) -> None:
             nonlocal last
             first.append(done) if not first else None
             now = time.monotonic()
@@ -115,9 +116,9 @@ def transfer(total: int, *, is_quiet: bool = False) -> Iterator[Callable[[int], 
                 last = now
                 rate = (done - first[0]) / (now - begun)
                 left = f", {duration((total - done) / rate)} left" if rate else ""
-                print(time.strftime("%H:%M:%S"), f"{size(done)} of {size(total)}, {size(rate)}/s{left}", flush=True)
+                say(time.strftime("%H:%M:%S"), f"{size(done)} of {size(total)}, {size(rate)}/s{left}", flush=True)
 
-        yield say
+        yield show_rate
 
 
 @contextmanager
@@ -217,7 +218,7 @@ def _lines() -> Iterator[Callable[[Survey], None]]:
             last[0] = time.monotonic()
             lines += _standing(survey)
         for line in lines:
-            print(time.strftime("%H:%M:%S"), line.rstrip(), flush=True)
+            say(time.strftime("%H:%M:%S"), line.rstrip(), flush=True)
 
     yield update
 

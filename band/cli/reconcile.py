@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from band.cli.common import print_json
+from band.cli.common import print_json, say
 from band.run_dir import SweepDir
 from band.sweep.closing import close
 from band.sweep.hold import hold
@@ -31,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"sweep": sweep.name, "done": done})
     else:
-        print("\n".join(done) or f"{sweep.name}: nothing to reconcile")
+        say("\n".join(done) or f"{sweep.name}: nothing to reconcile")
     return 0

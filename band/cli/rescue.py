@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from band.cli.common import fail, print_json
+from band.cli.common import fail, print_json, say
 from band.cli.progress import Watch, plural
 from band.errors import SchedulerError
 from band.run_dir import SweepDir
@@ -45,11 +45,11 @@ def run(args: argparse.Namespace) -> int:
         said = [{**entry, **result} for entry, result in zip(as_json(waits), done, strict=True)]
         print_json({"sweep": sweep.name, "nodes": said})
     elif not waits:
-        print(f"{sweep.name}: no run waits on a node")
+        say(f"{sweep.name}: no run waits on a node")
     else:
         for entry, result in zip(waits, done, strict=True):
             _report(entry, result)
-        print(f"next: band-sweep {'submit' if args.give_up else 'status'} {sweep.name}")
+        say(f"next: band-sweep {'submit' if args.give_up else 'status'} {sweep.name}")
     return 4 if any(result["problem"] for result in done) else 0
 
 
@@ -74,7 +74,7 @@ def _report(entry: Waiting, result: dict[str, Any]) -> None:
     if result["problem"]:
         fail(result["problem"])
     else:
-        print(f"{plural(len(entry.runs), 'run')} on {entry.node}: {result['how']}")
+        say(f"{plural(len(entry.runs), 'run')} on {entry.node}: {result['how']}")
 
 
 def _dry_run(sweep: SweepDir, waits: list[Waiting], *, is_json: bool) -> int:
@@ -82,8 +82,8 @@ def _dry_run(sweep: SweepDir, waits: list[Waiting], *, is_json: bool) -> int:
         print_json({"sweep": sweep.name, "nodes": as_json(waits)})
         return 0
     for entry in waits:
-        print(f"{plural(len(entry.runs), 'run')} on {entry.node}: {', '.join(entry.runs)}")
+        say(f"{plural(len(entry.runs), 'run')} on {entry.node}: {', '.join(entry.runs)}")
         if not entry.is_here:
-            print(f"\n{script_for(sweep, entry)}")
-    print("nothing was sent" if waits else f"{sweep.name}: no run waits on a node")
+            say(f"\n{script_for(sweep, entry)}")
+    say("nothing was sent" if waits else f"{sweep.name}: no run waits on a node")
     return 0

@@ -7,7 +7,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import TextIO
 
-from band.cli.common import print_json
+from band.cli.common import print_json, say
 from band.cli.progress import Watch, plural
 from band.errors import SweepError, did_you_mean
 from band.run_dir import SweepDir
@@ -59,14 +59,14 @@ def run(args: argparse.Namespace) -> int:
         code = _submit(args.sweep, cluster=args.cluster, out=sys.stderr) if cleared and args.submit else None
         print_json({"sweep": sweep.name, "cleared": cleared, "left_alone": others, "submit_exit_code": code})
         return code or 0
-    print(
+    say(
         f"{plural(len(cleared), 'run')} to be tried again"
         + (f", {others} neither failed nor cancelled" if others else "")
     )
     if cleared and args.submit:
         return _submit(args.sweep, cluster=args.cluster, out=sys.stdout)
     if cleared and queue_claim(sweep) is None:
-        print(f"next: band-sweep submit {sweep.name}")
+        say(f"next: band-sweep submit {sweep.name}")
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from band.cli.after import add_data, add_run, cell, means, open_run, print_table, progress, sizes, sizes_line, tell
-from band.cli.common import print_json
+from band.cli.common import print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     same = (
         "equal to the scores in result.json" if model.result["scores"] else "result.json has no scores to compare with"
     )
-    print(f"differs from result.json: {was}" if changed else same)
+    say(f"differs from result.json: {was}" if changed else same)
     return 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from band.cli.common import print_json, printable
+from band.cli.common import print_json, printable, say
 from band.cli.progress import Watch, as_json, coloured, duration, plural, running_tasks
 from band.run_dir import SweepDir
 from band.sweep.failures import Standout, groups, standouts
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(_json(survey, sweep=sweep, trouble=scheduler.trouble))
     else:
-        print(_text(survey, sweep=sweep, trouble=scheduler.trouble, rows=_rows(survey, args=args)))
+        say(_text(survey, sweep=sweep, trouble=scheduler.trouble, rows=_rows(survey, args=args)))
     return 0 if survey.is_complete else 4
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import Any
 
-from band.cli.common import INTERRUPTED, fail, print_json, whole_number
+from band.cli.common import INTERRUPTED, fail, print_json, say, whole_number
 from band.cli.progress import Watch, duration, plural, show, size
 from band.cli.slurm_options import add_submit_options
 from band.run_dir import SweepDir
@@ -104,7 +104,7 @@ def _plan_and_start(args: argparse.Namespace, *, sweep: SweepDir) -> int | list[
     if args.json:
         print_json(_plan_json(planned, survey=survey))
     else:
-        print(_plan_text(planned, survey=survey))
+        say(_plan_text(planned, survey=survey))
     if args.dry_run:
         return 0
     return _start(planned, sweep=sweep, survey=survey, follow=not (args.detach or args.json))
@@ -122,7 +122,7 @@ def measured(planned: Plan, *, survey: Survey, quiet: bool) -> bool:
             continue
         if not quiet:
             how = "once for this machine; --pack N: not at all"
-            print(f"measuring how many runs like {run.id} to train together ({how})", file=sys.stderr)
+            say(f"measuring how many runs like {run.id} to train together ({how})", file=sys.stderr)
         path, most = str(survey.manifest.datasets[run.dataset]["path"]), min(count, room.max_members)
         rates = dict(
             populations.measure(config, path, device=room.device, threads=room.threads, most=most, seconds=1.0)
@@ -142,13 +142,11 @@ def _start(planned: Plan, *, sweep: SweepDir, survey: Survey, follow: bool) -> i
     stops = _catch_interrupts(sweep) if follow else [0]
     has_started = queue_claim(sweep) is None and start_queue(sweep, submission=intent.number)
     if not has_started:
-        print(f"{_queue_line(sweep)}: it takes these runs up", file=sys.stderr)
+        say(f"{_queue_line(sweep)}: it takes these runs up", file=sys.stderr)
         return 4
     if not follow:
         log = sweep.submission(intent.number) / QUEUE_LOG
-        print(
-            f"running on its own; to follow it: band-sweep status {sweep.name} --watch   (log: {log})", file=sys.stderr
-        )
+        say(f"running on its own; to follow it: band-sweep status {sweep.name} --watch   (log: {log})", file=sys.stderr)
         return 0
     return stops
 
@@ -170,7 +168,7 @@ def _catch_interrupts(sweep: SweepDir) -> list[int]:
         if stops[0] > 1:
             raise KeyboardInterrupt
         stop_queue(sweep)
-        print("\nstopping: running tasks save a checkpoint first; Ctrl-C again leaves them to it", file=sys.stderr)
+        say("\nstopping: running tasks save a checkpoint first; Ctrl-C again leaves them to it", file=sys.stderr)
 
     for caught in (signal.SIGINT, signal.SIGTERM):
         signal.signal(caught, on_signal)
@@ -179,16 +177,16 @@ def _catch_interrupts(sweep: SweepDir) -> list[int]:
 
 def _verdict(sweep: SweepDir, *, survey: Survey, was_stopped: bool) -> int:
     published, asked = len(survey.in_state("published")), len(survey.manifest.active())
-    print(f"{sweep.name}: {published} of {plural(asked, 'run')} published")
+    say(f"{sweep.name}: {published} of {plural(asked, 'run')} published")
     if survey.is_complete:
-        print(f"next: band-sweep report {sweep.name}")
+        say(f"next: band-sweep report {sweep.name}")
         return 0
     if survey.in_state("failed"):
-        print(f"{plural(len(survey.in_state('failed')), 'run')} failed: band-sweep status {sweep.name} says why")
+        say(f"{plural(len(survey.in_state('failed')), 'run')} failed: band-sweep status {sweep.name} says why")
     if survey.in_state("running"):
-        print(f"the queue has ended before its work; {plural(len(survey.in_state('running')), 'run')} of it still run")
+        say(f"the queue has ended before its work; {plural(len(survey.in_state('running')), 'run')} of it still run")
     if len(survey.in_state("failed", "cancelled", "published", "retired")) < len(survey.runs):
-        print(f"to continue: band-sweep submit {sweep.name}")
+        say(f"to continue: band-sweep submit {sweep.name}")
     return INTERRUPTED if was_stopped else 4
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import shlex
 import sys
 
-from band.cli.common import printable
+from band.cli.common import printable, say, say_line
 from band.cli.progress import size, transfer
 from band.errors import RemoteError
 from band.run_dir import SweepDir
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, *, sweep: SweepDir) -> int:
     if not args.dry_run:
         _send(sweep, connection, errand, is_quiet=args.json)
     try:
-        code = connection.band(path=errand.path, words=words, code=errand.code, needs=NEEDS)
+        code = connection.band(path=errand.path, words=words, code=errand.code, needs=NEEDS, show=say_line)
     except RemoteError as error:
         raise RemoteError(
             f"{error}\nwhether it was submitted is not known here; nothing is sent to Slurm twice: "
@@ -87,4 +87,4 @@ def _is_sweep(args: argparse.Namespace, words: list[str], *, number: int) -> boo
 
 
 def _tell(text: str) -> None:
-    print(printable(text), file=sys.stderr)
+    say(printable(text), file=sys.stderr)

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 
-from band.cli.common import fail, print_json
+from band.cli.common import fail, print_json, say
 from band.cli.progress import duration, plural, size
 from band.cli.slurm_options import canary_s, options_of
 from band.run_dir import SweepDir
@@ -42,14 +42,14 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
         return _dry_run(args, sweep=sweep, request=request)
     with hold(sweep, wait_s=HOLD_WAIT_S) as claim:
         for line in close(sweep, claim=claim):
-            print(line, file=sys.stderr)
+            say(line, file=sys.stderr)
         survey = _look_again(args, sweep=sweep)
         made = _plan(args, sweep=sweep, survey=survey, request=request)
         if not args.json:
-            print(plan_text(made, survey=survey, sweep=sweep))
+            say(plan_text(made, survey=survey, sweep=sweep))
         if not made.plan.runs:
             code, words = _nothing(survey, name=sweep.name)
-            print(words, file=sys.stderr if args.json else sys.stdout)
+            say(words, file=sys.stderr if args.json else sys.stdout)
             if args.json:
                 print_json({**as_json(made), "submission": "", "sent": [], "waiting": []})
             return code
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
         sent = [{"array": array.number, "job_id": array.job_id, "tasks": list(array.tasks)} for array in fed.arrays]
         print_json({**as_json(made), "submission": intent.number, "sent": sent, "waiting": fed.planned})
     else:
-        print(_sent_text(fed, name=sweep.name))
+        say(_sent_text(fed, name=sweep.name))
     return 0 if fed.arrays or not fed.planned else 4
 
 
@@ -91,20 +91,20 @@ def _dry_run(args: argparse.Namespace, *, sweep: SweepDir, request: Request) -> 
         refusal = start if isinstance(start, str) else ""
         print_json({**as_json(made), "script": script, "expected_start_t": t, "refusal": refusal})
         return 3 if refusal else 0
-    print(plan_text(made, survey=survey, sweep=sweep))
+    say(plan_text(made, survey=survey, sweep=sweep))
     if not script:
         return 0
-    print("\noptions of sbatch, and where each comes from:")
+    say("\noptions of sbatch, and where each comes from:")
     width = max((len(name) for name in made.request.sbatch), default=0)
     for name, option in made.request.sbatch.items():
         shown = option.value if isinstance(option.value, str) else shlex.quote(str(option.value))
-        print(f"  --{name:<{width}}  {shown:<20}  {option.origin}")
-    print(f"\nthe script of the first array:\n\n{script}")
+        say(f"  --{name:<{width}}  {shown:<20}  {option.origin}")
+    say(f"\nthe script of the first array:\n\n{script}")
     if isinstance(start, str):
         return fail(f"Slurm would refuse it: {start}", code=3)
     if start is not None:
-        print(f"expected start: {_clock(start.t)} on {start.nodes} ({start.partition})")
-    print("nothing was written or sent")
+        say(f"expected start: {_clock(start.t)} on {start.nodes} ({start.partition})")
+    say("nothing was written or sent")
     return 0
 
 

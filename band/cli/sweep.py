@@ -8,7 +8,7 @@ import sys
 from typing import NamedTuple
 
 from band import __version__
-from band.cli.common import main_guard
+from band.cli.common import main_guard, say
 from band.cli.parsers import EXIT_CODES, module_parser
 
 
@@ -78,14 +78,14 @@ def dispatch(arguments: list[str]) -> int:
 def _no_command(name: str, *, has_arguments: bool) -> int:
     """Answer --help, --version, nothing at all, or an unknown command."""
     if name == "--version":
-        print(f"band-sweep {__version__}")
+        say(f"band-sweep {__version__}")
         return 0
     if name in ("-h", "--help"):
-        print(_overview())
+        say(_overview())
         return 0 if has_arguments else 2
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}"
-    print(f"error: band-sweep has no command {name!r}; {hint}", file=sys.stderr)
+    say(f"error: band-sweep has no command {name!r}; {hint}", file=sys.stderr)
     return 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from band.cli.common import print_json
+from band.cli.common import print_json, say
 from band.sync.connection import disconnect
 
 
@@ -20,5 +20,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"schema": 1, "host": args.host, "was_open": was_open})
     else:
-        print("closed" if was_open else "there was none")
+        say("closed" if was_open else "there was none")
     return 0

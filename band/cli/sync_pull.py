@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from band.cli.common import INTERRUPTED, fail, print_json, printable
+from band.cli.common import INTERRUPTED, fail, print_json, printable, say
 from band.cli.progress import duration, plural, size, transfer
 from band.errors import BandError, RemoteError
 from band.run_dir import SweepDir, check_name
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _watch(args, choice=choice)
     except KeyboardInterrupt:
-        print("no longer watched; what has come is at home", file=sys.stderr)
+        say("no longer watched; what has come is at home", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -145,7 +145,7 @@ def _pull(source: Source, *, args: argparse.Namespace, choice: Choice) -> tuple[
         write_sweep(plan)
         is_idle = bool(args.watch) and not plan.wanted and not plan.logs  # a round of many in which nothing has come
         if not args.json:
-            print(_idle_line(plan) if is_idle else _plan_text(plan))
+            say(_idle_line(plan) if is_idle else _plan_text(plan))
         with transfer(plan.size_bytes, is_quiet=args.json) as show:
             pulled = fetch(plan, connection, lock=lock, bwlimit=args.bwlimit, show=show)
             show(pulled.num_bytes)
@@ -175,7 +175,7 @@ def _clear(plan: PullPlan, connection: Connection, *, args: argparse.Namespace, 
 def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
         return False
-    print(printable(question), end="", file=sys.stderr, flush=True)
+    say(printable(question), end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -183,9 +183,9 @@ def _agreed(question: str) -> bool:
 
 
 def _print_plan(plan: PullPlan) -> None:
-    print(_plan_text(plan))
+    say(_plan_text(plan))
     _print_named("would come", {wanted.run.id: ", ".join(wanted.files) for wanted in plan.wanted})
-    print("nothing was written")
+    say("nothing was written")
 
 
 def _plan_text(plan: PullPlan) -> str:
@@ -216,29 +216,29 @@ def _print_result(plan: PullPlan, pulled: Pulled, *, seconds: float, cleared: Cl
     came = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing new"
     rate = f", {size(pulled.num_bytes / seconds)}/s" if pulled.num_bytes else ""
     if pulled.num_bytes or not pulled.num_logs:
-        print(f"  {came}: {size(pulled.num_bytes)} verified in {duration(seconds)}{rate}")
+        say(f"  {came}: {size(pulled.num_bytes)} verified in {duration(seconds)}{rate}")
     beside = {run: str(path) for run, path in pulled.beside.items()}
     _print_named("home has other runs of these ids, which stay; what came is kept beside", beside)
     _print_named("could not be taken", pulled.damaged)
     if pulled.num_logs:
-        print(f"  {plural(pulled.num_logs, 'log')} in {plan.source.logs}")
+        say(f"  {plural(pulled.num_logs, 'log')} in {plan.source.logs}")
     if pulled.trouble:
-        print(f"  rsync: {printable(pulled.trouble)}")
+        say(f"  rsync: {printable(pulled.trouble)}")
     if cleared is not None:
-        print(f"  {plural(len(cleared.runs), 'run')} cleared there: result.json alone is left")
+        say(f"  {plural(len(cleared.runs), 'run')} cleared there: result.json alone is left")
         _print_named("not cleared", cleared.kept)
     if pulled.new or pulled.completed:
-        print(f"  next: band-sweep report {plan.source.sweep.name}")
+        say(f"  next: band-sweep report {plan.source.sweep.name}")
 
 
 def _print_named(title: str, entries: dict[str, str] | Any) -> None:
     if not entries:
         return
-    print(f"  {title}:")
+    say(f"  {title}:")
     for name, text in list(entries.items())[:MOST_NAMED]:
-        print(f"    {printable(name)}: {printable(str(text))}".replace("\n", " "))
+        say(f"    {printable(name)}: {printable(str(text))}".replace("\n", " "))
     if len(entries) > MOST_NAMED:
-        print(f"    … and {len(entries) - MOST_NAMED} more; --json names all")
+        say(f"    … and {len(entries) - MOST_NAMED} more; --json names all")
 
 
 def _where(source: Source) -> dict[str, Any]:

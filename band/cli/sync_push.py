@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from band.cli.common import print_json, printable
+from band.cli.common import print_json, printable, say
 from band.cli.progress import plural, size, transfer
 from band.errors import ConfigError
 from band.sync.connection import connect, parse_place
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     connection = connect(place.host)
     shipment = offer(connection, parcels, folder=place.path, may_rename=True, is_dry_run=args.dry_run)
     if not args.json:
-        print(f"{plural(len(parcels), 'file')} for {printable(str(place))}: {size(shipment.size_bytes)} to send")
+        say(f"{plural(len(parcels), 'file')} for {printable(str(place))}: {size(shipment.size_bytes)} to send")
     if not args.dry_run:
         with transfer(shipment.size_bytes, is_quiet=args.json) as show:
             send(connection, shipment, bwlimit=rate, look=show)
@@ -59,4 +59,4 @@ def _say(shipment: Shipment, *, args: argparse.Namespace, host: str) -> None:
         print_json({"schema": 1, "host": host, "is_dry_run": args.dry_run, "files": files})
         return
     for _, path, state in entries:
-        print(f"  {printable(f'{host}:{path}')}: {words[state]}")
+        say(f"  {printable(f'{host}:{path}')}: {words[state]}")

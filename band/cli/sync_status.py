@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from band.cli.common import print_json, printable
+from band.cli.common import print_json, printable, say, say_line
 from band.cli.progress import plural, size
 from band.run_dir import SweepDir
 from band.sweep.manifest import find_sweep
@@ -48,11 +48,11 @@ def _there(place: Place, *, args: argparse.Namespace, at_home: Source | None) ->
     plan = make_plan(at_home, connection, choice=Choice()) if at_home is not None else None
     words = ["status", *(["--json"] if args.json else []), *(["--runs"] if args.runs else [])]
     if not args.json:
-        print(f"{printable(str(place))}:")
-        code = connection.band(path=place.path, words=words)
+        say(f"{printable(str(place))}:")
+        code = connection.band(path=place.path, words=words, show=say_line)
         if plan is not None:
             lacks = f"; {len(plan.wanted)} to come ({size(plan.size_bytes)})" if plan.wanted else ""
-            print(f"at home: {plural(plan.held, 'run')} held{lacks}")
+            say(f"at home: {plural(plan.held, 'run')} held{lacks}")
         return code, {}
     code, there = connection.band_says(path=place.path, words=words)
     return code, {"source": {"host": place.host, "path": place.path}, "there": there, "home": _home(plan)}

@@ -6,7 +6,7 @@ import argparse
 import sys
 from functools import partial
 
-from band.cli.common import print_json, whole_number
+from band.cli.common import print_json, say, whole_number
 from band.cli.progress import plural
 from band.run_dir import SweepDir
 from band.sweep.closing import close
@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
         changed = throttle(sweep, tasks_at_once=args.tasks)
         done = close(sweep, claim=claim)  # there may be room for more now
     for line in done:
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     if args.json:
         print_json({"sweep": sweep.name, "tasks_at_once": args.tasks, "arrays": changed, "done": done})
         return 0
     most = str(args.tasks) if args.tasks else "as many as the cluster lets"
-    print(f"{sweep.name}: {most} at once in {plural(len(changed), 'array')}, and in what is yet to be sent")
+    say(f"{sweep.name}: {most} at once in {plural(len(changed), 'array')}, and in what is yet to be sent")
     return 0

@@ -11,7 +11,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from band.cli.common import INTERRUPTED, fail, main_guard, print_json, printable, whole_number
+from band.cli.common import INTERRUPTED, fail, main_guard, print_json, printable, say, whole_number
 from band.cli.parsers import make_parser, module_parser
 
 if TYPE_CHECKING:
@@ -101,10 +101,10 @@ def run(args: argparse.Namespace, *, argv: list[str]) -> int:
     chosen, sweep = plan.manifest.runs[0], SweepDir(plan.folder)
     write_plan(plan)
     if chosen.id in plan.finished:
-        print(f"{chosen.id} is trained already", file=sys.stderr)
+        say(f"{chosen.id} is trained already", file=sys.stderr)
         return report(sweep, run_id=chosen.id, as_json=args.json)
     task = make_task(sweep, plan=plan, chosen=chosen, threads=args.threads, device=args.device)
-    print(_headline(plan, chosen=chosen), file=sys.stderr)
+    say(_headline(plan, chosen=chosen), file=sys.stderr)
     with foreground(chosen.id) as shown:
         code = run_task(sweep.task(task).task_json, on_event=shown.take)
     if code == 0:
@@ -176,7 +176,7 @@ def report(sweep: SweepDir, *, run_id: str, as_json: bool) -> int:
         keys = ("run_id", "training", "scores", "split", "config")
         print_json({"folder": str(folder), **{key: result.get(key) for key in keys}})
     else:
-        print(
+        say(
             printable(
                 "\n".join(
                     [_training_line(result["training"]), *_score_lines(result["scores"]), f"all of it in {folder}"]
@@ -244,7 +244,7 @@ def _no_result(code: int, *, shown: Foreground, log: Path, again: str) -> int:
             code=code,
         )
     if shown.interruption:
-        print(
+        say(
             f"stopped at epoch {shown.epoch} ({shown.interruption['reason']}), saved; to continue: {again}",
             file=sys.stderr,
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from band.cli.common import INTERRUPTED, has_screen, printable
+from band.cli.common import INTERRUPTED, has_screen, printable, say
 from band.cli.progress import Watch, show
 from band.errors import BandError
 from band.run_dir import SweepDir
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 def said_interrupted(sweep: SweepDir) -> int:
     """Say that nothing but the watching has ended; return the exit code."""
-    print(f"no longer watched; what runs goes on: band-sweep status {sweep.name}", file=sys.stderr)
+    say(f"no longer watched; what runs goes on: band-sweep status {sweep.name}", file=sys.stderr)
     return INTERRUPTED
 
 

@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from dataclasses import asdict
 
-from band.cli.common import print_json, printable
+from band.cli.common import print_json, printable, say
 from band.cli.progress import Watch
 from band.run_dir import SweepDir
 from band.sweep.control import match_runs
@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
         print_json({"sweep": sweep.name, "runs": [asdict(explanation) for explanation in found]})
         return 0
     for number, explanation in enumerate(found):
-        print("\n" * (number > 0) + textwrap.fill(printable(explanation.text), WIDTH, break_long_words=False))
+        say("\n" * (number > 0) + textwrap.fill(printable(explanation.text), WIDTH, break_long_words=False))
         if explanation.command:
-            print(f"next: {explanation.command}")
+            say(f"next: {explanation.command}")
     return 0
 
 

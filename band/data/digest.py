@@ -153,12 +153,12 @@ def _hash_file(path: Path) -> str:
 
 
 def _hash_dataset(path: Path) -> str:
-    from band.data.hdf5 import datasets, open_hdf5, reading
+    from band.data.hdf5 import NUMBERS_BYTES, TEXT_BYTES, datasets, is_text, open_hdf5, reading
 
     digest = hashlib.sha256()
     with open_hdf5(path) as file:
         for name, dataset in datasets(file, path).items():
-            with reading(path, name):
+            with reading(path, name, memory_bytes=TEXT_BYTES if is_text(dataset) else NUMBERS_BYTES):
                 _add_dataset(digest, name, dataset)
     return digest.hexdigest()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
+import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,9 @@ BLOCK_BYTES = 64 * 2**20  # data is read in blocks of about this size
 MAX_CHUNK_BYTES = 2**30  # HDF5 decompresses a whole chunk at once
 MAX_EXPANSION = 2000  # deflate cannot exceed 1032:1
 _FAILURES = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, AttributeError)
+MAX_NAMES = 10_000  # of arrays and groups; groups that share members can stand for far more than the file holds
+NUMBERS_BYTES = 4 * MAX_CHUNK_BYTES  # of memory that reading numbers may take: a chunk as stored, unpacked, converted
+TEXT_BYTES = 2**29  # the same for texts, each of which says for itself how long it is
 FREE_BYTES = 64 * 2**20  # below this a declared size is harmless, whatever the file's own size
 
 
@@ -33,21 +39,27 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise DataError(f"{path}: no such file; check the path")
     if not path.is_file():
         raise DataError(f"{path}: must be an HDF5 file, found a folder or device")
-    with reading(path, "the file"):
+    with reading(path, "the file", memory_bytes=TEXT_BYTES):
         file = h5py.File(path, "r")
     with file:
         yield file
 
 
 @contextmanager
-def reading(path: Path, what: str) -> Iterator[None]:
+def reading(path: Path, what: str, *, memory_bytes: int = NUMBERS_BYTES) -> Iterator[None]:
     """Turn whatever HDF5 makes of a damaged file while `what` is read into a DataError.
+
+    Args:
+        path: the file.
+        what: what errors say was read.
+        memory_bytes: what reading may take; HDF5 allocates whatever a damaged or hostile file says it holds.
 
     Raises:
         DataError: reading failed.
     """
     try:
-        yield
+        with _memory(memory_bytes):
+            yield
     except PermissionError as error:
         raise DataError(f"{path}: not readable for this user; check its permissions") from error
     except _FAILURES as error:
@@ -55,6 +67,25 @@ def reading(path: Path, what: str) -> Iterator[None]:
             f"{path}: must be a complete HDF5 file, but reading {what} failed: {_first_line(error)}; "
             "it may be truncated, damaged or of another format: copy or export it again"
         ) from error
+
+
+@contextmanager
+def _memory(limit_bytes: int) -> Iterator[None]:
+    """Let this process take so much more memory and no more: what asks for it gets an error, as on a full machine."""
+    before, hard = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    wanted = taken + limit_bytes
+    limits = [limit for limit in (before, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([wanted, *limits]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, hard))
+
+
+def is_text(dataset: h5py.Dataset) -> bool:
+    """Return whether an array holds texts of any length."""
+    return h5py.check_string_dtype(dataset.dtype) is not None
 
 
 def datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
@@ -65,8 +96,8 @@ def datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
             proportion to what the file holds.
     """
     found: dict[str, h5py.Dataset] = {}
-    with reading(path, "its list of arrays"):
-        _collect(file, "", path, found)
+    with reading(path, "its list of arrays", memory_bytes=TEXT_BYTES):
+        _collect(file, "", path, found, itertools.count(1))
     return dict(sorted(found.items()))
 
 
@@ -151,9 +182,11 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _collect(group: Any, prefix: str, path: Path, found: dict[str, h5py.Dataset]) -> None:
+def _collect(group: Any, prefix: str, path: Path, found: dict[str, h5py.Dataset], visited: Iterator[int]) -> None:
     for name in group:
         full = prefix + name
+        if next(visited) > MAX_NAMES:
+            raise DataError(f"{path}: must have at most {MAX_NAMES:,} arrays and groups")
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
             raise DataError(f"{path}: {full!r} must lie in the file itself, found a link ({type(link).__name__})")
@@ -161,7 +194,7 @@ def _collect(group: Any, prefix: str, path: Path, found: dict[str, h5py.Dataset]
         if isinstance(item, h5py.Group):
             if full.count("/") > 8:
                 raise DataError(f"{path}: {full!r} is nested deeper than 8 groups")
-            _collect(item, full + "/", path, found)
+            _collect(item, full + "/", path, found, visited)
         elif isinstance(item, h5py.Dataset):
             _check_storage(item, full, path)
             found[full] = item
@@ -172,8 +205,7 @@ def _check_storage(dataset: h5py.Dataset, name: str, path: Path) -> None:
         raise DataError(f"{path}: {name!r} must lie in the file itself, found external or virtual storage")
     if dataset.shape is None:
         raise DataError(f"{path}: {name!r} must hold an array, found an empty dataspace")
-    is_text = h5py.check_string_dtype(dataset.dtype) is not None
-    if not is_text and dataset.dtype.kind not in "biufSU":
+    if not is_text(dataset) and dataset.dtype.kind not in "biufSU":
         raise DataError(f"{path}: {name!r} must hold numbers or text, found type {dataset.dtype}")
     size = math.prod(dataset.shape) * dataset.dtype.itemsize
     stored = dataset.id.get_storage_size()

@@ -22,7 +22,7 @@ from band.data.checks import (
     check_support,
     in_blocks,
 )
-from band.data.hdf5 import SPLIT_NAMES, blocks, datasets, open_hdf5, reading, split_of
+from band.data.hdf5 import SPLIT_NAMES, TEXT_BYTES, blocks, datasets, open_hdf5, reading, split_of
 from band.data.overlap import check_no_shared_trials
 from band.errors import DataError
 
@@ -117,7 +117,7 @@ def open_sessions(
     path = Path(path)
     with open_hdf5(path) as file:
         width = bin_ms if bin_ms is not None else file_bin_ms(file, path)
-        with reading(path, "its attributes"):
+        with reading(path, "its attributes", memory_bytes=TEXT_BYTES):
             missing = "mask" if str(file.attrs.get("missing", "")) == "mask" else missing
         sessions = _by_session(datasets(file, path))
         each = resident_bytes // len(sessions)
@@ -227,7 +227,7 @@ def _pool(found: dict[str, h5py.Dataset], key: str, layout: Layout, path: Path, 
     """Return one key of all splits as one read-only array."""
     parts = [found[f"{split}_{key}"] for split in layout]
     if layout["train"][key].is_text:
-        with reading(path, f"a split of {key}"):
+        with reading(path, f"a split of {key}", memory_bytes=TEXT_BYTES):
             return _frozen(np.concatenate([_texts(part) for part in parts]))
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
     shape = shape[:1] if RANKS.get(key) == 1 else shape
@@ -276,7 +276,7 @@ def file_bin_ms(file: h5py.File, path: Path) -> float | None:
     Raises:
         DataError: it is no number above 0.
     """
-    with reading(path, "its attributes"):
+    with reading(path, "its attributes", memory_bytes=TEXT_BYTES):
         given = file.attrs.get("bin_ms")
     if given is None:
         return None

@@ -45,18 +45,18 @@ class Allocation:
     def current(cls, environment: Mapping[str, str] = os.environ) -> Allocation | None:
         """Return the job that this process runs in, None outside Slurm."""
         job_id = environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID") or ""
-        if not job_id.isdigit():
+        if not job_id.isdecimal():
             return None
         task, restart = (environment.get(f"SLURM_{name}", "") for name in ("ARRAY_TASK_ID", "RESTART_COUNT"))
         end, limit = (environment.get(name, "") for name in ("SLURM_JOB_END_TIME", "BAND_TIME_LIMIT_S"))
         now = time.time()
         return cls(
             job_id=job_id,
-            array_task=int(task) if task.isdigit() else None,
-            restart=int(restart) if restart.isdigit() else 0,
+            array_task=int(task) if task.isdecimal() else None,
+            restart=int(restart) if restart.isdecimal() else 0,
             node=environment.get("SLURMD_NODENAME") or os.uname().nodename,
             start_t=now,
-            promised_end_t=float(end) if end.isdigit() else now + int(limit) if limit.isdigit() else None,
+            promised_end_t=float(end) if end.isdecimal() else now + int(limit) if limit.isdecimal() else None,
         )
 
     @property
@@ -76,7 +76,7 @@ class Allocation:
         excluded = fields.get("ExcNodeList", "")
         return Look(
             state=fields["JobState"],
-            restarts=int(fields["Restarts"]) if fields.get("Restarts", "").isdigit() else 0,
+            restarts=jobs.whole(fields.get("Restarts", "")) or 0,
             is_preempted=jobs.unix_time(fields.get("PreemptTime", "")) is not None,
             end_t=jobs.unix_time(fields.get("EndTime", "")),
             excluded="" if excluded == "(null)" else excluded,

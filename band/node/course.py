@@ -179,7 +179,7 @@ class Course:
             self._divide(ending, rest=rest, later=later)
 
     def _new_folder(self) -> Path:
-        taken = [int(path.name) for path in self.job.work.iterdir() if path.name.isdigit()]
+        taken = [int(path.name) for path in self.job.work.iterdir() if path.name.isdecimal()]
         folder = self.job.work / str(max(taken, default=-1) + 1)
         folder.mkdir()
         return folder

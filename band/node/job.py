@@ -77,7 +77,7 @@ def read_task(path: Path) -> Task:
             dataset={key: values["dataset"][key] for key in ("path", "digest", "file_digest", "size_bytes")},
             threads=max(1, int(values.get("threads", 1))),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise SweepError(f"{path} is no task file: {error!r}; generate and submit again") from None
     if sorted(run for part in task.populations for run in part) != sorted(run_ids):
         raise SweepError(f"{path}: populations must name each run of the task once; generate and submit again")

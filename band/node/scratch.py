@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from band import owners
 from band.errors import StageError
 from band.files import write_atomic
 from band.run_dir import ScratchDir, SweepDir, user_name
@@ -58,6 +59,9 @@ def find_scratch(sweep: SweepDir, *, environment: Mapping[str, str] = os.environ
             reasons.append(f"scratch {scratch.path} is no disk of this node but on a network ({mount.kind})")
             continue
         try:
+            if not environment.get("BAND_SCRATCH"):  # a place that the user names is the user's to judge
+                scratch.path.parent.mkdir(parents=True, exist_ok=True)
+                _check_place(scratch.path.parent)
             prepare(scratch)
             # A /tmp of the job's own is a folder of that name elsewhere, which only the mount tells.
             root = f"/{Path(mount.root).name}"
@@ -160,10 +164,19 @@ def reserve(folder: Path, *, size_bytes: int) -> None:
 
 
 def _check_owner(path: Path) -> None:
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode):
+    if not stat.S_ISDIR(path.lstat().st_mode):
         raise StageError(f"{path} must be a folder, not a link or file; remove it or set BAND_SCRATCH")
-    if status.st_uid != os.getuid():
-        raise StageError(f"{path} must belong to you, but belongs to user {status.st_uid}; set BAND_SCRATCH")
-    if status.st_mode & 0o022:
-        raise StageError(f"{path} must not be writable by others; chmod go-w it, or set BAND_SCRATCH")
+    if why := owners.problem(path):
+        raise StageError(f"{path} {why}; chmod go-w it if it is yours, or set BAND_SCRATCH")
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a folder in which somebody else could put another in the place of ours: /tmp has a bit against that.
+
+    Raises:
+        StageError: it is such a folder.
+    """
+    status = folder.stat()
+    is_safe = status.st_mode & stat.S_ISVTX or not status.st_mode & stat.S_IWOTH
+    if status.st_uid not in (0, os.getuid()) or not is_safe:
+        raise StageError(f"{folder} must belong to you or root, and not be writable by all; set BAND_SCRATCH")

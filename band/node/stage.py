@@ -72,7 +72,7 @@ def staged(
 def default_max_bytes(scratch: ScratchDir) -> int:
     """Return $BAND_SCRATCH_MAX_BYTES, or 200 GiB, or half of the disk if that is less."""
     given = os.environ.get("BAND_SCRATCH_MAX_BYTES", "")
-    if given.isdigit():
+    if given.isdecimal():
         return int(given)
     return min(DEFAULT_MAX_BYTES, shutil.disk_usage(scratch.path).total // 2)
 

@@ -154,7 +154,7 @@ def _labelled(values: Sequence[Any]) -> dict[str, list[Any]]:
 def details(runs: Sequence[PublishedRun]) -> dict[str, Any]:
     """Return every score of every run that is no mere channel's, by split."""
     names = list(dict.fromkeys(name for run in runs for split in SPLITS for name in run.scores.get(split, {})))
-    names = [name for name in names if not name.rpartition("/")[2].isdigit()]
+    names = [name for name in names if not name.rpartition("/")[2].isdecimal()]
     return {
         "names": [label_of(name) for name in names],
         "keys": names,

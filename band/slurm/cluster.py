@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from band.slurm.command import SlurmError, ask, run
-from band.slurm.jobs import key_values
+from band.slurm.jobs import key_values, whole
 from band.slurm.options import count_gpus
 from band.slurm.units import UNLIMITED, time_s
 
@@ -104,8 +104,8 @@ def limits(partition: str = "", *, account: str = "", qos: str = "", timeout_s: 
     return Limits(
         version=settings.get("SLURM_VERSION", "").strip(),
         cluster=settings.get("ClusterName", "").strip(),
-        max_array_size=_number(settings.get("MaxArraySize", "")),  # its largest index is one less, its first 0
-        max_job_count=_number(settings.get("MaxJobCount", "")),
+        max_array_size=whole(settings.get("MaxArraySize", "")),  # its largest index is one less, its first 0
+        max_job_count=whole(settings.get("MaxJobCount", "")),
         max_submit_jobs=_least(rules, ("maxsubmit", "grpsubmit", "maxsubmitpu", "maxsubmitpa")),
         max_jobs=_least(rules, ("maxjobs", "maxjobspu")),
         max_wall_s=min(filter(None, [*walls, *(_wall(rule) for rule in rules)]), default=None),
@@ -175,10 +175,10 @@ def _partition(row: Mapping[str, str]) -> Partition:
         max_wall_s=None if row.get("MaxTime", "") in UNLIMITED else time_s(row.get("MaxTime", "")),
         qos=_word(row.get("QoS", "")),
         preempt_mode=row.get("PreemptMode", ""),
-        tier=_number(row.get("PriorityTier", "")) or 0,
+        tier=whole(row.get("PriorityTier", "")) or 0,
         nodes=_word(row.get("Nodes", "")),
-        total_cpus=_number(row.get("TotalCPUs", "")) or 0,
-        total_nodes=_number(row.get("TotalNodes", "")) or 0,
+        total_cpus=whole(row.get("TotalCPUs", "")) or 0,
+        total_nodes=whole(row.get("TotalNodes", "")) or 0,
     )
 
 
@@ -187,9 +187,9 @@ def _node(row: Mapping[str, str]) -> Node:
         name=row["NodeName"],
         state=row.get("State", ""),
         reason=_word(_WHO.sub("", row.get("Reason", ""))),
-        cpus=_number(row.get("CPUEfctv", "")) or _number(row.get("CPUTot", "")) or 0,
-        cpus_taken=_number(row.get("CPUAlloc", "")) or 0,
-        memory_bytes=(_number(row.get("RealMemory", "")) or 0) * 2**20,
+        cpus=whole(row.get("CPUEfctv", "")) or whole(row.get("CPUTot", "")) or 0,
+        cpus_taken=whole(row.get("CPUAlloc", "")) or 0,
+        memory_bytes=(whole(row.get("RealMemory", "")) or 0) * 2**20,
         gpus=count_gpus(row.get("Gres", "")),  # CfgTRES counts GPUs only where accounts are kept of them
         gpus_taken=count_gpus(row.get("GresUsed", "")),
         features=_word(row.get("ActiveFeatures", "")),
@@ -228,17 +228,12 @@ def _table(what: str, columns: str, *, where: list[str], timeout_s: float) -> li
 
 
 def _least(rules: list[dict[str, str]], names: tuple[str, ...]) -> int | None:
-    found = [_number(rule.get(name, "")) for rule in rules for name in names]
+    found = [whole(rule.get(name, "")) for rule in rules for name in names]
     return min((value for value in found if value is not None), default=None)
 
 
 def _wall(rule: Mapping[str, str]) -> int | None:
     return time_s(rule["maxwall"]) if rule.get("maxwall") else None
-
-
-def _number(text: str) -> int | None:
-    text = text.strip()
-    return int(text) if text.isdigit() else None
 
 
 def _word(text: str) -> str:

@@ -156,7 +156,8 @@ _NO_SLURM = "is this the login node of a cluster? Without one, `band-sweep submi
 def failure(command: str, *, words: str, code: int) -> SlurmError:
     """Return the error for a command that printed `words` and ended with `code` (negative: by a signal)."""
     if code < 0:
-        return SlurmError(f"{command} was ended by {signal.Signals(-code).name} before it answered", kind="timeout")
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return SlurmError(f"{command} was ended by {name} before it answered", kind="timeout")
     short = _shortened(words) or f"exit code {code}"
     if _NO_CLUSTER.search(words):
         return SlurmError(f"{command} finds no cluster: set SLURM_CONF; {_NO_SLURM}", kind="absent")

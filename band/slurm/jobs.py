@@ -57,7 +57,10 @@ _ACCOUNT_FIELDS = {
     "nodes": "NodeList",
     "name": "JobName",
 }
-_TASKS = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
+_TASKS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
+MOST_TASKS = 4_000_001  # of an array: what Slurm itself allows
+MOST_T = 2.0**40  # of a time in seconds; what is beyond, no calendar has
+MOST_DIGITS = 18  # of a number; int() of thousands takes long, or refuses
 _SHOWN_KEY = re.compile(r"(?:^| )([A-Z][A-Za-z0-9_/:.&]*)=")
 
 
@@ -169,8 +172,8 @@ def has_ended(job_id: str, array_task: int | None, *, restart: int, timeout_s: f
     shown = show(job_id, array_task, timeout_s=timeout_s)
     if not shown:
         return True  # forgotten, which no job is that may still run
-    state, restarts = shown.get("JobState", ""), shown.get("Restarts", "")
-    is_later = restarts.isdigit() and int(restarts) > restart and state != "COMPLETING"
+    state, restarts = shown.get("JobState", ""), whole(shown.get("Restarts", ""))
+    is_later = restarts is not None and restarts > restart and state != "COMPLETING"
     return is_later or is_over(state) or state == "PENDING"
 
 
@@ -192,8 +195,15 @@ def array_tasks(text: str) -> list[int | None]:
         match = _TASKS.fullmatch(part.strip())
         if match:
             first = int(match[1])
-            tasks += range(first, int(match[2] or first) + 1, int(match[3] or 1))
+            found = range(first, int(match[2] or first) + 1, max(int(match[3] or 1), 1))
+            tasks += found[: MOST_TASKS - len(tasks)]
     return tasks or [None]
+
+
+def whole(text: str) -> int | None:
+    """Return the number that decimal digits give, None for anything else."""
+    text = text.strip()
+    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def _jobs(text: str, *, fields: Mapping[str, str]) -> Iterator[Job]:
@@ -210,7 +220,6 @@ def _jobs(text: str, *, fields: Mapping[str, str]) -> Iterator[Job]:
 
 def _job(row: Mapping[str, str], *, job_id: str, array_task: int | None) -> Job:
     code, number = _exit(row["exit"])
-    restarts = row.get("restarts", "")
     return Job(
         job_id=job_id,
         array_task=array_task,
@@ -225,7 +234,7 @@ def _job(row: Mapping[str, str], *, job_id: str, array_task: int | None) -> Job:
         partition=row["partition"],
         exit_code=code,
         exit_signal=number,
-        restarts=int(restarts) if restarts.isdigit() else None,
+        restarts=whole(row.get("restarts", "")),
         user=row["user"],
     )
 
@@ -233,8 +242,9 @@ def _job(row: Mapping[str, str], *, job_id: str, array_task: int | None) -> Job:
 def unix_time(text: str) -> float | None:
     """Return a time of Slurm's in unix seconds; None for "N/A", "Unknown" and the like."""
     with suppress(ValueError):
-        return float(text)
-    with suppress(ValueError):  # a command that heeds no SLURM_TIME_FORMAT writes local time
+        found = float(text)
+        return found if abs(found) < MOST_T else None
+    with suppress(ValueError, OverflowError):  # a command that heeds no SLURM_TIME_FORMAT writes local time
         return datetime.fromisoformat(text).timestamp()
     return None
 
@@ -251,8 +261,7 @@ def _word(text: str) -> str:
 
 def _exit(text: str) -> tuple[int, int]:
     """Return exit code and signal from "3:0", or from the status that the system call wait gives, "768"."""
-    code, colon, number = text.partition(":")
-    if colon and code.isdigit() and number.isdigit():
-        return int(code), int(number)
-    status = int(code) if code.isdigit() else 0
-    return status >> 8 & 0xFF, status & 0x7F
+    code, number = (whole(part) for part in (text.partition(":")[0], text.partition(":")[2]))
+    if code is not None and number is not None:
+        return code, number
+    return (code or 0) >> 8 & 0xFF, (code or 0) & 0x7F

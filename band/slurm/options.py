@@ -71,8 +71,8 @@ _USUAL = {  # words of other queues and of submitit
     "timeout-min": "time",
     "walltime": "time",
 }
-_MEMORY_FORM = re.compile(r"[0-9]+[KMGT]?B?", re.IGNORECASE)
-_GPU_COUNT = re.compile(r"(?:[A-Za-z][\w.-]*:)?[0-9]+(?:,[A-Za-z][\w.-]*:[0-9]+)*")
+_MEMORY_FORM = re.compile(r"[0-9]{1,15}[KMGT]?B?", re.IGNORECASE)
+_GPU_COUNT = re.compile(r"(?:[A-Za-z][\w.-]*:)?[0-9]{1,9}(?:,[A-Za-z][\w.-]*:[0-9]{1,9})*")
 _GRES = re.compile(r"(?:gres[/:])?[A-Za-z][\w./-]*(?::[A-Za-z][\w.-]*)?(?:[:=][0-9]+[KkMmGgTt]?)?(?:\(S:[-0-9,]+\))?")
 
 
@@ -166,7 +166,7 @@ def _check_form(name: str, text: str, *, origin: str) -> None:
         rule = 'be an amount of memory: "4G", "500M" or "4000" (megabytes)'
     elif name in _ONE and text not in ("1", "1-1"):
         rule = "be 1: a job of band is one process on one node"
-    elif name in _PROCESSES + _POSITIVE and not re.fullmatch(r"0*[1-9][0-9]*|1-1", text):
+    elif name in _PROCESSES + _POSITIVE and not re.fullmatch(r"0{0,9}[1-9][0-9]{0,8}|1-1", text):
         rule = "be a whole number above 0"
     elif name in _GPUS and not _GPU_COUNT.fullmatch(text):
         rule = 'be a number of GPUs: "1" or "a100:1"'
@@ -255,7 +255,7 @@ def num_gpus(options: Mapping[str, Value]) -> int:
 def count_gpus(resources: str) -> int:
     """Return the GPUs in a list of generic resources: "gpu:a100:2(S:0-1),gpu:1", "gres:gpu:1,shard:4"."""
     counts = [re.sub(r"\(.*\)", "", item).rpartition(":")[2] for item in _items(resources) if _is_gpu(item)]
-    return sum(int(count) if count.isdecimal() else 1 for count in counts)
+    return sum(int(count) if re.fullmatch("[0-9]{1,9}", count) else 1 for count in counts)
 
 
 def arguments(options: Mapping[str, Value]) -> list[str]:

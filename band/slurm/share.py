@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import getpass
+import math
 import os
 import re
 from dataclasses import dataclass
 
 from band.slurm.command import SlurmError, run
-from band.slurm.jobs import SEPARATOR
+from band.slurm.jobs import SEPARATOR, whole
 from band.slurm.options import count_gpus
 
 _FIELDS = ("NumCPUs", "tres-alloc", "tres-per-node", "tres-per-job", "tres-per-task")
-_GPUS = re.compile(r"gres/gpu=(\d+)")
+_GPUS = re.compile(r"gres/gpu=([0-9]{1,9})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,8 @@ def own_use(*, timeout_s: float = 20.0) -> Use:
     columns = ",".join(f"{field}:{SEPARATOR}" for field in _FIELDS)
     argv = ["squeue", "--all", "--noheader", "--states=RUNNING", f"--user={os.getuid()}", f"--Format={columns}"]
     rows = [line.split(SEPARATOR) for line in run(argv, timeout_s=timeout_s).split("\n") if line]
-    cpus = sum(int(row[0]) for row in rows if row[0].isdigit())
+    rows = [row for row in rows if len(row) >= len(_FIELDS)]
+    cpus = sum(whole(row[0]) or 0 for row in rows)
     return Use(jobs=len(rows), cpus=cpus, gpus=sum(_gpus(*row[1:5]) for row in rows))
 
 
@@ -72,6 +74,7 @@ def shares(*, timeout_s: float = 20.0) -> list[Share]:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
         return None
+    return found if math.isfinite(found) else None

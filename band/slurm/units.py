@@ -6,8 +6,8 @@ import math
 import re
 
 UNLIMITED = ("UNLIMITED", "INFINITE", "-1")
-_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)B?", re.IGNORECASE)
+_TIME = re.compile(r"(?:([0-9]{1,9})-)?([0-9]{1,12})(?::([0-9]{1,9}))?(?::([0-9]{1,9}))?")
+_MEMORY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([KMGTP]?)B?", re.IGNORECASE)
 _SUFFIXES = ("", "K", "M", "G", "T", "P")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 from band.errors import PublishError, SweepError
 from band.files import write_atomic
-from band.run_dir import SweepDir, read_result
+from band.run_dir import RESULT, SweepDir, read_result
 from band.sweep.identity import UNHASHED
 from band.sweep.manifest import read_manifest
 from band.sweep.statistics import Cell
@@ -21,6 +22,7 @@ from band.sweep.statistics import Cell
 WEIGHT = "hyper.behavior_weight"
 REPEATS = ("seed", "data.fold", "data.bin_ms", *UNHASHED)  # of one setting; the width of a bin belongs to its file
 SPLITS = ("test", "valid", "train")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet begins to calculate
 RESULTS = "report/results.csv"  # in the sweep's folder
 
 Scores = Mapping[str, float | None]
@@ -107,7 +109,7 @@ def _read_results(folder: Path) -> tuple[str, list[tuple[Path, dict[str, Any]]],
     for run in manifest.active():
         path = sweep.run(run.id)
         try:
-            results.append((path, read_result(path)))
+            results.append((path, _checked(read_result(path), path)))
         except PublishError as error:
             if path.exists():
                 left_out.append(str(error))
@@ -122,6 +124,48 @@ def _read_results(folder: Path) -> tuple[str, list[tuple[Path, dict[str, Any]]],
     if num_retired := len(manifest.runs) - len(manifest.active()):
         left_out.append(f"no longer in the sweep (retired): {num_retired} runs")
     return manifest.name, results, left_out
+
+
+def _checked(result: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a result whose parts are of the kinds that tables and figures need.
+
+    Raises:
+        PublishError: one is missing, or of another kind.
+    """
+    try:
+        parameters = flatten(_mapping(result["config"]))
+        for value in parameters.values():
+            _plain(value)
+        float(parameters[WEIGHT]), int(parameters["data.fold"]), int(parameters["seed"])
+        _texts(result["dataset"]["path"], result["dataset"]["digest"], result["training"]["outcome"])
+        _plain(result["config"]["data"]["bin_ms"])
+        for scores in _mapping(result["scores"]).values():
+            for score in _mapping(scores).values():
+                if score is not None and not (isinstance(score, (int, float)) and math.isfinite(score)):
+                    raise TypeError(f"{str(score)[:80]!r} is no score")
+        _mapping(result["split"]), _mapping(result["training"]), _mapping(result.get("provenance", {}))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise PublishError(
+            f"{folder / RESULT} is not the result of a run ({error!r}); restore it or delete it"
+        ) from None
+    return result
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{str(value)[:80]!r} should be a mapping")
+    return value
+
+
+def _plain(value: Any) -> None:
+    if isinstance(value, (dict, list)) or (isinstance(value, float) and not math.isfinite(value)):
+        raise TypeError(f"{str(value)[:80]!r} is no value of a field")
+
+
+def _texts(*values: Any) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{str(value)[:80]!r} should be text")
 
 
 def write_results(collection: Collection, *, into: Path | None = None) -> Path:
@@ -181,13 +225,18 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_csv(path: Path, runs: Sequence[PublishedRun]) -> None:
     """Write one row a run: what it is, every parameter, how training ended, every score as SPLIT/NAME."""
-    rows = [table_row(run) for run in runs]
+    rows = [{_cell(key): _cell(value) for key, value in table_row(run).items()} for run in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(path, text.getvalue().encode())
+    write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a cell that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def table_row(run: PublishedRun) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from band.files import append_line
 from band.run_dir import SweepDir
 
+MOST = 2.0**53  # of a number; beyond, floats skip whole ones
 EPOCH_LINE = b'{"event":"epoch"'  # as `files.canonical_json` begins it; such lines are most of a stream
 
 
@@ -68,11 +69,28 @@ class AttemptFold:
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Fold in one event; one of an unknown name counts for its time alone."""
-        self.last_t = float(event["t"])
+        self.last_t = _number(event["t"])
         self.first_t = self.first_t or self.last_t
         handle = _HANDLERS.get(event["event"])
         if handle is not None:
             handle(self, event)
+
+
+def _number(value: Any) -> float:
+    """Return a finite number; true and text are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST:
+        raise ValueError(f"{str(value)[:80]!r} is no number")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    return int(_number(value))
+
+
+def _texts(values: Any) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{str(values)[:80]} is no list of runs")
+    return list(values)
 
 
 def _on_claimed(fold: AttemptFold, event: Mapping[str, Any]) -> None:
@@ -80,43 +98,46 @@ def _on_claimed(fold: AttemptFold, event: Mapping[str, Any]) -> None:
 
 
 def _on_started(fold: AttemptFold, event: Mapping[str, Any]) -> None:
-    fold.phases.update(dict.fromkeys(event["runs"], "started"))
-    fold.population = list(event["runs"])
+    runs = _texts(event["runs"])
+    fold.phases.update(dict.fromkeys(runs, "started"))
+    fold.population = runs
 
 
 def _on_split(fold: AttemptFold, event: Mapping[str, Any]) -> None:
-    fold.parts = [list(part) for part in event.get("parts", [])]
+    fold.parts = [_texts(part) for part in event.get("parts", [])]
 
 
 def _on_epoch(fold: AttemptFold, event: Mapping[str, Any]) -> None:
-    for run, values in event["runs"].items():
-        fold.epochs[run] = [int(values["epoch"]), int(values["max_epochs"])]
+    epochs = {run: [_count(values["epoch"]), _count(values["max_epochs"])] for run, values in event["runs"].items()}
+    fold.epochs.update(epochs)
     if not fold.first_epochs:
-        fold.first_epochs = {"t": event["t"], "epochs": {run: epoch for run, (epoch, _) in fold.epochs.items()}}
-    fold.steps_per_s = float(event.get("steps_per_s") or 0.0)
+        first_t = _number(event["t"])
+        fold.first_epochs = {"t": first_t, "epochs": {run: epoch for run, (epoch, _) in fold.epochs.items()}}
+    fold.steps_per_s = _number(event.get("steps_per_s") or 0.0)
 
 
 def _on_checkpoint(fold: AttemptFold, event: Mapping[str, Any]) -> None:
-    fold.checkpoint_step = int(event["step"])
+    fold.checkpoint_step = _count(event["step"])
 
 
 def _on_run(fold: AttemptFold, event: Mapping[str, Any]) -> None:
     phase = {"run_finished": "finished"}.get(event["event"], event["event"])
-    fold.phases[event["run"]] = phase
+    (run,) = _texts([event["run"]])
+    fold.phases[run] = phase
     if event.get("outcome"):
-        fold.outcomes[event["run"]] = event["outcome"]
+        fold.outcomes[run] = str(event["outcome"])
 
 
 def _on_failed(fold: AttemptFold, event: Mapping[str, Any]) -> None:
     failure = {"error": str(event.get("error", "")), "message": str(event.get("message", ""))}
-    for run in event["runs"]:
+    for run in _texts(event["runs"]):
         if fold.phases.get(run) not in ("published", "superseded"):
             fold.phases[run] = "failed"
             fold.failures[run] = failure
 
 
 def _on_rehearsed(fold: AttemptFold, event: Mapping[str, Any]) -> None:
-    fold.rehearsal = {key: float(event[key]) for key in ("share", "train_s", "outputs_s")}
+    fold.rehearsal = {key: _number(event[key]) for key in ("share", "train_s", "outputs_s")}
 
 
 def _on_interrupted(fold: AttemptFold, event: Mapping[str, Any]) -> None:
@@ -125,16 +146,16 @@ def _on_interrupted(fold: AttemptFold, event: Mapping[str, Any]) -> None:
 
 
 def _on_ended(fold: AttemptFold, event: Mapping[str, Any]) -> None:
-    fold.code = int(event["code"])
+    fold.code = _count(event["code"])
 
 
 def _on_unsynced(fold: AttemptFold, event: Mapping[str, Any]) -> None:
     fold.host = str(event.get("host", ""))
-    fold.phases.update(dict.fromkeys(event["runs"], "finished"))
+    fold.phases.update(dict.fromkeys(_texts(event["runs"]), "finished"))
 
 
 def _on_missing(fold: AttemptFold, event: Mapping[str, Any]) -> None:
-    fold.phases.update(dict.fromkeys(event["runs"], "started"))
+    fold.phases.update(dict.fromkeys(_texts(event["runs"]), "started"))
 
 
 _HANDLERS = {
@@ -178,7 +199,7 @@ def fold_stream(path: Path, *, fold: AttemptFold) -> None:
 
 
 def _add_line(fold: AttemptFold, line: bytes) -> None:
-    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    with suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         fold.add(json.loads(line))
 
 
@@ -212,10 +233,31 @@ def read_index(sweep: SweepDir) -> dict[str, AttemptFold]:
     with suppress(FileNotFoundError):
         for entry in sorted(os.scandir(sweep.index), key=lambda entry: entry.name):
             for line in Path(entry.path).read_bytes().splitlines():
-                with suppress(ValueError, TypeError, RecursionError):
-                    fold = AttemptFold(**json.loads(line))
+                with suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+                    fold = _checked(AttemptFold(**json.loads(line)))
                     folds[fold.stem] = fold
     return folds
+
+
+def _checked(fold: AttemptFold) -> AttemptFold:
+    """Return what a line of the index says, if every part of it is of its kind.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: one is not.
+    """
+    texts = [fold.task, fold.attempt, fold.host, fold.interruption, *fold.phases, *fold.phases.values()]
+    texts += [*fold.outcomes, *fold.outcomes.values(), *fold.failures, *fold.epochs]
+    _texts([*texts, *(failure[key] for failure in fold.failures.values() for key in ("error", "message"))])
+    for runs in (fold.population, *fold.parts):
+        _texts(runs)
+    begun = fold.first_epochs
+    numbers = [fold.offset, fold.first_t, fold.last_t, fold.steps_per_s, fold.checkpoint_step, *fold.rehearsal.values()]
+    numbers += [number for epoch, most in fold.epochs.values() for number in (epoch, most)]
+    numbers += [] if fold.code is None else [fold.code]
+    numbers += [begun["t"], *begun["epochs"].values()] if begun else []
+    for number in numbers:
+        _number(number)
+    return fold
 
 
 def add_to_index(sweep: SweepDir, number: str, folds: Iterable[AttemptFold]) -> None:

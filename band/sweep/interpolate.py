@@ -1,7 +1,7 @@
 """`${…}` in sweep files: values of the file and the environment by OmegaConf, fields of each run by name.
 
-`${base.hyper.lr}`, `${name}` and `${oc.env:HOME}` are replaced once. `${hyper.lr}` or `${seed}`, standing alone, is
-the value that the field has in each run, swept or not.
+`${base.hyper.lr}`, `${name}` and `${oc.env:HOME}` are replaced once, and nothing of another form is. `${hyper.lr}` or
+`${seed}`, standing alone, is the value that the field has in each run, swept or not.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ from band.yaml_file import Node, Source, plain
 
 _TIE = re.compile(rf"\$\{{\s*((?:{'|'.join(SECTIONS)})\.\w+|seed)\s*\}}")
 _BASE = re.compile(r"\$\{\s*base\.([\w.]+)\s*\}")
+_OPENING = re.compile(r"\$\{")
+_KEY = re.compile(r"\$\{\s*([A-Za-z_][\w.]*(?:\[[0-9]{1,6}\][\w.]*)*)\s*\}")
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|COOKIE|SESSION_?KEY", re.IGNORECASE)
+MAX_TEXT = 4096  # characters of a text that refers to something
+MAX_CHAIN = 64  # references from one to the next, and levels of what they refer to
+MAX_STEPS = 5000  # references that are followed, those of what is referred to included
+MAX_CHARACTERS = 1_000_000  # that texts come to
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env:\s*([A-Za-z_]\w*)")
 _MISSING = re.compile(r"Environment variable '(\w+)' not found")
 _MARK = "\0"  # no YAML text can hold it
@@ -52,8 +59,11 @@ def interpolate(document: Mapping[str, Node]) -> tuple[dict[str, Node], list[Ref
     if not found:
         return dict(document), []
     for node in found:
+        _check_form(node)
         _resolve(node, None)
-    context = _context(document)
+    values = _nested(document)
+    _check_growth(found, values)
+    context = _context(values)
     references = [
         Reference(resolve_key(key, source=node.source), node.source)
         for node in found
@@ -68,7 +78,10 @@ def interpolate_alone(node: Node) -> Node:
     Raises:
         ConfigError: a reference that cannot be followed.
     """
-    return _replace(node, _context({})) if any(_texts(node)) else node
+    found = list(_texts(node))
+    for text in found:
+        _check_form(text)
+    return _replace(node, _context({})) if found else node
 
 
 def _texts(node: Node) -> Iterator[Node]:
@@ -81,16 +94,84 @@ def _texts(node: Node) -> Iterator[Node]:
             yield from _texts(child)
 
 
-def _context(document: Mapping[str, Node]) -> Any:
-    """Return the document as an OmegaConf container, `base` nested by section and ties marked as such."""
-    from omegaconf import OmegaConf
+def _check_form(node: Node) -> None:
+    """Refuse what is not of the few forms that sweep files have, and what would write a secret into the results."""
+    text = node.value
+    if len(text) > MAX_TEXT:
+        raise ConfigError(f"{node.source}: a text with ${{…}} must have at most {MAX_TEXT} characters")
+    for opening in _OPENING.finditer(text):
+        variable = _ENVIRONMENT.match(text, opening.start())
+        if variable and _SECRET.search(variable[1]):
+            raise ConfigError(
+                f"{node.source}: {variable[1]} has the name of a secret, which would be written beside the results; "
+                "give what is meant under another name"
+            )
+        if not (variable or _KEY.match(text, opening.start())):
+            raise ConfigError(
+                f"{node.source}: {text!r} cannot be followed: "
+                "must be ${key}, ${oc.env:NAME} or ${oc.env:NAME,default}"
+            )
 
+
+def _check_growth(found: list[Node], values: Mapping[str, Any]) -> None:
+    """Refuse texts that refer to texts that refer to texts …, and come to more than any file could hold."""
+    known: dict[int, tuple[int, int]] = {}
+
+    def cost(value: Any, depth: int) -> tuple[int, int]:
+        """Return how many references are followed for a value, and the characters that it comes to."""
+        is_reference = isinstance(value, str) and "${" in value
+        if not (is_reference or isinstance(value, (dict, list))):
+            return 0, len(value) if isinstance(value, str) else 1
+        if id(value) not in known:
+            known[id(value)] = (
+                (MAX_STEPS + 1, 0) if depth > MAX_CHAIN else (0, 0)
+            )  # a circle is named where it is followed
+            if is_reference:
+                parts = [(1, len(value)), *(cost(_target(values, name), depth + 1) for name in _KEY.findall(value))]
+            else:
+                children = value.values() if isinstance(value, dict) else value
+                parts = [cost(child, depth + 1) for child in children]
+            if depth <= MAX_CHAIN:
+                known[id(value)] = sum(steps for steps, _ in parts), sum(size for _, size in parts)
+        return known[id(value)]
+
+    steps, size = 0, 0
+    for node in found:
+        more = cost(node.value, 0)
+        steps, size = steps + more[0], size + more[1]
+        if steps > MAX_STEPS or size > MAX_CHARACTERS:
+            raise ConfigError(
+                f"{node.source}: what it refers to, with what that refers to, is more than can be followed"
+            )
+
+
+def _target(values: Any, name: str) -> Any:
+    """Return what a name such as "base.hyper.lr" or "datasets[0]" stands for, None where there is no such."""
+    for part in re.findall(r"[^.\[\]]+", name):
+        if isinstance(values, dict):
+            values = values.get(part)
+        else:
+            values = (
+                values[int(part)] if isinstance(values, list) and part.isdecimal() and int(part) < len(values) else None
+            )
+    return values
+
+
+def _nested(document: Mapping[str, Node]) -> dict[str, Any]:
+    """Return the document as plain values, `base` nested by section."""
     values = {key: plain(node) for key, node in document.items()}
     nested: dict[str, Any] = {}
     for key, value in (values.get("base") or {}).items():
         section, _, name = key.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[name] = value
-    return OmegaConf.create(_mark({**values, "base": nested}))
+    return {**values, "base": nested}
+
+
+def _context(values: Mapping[str, Any]) -> Any:
+    """Return plain values as an OmegaConf container, ties marked as such."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(_mark(values))
 
 
 def _mark(value: Any) -> Any:

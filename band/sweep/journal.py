@@ -14,7 +14,7 @@ from typing import Any
 
 from band.errors import SweepError
 from band.files import append_line, read_lines
-from band.run_dir import SweepDir
+from band.run_dir import SweepDir, check_name
 from band.sweep.ledger import Intent
 
 JOURNAL = "journal.jsonl"
@@ -99,7 +99,7 @@ def read_journal(sweep: SweepDir, submission: str) -> list[Array]:
         return [_fold(submission, lines[number]) for number in sorted(lines)]
     except FileNotFoundError:
         return []
-    except (KeyError, TypeError, ValueError) as error:
+    except (SweepError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise SweepError(f"{path} is not a journal that band wrote ({error!r}); restore it") from None
 
 
@@ -111,7 +111,7 @@ def read_journals(sweep: SweepDir) -> list[Array]:
     """
     numbers: list[str] = []
     with suppress(FileNotFoundError):
-        numbers = sorted((name for name in os.listdir(sweep.submissions) if name.isdigit()), key=int)
+        numbers = sorted((name for name in os.listdir(sweep.submissions) if name.isdecimal()), key=int)
     return [array for number in numbers for array in read_journal(sweep, number)]
 
 
@@ -131,8 +131,8 @@ def _fold(submission: str, lines: Sequence[Mapping[str, Any]]) -> Array:
         submission=submission,
         number=int(first["array"]),
         token=str(first["token"]),
-        tasks=tuple(first["tasks"]),
-        script=str(first["script"]),
+        tasks=tuple(check_name(task, what="task") for task in first["tasks"]),
+        script=check_name(first["script"], what="script"),
         t=float(first["t"]),
         throttle=int(first.get("throttle", 0)),
         steps=steps,

@@ -11,7 +11,7 @@ from typing import Any
 
 from band.errors import BandError, SweepError
 from band.files import canonical_json, create_exclusive, read_json_object
-from band.run_dir import SweepDir
+from band.run_dir import SweepDir, check_name
 
 SCHEMA = 1
 INTENT = "intent.json"
@@ -80,7 +80,7 @@ def new_task(sweep: SweepDir) -> str:
 
 def _new_folder(parent: Path) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
-    number = max((int(name) for name in os.listdir(parent) if name.isdigit()), default=0)
+    number = max((int(name) for name in os.listdir(parent) if name.isdecimal()), default=0)
     while True:
         number += 1
         folder = parent / f"{number:04d}"
@@ -94,7 +94,7 @@ def _new_folder(parent: Path) -> Path:
 def request_numbers(sweep: SweepDir) -> set[str]:
     """Return the numbers of the requests that are complete, without reading them."""
     try:
-        names = [name for name in os.listdir(sweep.submissions) if name.isdigit()]
+        names = [name for name in os.listdir(sweep.submissions) if name.isdecimal()]
     except FileNotFoundError:
         return set()
     return {name for name in names if (sweep.submission(name) / INTENT).exists()}
@@ -118,16 +118,23 @@ def _read_intent(path: Path, *, number: str) -> Intent:
     try:
         return Intent(
             number=number,
-            action=values["action"],
-            t=values["t"],
-            runs=tuple(values["runs"]),
-            tasks={task: tuple(runs) for task, runs in values["tasks"].items()},
-            failures={run: tuple(attempts) for run, attempts in values["failures"].items()},
-            options=dict(values["options"]),
-            scheduler=values["scheduler"],
+            action=_words([values["action"]])[0],
+            t=float(values["t"]),
+            runs=_words(values["runs"]),
+            tasks={check_name(task, what="task"): _words(runs) for task, runs in values["tasks"].items()},
+            failures={run: _words(attempts) for run, attempts in values["failures"].items()},
+            options=dict(values["options"].items()),
+            scheduler=_words([values["scheduler"]])[0],
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (SweepError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SweepError(f"{path} is not a request that band wrote ({error!r}); restore it or delete it") from None
+
+
+def _words(values: Any) -> tuple[str, ...]:
+    """Return a list of texts as a tuple."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{str(values)[:80]} is no list of texts")
+    return tuple(values)
 
 
 def fold_intents(intents: Iterable[Intent]) -> Ledger:

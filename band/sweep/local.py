@@ -72,7 +72,7 @@ def local_queue(sweep: SweepDir) -> Claim | None:
 
 def queue_submission(sweep: SweepDir, *, claim: Claim) -> str:
     """Return the number of the submission whose queue holds that claim; where none says so, one never reached."""
-    numbers = (name for name in os.listdir(sweep.submissions) if name.isdigit())
+    numbers = (name for name in os.listdir(sweep.submissions) if name.isdecimal())
     for number in sorted(numbers, key=int, reverse=True):
         with suppress(OSError):
             if read_json_object(sweep.submission(number) / RECEIPT).get("attempt") == claim.attempt.name:
@@ -113,6 +113,7 @@ def start_queue(sweep: SweepDir, *, submission: str) -> bool:
     command = [sys.executable, "-m", "band.sweep.queue", str(sweep.path), submission]
     # Inside an interactive Slurm job its variables would give every attempt here the name of that one job.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+    environment["PYTHONSAFEPATH"] = "1"  # the current folder may be a stranger's: nothing in it is imported
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=environment

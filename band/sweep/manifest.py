@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from band.errors import SweepError
+from band.run_dir import check_name
 
 SCHEMA = 1
 MANIFEST = "manifest.jsonl"
@@ -105,26 +107,75 @@ def parse_manifest(text: str, *, path: Path) -> Manifest:
         if head["kind"] != "sweep" or head["schema"] > SCHEMA:
             raise SweepError(f"{path}:1: schema {head['schema']} of a {head['kind']}; this band reads up to {SCHEMA}")
         digest = head.pop("digest", None)
-        runs = []
+        manifest = Manifest(
+            name=_name(head["name"]),
+            base=_base(head["base"]),
+            datasets=[_dataset(dataset) for dataset in head["datasets"]],
+            runs=[],
+            source=_is(str, head.get("source", "")),
+            sets=tuple(_is(str, text) for text in head.get("set", ())),
+            options=_is(dict, head.get("options", {})),
+        )
         for line in lines[1:]:
             number += 1
-            row = json.loads(line)
-            runs.append(Run(row["id"], row["dataset"], row["overrides"], row["retired"]))
+            manifest.runs.append(_run(json.loads(line), manifest))
         number = 1
         if digest is not None and digest != _digest(head, lines[1:]):
-            raise SweepError(f"{path} is not what its own digest says: it was altered or is damaged; generate it again")
-        return Manifest(
-            name=head["name"],
-            base=head["base"],
-            datasets=head["datasets"],
-            runs=runs,
-            source=head.get("source", ""),
-            sets=tuple(head.get("set", ())),
-            options=head.get("options", {}),
-        )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        problem = f"{type(error).__name__}: {error}"
+            raise SweepError("it is not what its own digest says: it was altered or is damaged")
+        return manifest
+    except (SweepError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        problem = str(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {error}"
         raise SweepError(f"{path}:{number}: not a line of a manifest ({problem}); generate the sweep again") from None
+
+
+def _is(kind: type[Any], value: Any) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"{str(value)[:80]!r} should be {kind.__name__}")
+    return value
+
+
+def _name(name: Any) -> str:
+    """Return the name of a sweep: that of any folder."""
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise TypeError(f"{str(name)[:80]!r} is no name of a sweep")
+    return name
+
+
+def _value(value: Any) -> Any:
+    """Return the value of a field: text, a finite number, a truth value or none."""
+    if not (value is None or isinstance(value, (str, int, float))) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
+        raise TypeError(f"{str(value)[:80]!r} is no value of a field")
+    return value
+
+
+def _base(base: Any) -> dict[str, Any]:
+    """Return a configuration of two levels, with a section `data` in it."""
+    for part in _is(dict, base).values():
+        for value in part.values() if isinstance(part, dict) else (part,):
+            _value(value)
+    _is(dict, base["data"])
+    return dict(base)
+
+
+def _dataset(dataset: Any) -> dict[str, Any]:
+    _is(str, _is(dict, dataset)["path"])
+    _is(str, dataset["digest"])
+    return dict(dataset)
+
+
+def _run(row: Any, manifest: Manifest) -> Run:
+    overrides, is_retired = _is(dict, row["overrides"]), _is(bool, row["retired"])
+    run = Run(check_name(row["id"], what="run id"), _is(int, row["dataset"]), overrides, is_retired)
+    if not 0 <= run.dataset < len(manifest.datasets):
+        raise IndexError(f"there is no dataset {run.dataset}")
+    for key, value in run.overrides.items():
+        section = key.rpartition(".")[0]
+        if isinstance(manifest.base.get(section or key), Mapping) != bool(section):
+            raise KeyError(key)
+        _value(value)
+    return run
 
 
 def manifest_text(manifest: Manifest) -> str:

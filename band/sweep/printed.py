@@ -25,7 +25,7 @@ TRACEBACK = "Traceback (most recent call last)"
 def job_of(attempt: str) -> str:
     """Return the Slurm job, such as "123_4", that made an attempt; "" for one on this machine."""
     name, _, restart = attempt.rpartition("-r")
-    return name[1:] if name.startswith("j") and restart.isdigit() and name[1:].replace("_", "").isdigit() else ""
+    return name[1:] if name.startswith("j") and restart.isdecimal() and name[1:].replace("_", "").isdecimal() else ""
 
 
 def task_of(name: str) -> tuple[str, str]:

@@ -328,7 +328,7 @@ def explain(summary: Summary) -> str:
 
 def label_of(score: str) -> str:
     """Return what people call a score: "behavior_r2/own/mean" is "behaviour R², own decoder"."""
-    words = (WORDS.get(part, f"channel {part}" if part.isdigit() else part) for part in score.split("/"))
+    words = (WORDS.get(part, f"channel {part}" if part.isdecimal() else part) for part in score.split("/"))
     return ", ".join(word for word in words if word)
 
 

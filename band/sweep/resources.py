@@ -34,7 +34,7 @@ def num_cores(cgroup: Path = CGROUP) -> int:
     cores = len(os.sched_getaffinity(0))
     for folder in _cgroup_folders(cgroup):
         quota, period = _words(folder / "cpu.max") or ("max", "0")
-        if quota.isdigit() and period.isdigit() and int(period):
+        if quota.isdecimal() and period.isdecimal() and int(period):
             cores = min(cores, max(int(quota) // int(period), 1))
     return cores
 
@@ -48,7 +48,7 @@ def free_memory_bytes(cgroup: Path = CGROUP, meminfo: Path = Path("/proc/meminfo
                 free = int(line.split()[1]) * 1024
     for folder in _cgroup_folders(cgroup):
         limit, used = _words(folder / "memory.max"), _words(folder / "memory.current")
-        if limit and used and limit[0].isdigit():
+        if limit and used and limit[0].isdecimal():
             reclaimable = _stat(folder / "memory.stat", key="inactive_file")
             free = min(free, int(limit[0]) - int(used[0]) + reclaimable)
     return max(free, 0)
@@ -97,9 +97,9 @@ def visible_gpus(
     if chosen is None:
         return tuple(range(count))
     names = [name.strip() for name in chosen.split(",") if name.strip()]
-    if not all(name.isdigit() or name == "-1" for name in names):
+    if not all(name.isdecimal() or name == "-1" for name in names):
         raise SweepError(f"CUDA_VISIBLE_DEVICES must list GPU indices such as 0,1, got {chosen!r}; set it so, or unset")
-    return tuple(int(name) for name in names if name.isdigit() and int(name) < count)
+    return tuple(int(name) for name in names if name.isdecimal() and int(name) < count)
 
 
 def torch_has_cuda() -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from band import owners
+from band.errors import SweepError
 from band.run_dir import SweepDir
 from band.sweep.ledger import CANARY, CANARY_S, Intent
 
@@ -40,7 +42,7 @@ def executor(sweep: SweepDir, intent: Intent, *, send: Send) -> SlurmExecutor:
         @property
         def _submitit_command_str(self) -> str:
             # exec: no shell stands between Slurm's signals and the supervisor.
-            return f"exec python3 -u -m submitit.core._submit {shlex.quote(str(self.folder))}"
+            return f"exec python3 -u -m band.node.call {shlex.quote(str(self.folder))}"
 
         def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[Any]:
             text = self._make_submission_file_text(self._submitit_command_str, uid="")
@@ -105,7 +107,7 @@ def write_calls(sweep: SweepDir, intent: Intent, *, tasks: Sequence[str], job_id
 def _write_calls(folder: Path, calls: Sequence[Any], *, job_id: str) -> None:
     from submitit.core.utils import JobPaths
 
-    folder.mkdir(parents=True, exist_ok=True)
+    owners.make_private(folder)
     for index, call in enumerate(calls):
         path = JobPaths(folder, f"{job_id}_{index}").submitted_pickle
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
@@ -149,8 +151,15 @@ def _own_parameters(sweep: SweepDir, intent: Intent, *, name: str) -> dict[str, 
 
 
 def _parameters(options: Mapping[str, Any], *, setup: list[str], time_min: int) -> dict[str, Any]:
-    """Return what submitit's executor is given; it would ask for one node and a time of its own."""
+    """Return what submitit's executor is given; it would ask for one node and a time of its own.
+
+    Raises:
+        SweepError: a value would end its line in the script, and begin another.
+    """
     additional = {"time": time_min, **options}
+    for name, value in additional.items():
+        if not str(value).isprintable():
+            raise SweepError(f"--{name}={str(value)!r} cannot stand in a script; give the sweep's folder another name")
     return {
         "job_name": additional.pop("job-name"),  # under its own name, or submitit adds a second one
         "additional_parameters": additional,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from band import owners
 from band.run_dir import SweepDir
 
 FOLDER = "submitit"
@@ -43,7 +46,14 @@ def start_job(sweep: SweepDir, *, submission: str, task: str, gpu: int | None) -
 
     from band.node.task import run_task
 
-    executor = submitit.LocalExecutor(folder=sweep.submission(submission) / FOLDER)
+    class Checked(submitit.LocalExecutor):
+        @property
+        def _submitit_command_str(self) -> str:
+            return shlex.join([sys.executable, "-u", "-m", "band.node.call", str(self.folder)])
+
+    folder = sweep.submission(submission) / FOLDER
+    owners.make_private(folder)
+    executor = Checked(folder=folder)
     gpus = () if gpu is None else (gpu,)
     executor.update_parameters(timeout_min=NO_TIMEOUT_MIN, gpus_per_node=len(gpus), visible_gpus=gpus)
     return Job(executor.submit(run_task, str(sweep.task(task).task_json)))
@@ -54,7 +64,7 @@ def sweep_up(sweep: SweepDir) -> None:
     for folder in sweep.submissions.glob(f"[0-9]*/{FOLDER}"):
         for path in folder.iterdir():
             pid = path.name.partition("_")[0]
-            if not (pid.isdigit() and _is_job(int(pid))):
+            if not (pid.isdecimal() and _is_job(int(pid))):
                 with suppress(OSError):
                     path.unlink()
         with suppress(OSError):

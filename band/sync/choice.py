@@ -89,7 +89,7 @@ def parse_where(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -7,16 +7,17 @@ import json
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from band import owners
 from band.errors import BandError, ConfigError, RemoteError
 from band.slurm.user_config import HostConfig, read_user_config
 from band.sync.shell import NO_MARK, SETTINGS
@@ -37,6 +38,8 @@ _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+-]*@)?[A-Za-z0-9_][A-Za-z0-9._-
 NOT_FOUND = 127
 _CONSEQUENCES = ("rsync error:", "rsync: connection unexpectedly closed")
 CONNECTION = 255
+MOST_LINE_BYTES = 1 << 16
+Show = Callable[[str, bool], None]
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,12 @@ class Connection:
             raise self.failure(done.returncode, said, what="python3")
         return read_answer(done.stdout, host=self.host)
 
-    def band(self, *, path: str, words: Sequence[str], code: str = "", needs: Sequence[str] = ()) -> int:
-        """Run `band-sweep` there on a sweep, have it print here, and return its exit code.
+    def band(self, *, path: str, words: Sequence[str], show: Show, code: str = "", needs: Sequence[str] = ()) -> int:
+        """Run `band-sweep` there on a sweep, have shown what it prints, and return its exit code.
 
         Args:
+            show: called with each line that it prints, its end included, and whether it is an error's; it must let
+                nothing pass that could command the terminal, for another machine may print anything.
             path: the sweep's folder there.
             words: the command and its options; the sweep's path follows the command.
             code: digest of the copy of the code in the sweep's folder that is to run; "": what is found there.
@@ -125,7 +130,20 @@ class Connection:
         Raises:
             RemoteError: the connection broke.
         """
-        return self._band(path=path, words=words, code=code, needs=needs, stdout=None)[0]
+        command, request = self._band(path=path, words=words, code=code, needs=needs)
+        sys.stdout.flush()
+        pipe = subprocess.PIPE
+        with tempfile.TemporaryFile() as asked:
+            asked.write(request)
+            asked.seek(0)
+            with (
+                subprocess.Popen(command, stdin=asked, stdout=pipe, stderr=pipe, env=self.environment()) as process,
+                ThreadPoolExecutor() as pool,  # left first: both streams are read to their ends before they are closed
+            ):
+                assert process.stdout is not None and process.stderr is not None
+                pool.submit(_show_lines, process.stdout, show, is_error=False)
+                pool.submit(_show_lines, process.stderr, show, is_error=True)
+        return self._ended(process.returncode)
 
     def band_says(self, *, path: str, words: Sequence[str]) -> tuple[int, Any]:
         """Run `band-sweep` there on a sweep, and return its exit code and the JSON that it prints.
@@ -133,26 +151,23 @@ class Connection:
         Raises:
             RemoteError: the connection broke, or it printed something else.
         """
-        code, said = self._band(path=path, words=words, code="", needs=(), stdout=subprocess.PIPE)
+        command, request = self._band(path=path, words=words, code="", needs=())
+        done = subprocess.run(command, input=request, stdout=subprocess.PIPE, env=self.environment())
+        code = self._ended(done.returncode)
         try:
-            return code, json.loads(said)
-        except ValueError:
+            return code, json.loads(done.stdout)
+        except (ValueError, RecursionError):
             raise RemoteError(f"band-sweep {words[0]} at {self.host} ended with {code} and without JSON") from None
 
-    def _band(
-        self, *, path: str, words: Sequence[str], code: str, needs: Sequence[str], stdout: int | None
-    ) -> tuple[int, bytes]:
+    def _band(self, *, path: str, words: Sequence[str], code: str, needs: Sequence[str]) -> tuple[list[str], bytes]:
+        """Return the command that runs `band-sweep` there, and what it reads."""
         request = {"path": path, "start": self.config.path, "python": self.config.python, "needs": list(needs)}
-        sys.stdout.flush()
-        done = subprocess.run(
-            [*self.shell(), *self.python()],
-            input=helper_input("band", {**request, "words": list(words), "code": code}),
-            stdout=stdout,
-            env=self.environment(),
-        )
-        if done.returncode in (CONNECTION, NO_MARK, NOT_FOUND):
-            raise self.failure(done.returncode, "", what="python3")
-        return done.returncode, done.stdout or b""
+        return [*self.shell(), *self.python()], helper_input("band", {**request, "words": list(words), "code": code})
+
+    def _ended(self, code: int) -> int:
+        if code in (CONNECTION, NO_MARK, NOT_FOUND):
+            raise self.failure(code, "", what="python3")
+        return code
 
     def python(self) -> list[str]:
         """Return the words that start the helper at the far end."""
@@ -173,6 +188,11 @@ class Connection:
         if code == CONNECTION:
             return RemoteError(f"the connection to {self.host} broke{said}; give the same command again")
         return RemoteError(f"{what} at {self.host} ended with {code}{said}")
+
+
+def _show_lines(stream: IO[bytes], show: Show, *, is_error: bool) -> None:
+    while line := stream.readline(MOST_LINE_BYTES):
+        show(line.decode("utf-8", "replace"), is_error)
 
 
 def helper_input(operation: str, request: dict[str, Any]) -> bytes:
@@ -282,10 +302,9 @@ def _is_private(path: Path) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
-        found = path.lstat()
+        return path.is_dir() and not owners.problem(path, forbidden=owners.OPEN_TO_OTHERS)
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 @contextmanager

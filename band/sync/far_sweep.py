@@ -12,6 +12,7 @@ from band.errors import BandError, RemoteError
 from band.run_dir import RESULT, check_name
 from band.sync.connection import Connection
 
+_WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)  # what an answer of another form leads to
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -67,16 +68,19 @@ def look(connection: Connection, path: str, *, known: Mapping[str, str], manifes
     """
     start = connection.config.path
     answer = connection.call("list", path=path, start=start, known=dict(known), manifest_sha256=manifest, logs=has_logs)
-    bad = {str(name): str(why) for name, why in answer["bad"].items()}
-    runs = {}
-    for name, entry in answer["runs"].items():
-        try:
-            runs[check_name(name, what="run id")] = _run(name, entry)
-        except (BandError, KeyError, TypeError, ValueError, AttributeError) as error:
-            bad[name] = str(error)
     try:
+        bad = {str(name): str(why) for name, why in answer["bad"].items()}
+        runs = {}
+        for name, entry in answer["runs"].items():
+            try:
+                runs[check_name(name, what="run id")] = _run(name, entry)
+            except (BandError, *_WRONG) as error:
+                bad[name] = str(error)
         if not os.path.isabs(answer["path"]) or not _can_be_path(answer["path"]):
             raise ValueError(f"no path: {answer['path']!r}")
+        for text in (answer["manifest"], answer["sweep_yaml"]):
+            if text is not None:
+                text.encode()
         logs = {str(name): int(size) for name, size in answer["logs"] if is_plain(name)}
         tasks = {str(task): tuple(map(str, runs)) for task, runs in answer["tasks"].items() if is_plain(task)}
         return FarSweep(
@@ -88,7 +92,7 @@ def look(connection: Connection, path: str, *, known: Mapping[str, str], manifes
             logs=logs,
             tasks=tasks,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _WRONG as error:
         raise RemoteError(f"{connection.host} answered what is no listing of a sweep: {error!r}") from None
 
 

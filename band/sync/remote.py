@@ -339,8 +339,19 @@ def pythons_for(sweep: str) -> "list[Any]":
     while folder != os.path.dirname(folder):
         folder = os.path.dirname(folder)
         path = os.path.join(folder, ".venv/bin/python")
-        found += [path] if os.path.exists(path) else []
+        found += [path] if os.path.exists(path) and is_trusted(folder, path) else []
     return [*found, "python3"]
+
+
+def is_trusted(folder: str, path: str) -> bool:
+    """Return whether a program in a folder, and what lies between, are this user's or root's, and not open to all."""
+    while path != folder:
+        found = os.lstat(path)
+        is_open = not stat.S_ISLNK(found.st_mode) and found.st_mode & stat.S_IWOTH
+        if found.st_uid not in (0, os.getuid()) or is_open:
+            return False
+        path = os.path.dirname(path)
+    return True
 
 
 def snapshots_of(sweep: str) -> "list[Any]":

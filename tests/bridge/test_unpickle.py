@@ -154,7 +154,7 @@ def test_pickled_code_is_refused_by_name_and_does_not_run(name: str, protocol: i
 
 def test_the_attacks_would_run_in_an_ordinary_unpickler(tmp_path: Path) -> None:
     flag = tmp_path / "it_ran"
-    pickle.loads(pickle.dumps(attacks(flag)["os.system"]))  # noqa: S301
+    pickle.loads(pickle.dumps(attacks(flag)["os.system"]))
     assert flag.exists()
 
 

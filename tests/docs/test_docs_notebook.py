@@ -42,7 +42,7 @@ def run_notebook(names: dict[str, object]) -> None:
     """Run the code cells in order."""
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), names)  # noqa: S102
+            exec("".join(cell["source"]), names)
 
 
 def test_the_notebook_draws_what_the_runs_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def submit(
     from band.node.task import slurm_task
 
     calls = lab.home / f"calls-{os.urandom(4).hex()}"
-    calls.mkdir()
+    calls.mkdir(mode=0o700)
     values = {
         "PYTHONPATH": f"{REPOSITORY}:{HELPERS}",
         "BAND_TRAINER": shlex.join(trainer),
@@ -122,7 +122,7 @@ def submit(
     script = calls / "script.sh"
     lines = [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
     lines += [f"export FAKE_LEDGER=$(sed -n $((SLURM_ARRAY_TASK_ID + 1))p {calls}/ledgers)"]
-    lines += [f"exec {sys.executable} -u -m submitit.core._submit {calls}"]
+    lines += [f"exec {sys.executable} -u -m band.node.call {calls}"]
     script.write_text("\n".join(["#!/bin/bash", *lines]) + "\n")
     (calls / "ledgers").write_text("".join(f"{task.home}/ledger\n" for task in tasks))
     own = [f"--array=0-{len(tasks) - 1}", "--requeue", "--hold", "--open-mode=append", f"--output={calls}/%a.out"]

@@ -253,7 +253,7 @@ def test_a_task_that_dies_again_and_again_is_given_up_with_its_last_words(tmp_pa
     sweep = make_sweep(tmp_path, runs(1))
     site = tmp_path / "site"
     site.mkdir()
-    fault = "import os, sys\nif b'submitit.core._submit' in open('/proc/self/cmdline', 'rb').read():\n"
+    fault = "import os, sys\nif b'band.node.call' in open('/proc/self/cmdline', 'rb').read():\n"
     (site / "sitecustomize.py").write_text(fault + "    print('no such library', file=sys.stderr)\n    os._exit(9)\n")
     path = os.pathsep.join([str(site), sweep.environment["PYTHONPATH"]])
     broken = LocalSweep(sweep.sweep, {**sweep.environment, "PYTHONPATH": path})

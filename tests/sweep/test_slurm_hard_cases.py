@@ -218,7 +218,7 @@ def test_at_the_worst_of_sites_the_next_submit_does_what_no_closing_job_can(slur
         site.submit("--sbatch", "exclusive")
         lab.wait_for(lambda: site.ledger.exists() and "run-001 3" in site.ledger.read_text(), timeout_s=60)
         (array,) = read_journals(site.sweep)
-        (supervisor,) = lab.pids(job=f"{array.job_id}_1", command="submitit.core._submit")
+        (supervisor,) = lab.pids(job=f"{array.job_id}_1", command="band.node.call")
         os.kill(supervisor, signal.SIGKILL)
         site.wait()
         assert sorted(path.name for path in site.sweep.runs.glob("[!.]*")) == ["run-000", "run-002"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from band.data.hdf5 import SPLIT_NAMES, datasets, open_hdf5, reading, split_of
+from band.data.hdf5 import NUMBERS_BYTES, SPLIT_NAMES, TEXT_BYTES, datasets, is_text, open_hdf5, reading, split_of
 from band.data.importers.imported import Imported, text_attributes
 from band.errors import DataError
 
@@ -71,7 +71,7 @@ def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
     arrays: Arrays = {}
     with open_hdf5(path) as file:
         for name, dataset in datasets(file, path).items():
-            with reading(path, name):
+            with reading(path, name, memory_bytes=TEXT_BYTES if is_text(dataset) else NUMBERS_BYTES):
                 values = np.asarray(dataset.asstr()[()] if dataset.dtype.kind == "O" else dataset[()])
                 arrays[name.replace("/", ".")] = values.astype(str) if values.dtype.kind in "OS" else values
         attributes = text_attributes(dict(file.attrs))

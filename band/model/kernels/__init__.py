@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from band import owners
+
 SOURCE = Path(__file__).with_name("scan.cpp")
 TIMEOUT_S = 300.0
 VECTORS = {
@@ -82,14 +84,19 @@ def build() -> Path:
         subprocess.SubprocessError: the compiler failed.
     """
     path = cache_folder() / f"scan-{_fingerprint()}.so"
-    if path.exists():
+    if path.exists() and is_trusted(path):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    owners.make_private(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         subprocess.run([*command(), "-o", str(made)], check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
         os.replace(made, path)
     return path
+
+
+def is_trusted(library: Path) -> bool:
+    """Return whether a library and its folder are this user's, or root's, and nobody else can write them."""
+    return not any(owners.problem(path, is_roots_too=True) for path in (library.parent, library))
 
 
 def command() -> list[str]:
