@@ -664,7 +664,8 @@ def _answer() -> dict[str, Any]:
     run = {"sha256": "a" * 64, "size": 9, "outcome": "ok", "files": {"model.pt": [3, "b" * 64]}, "absent": ["model.pt"]}
     text = _json_lines(_manifest_lines()).decode()
     listing = {"path": "/x", "manifest": text, "sweep_yaml": "a: 1", "runs": {RUNS[0]: run}, "bad": {"x": "why"}}
-    return {**listing, "logs": [["a.log", 3]], "schema": 1, "sources": [{"host": "far", "path": "/x"}]}
+    listing |= {"logs": [["a.log", 3]], "tasks": {"0001": RUNS[:1]}}
+    return {**listing, "schema": 1, "sources": [{"host": "far", "path": "/x"}]}
 
 
 def _filters(folder: Path) -> Callable[[bytes], None]:

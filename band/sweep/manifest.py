@@ -119,13 +119,12 @@ def parse_manifest(text: str, *, path: Path) -> Manifest:
         for line in lines[1:]:
             number += 1
             manifest.runs.append(_run(json.loads(line), manifest))
-        number = 1
-        if digest is not None and digest != _digest(head, lines[1:]):
-            raise SweepError("it is not what its own digest says: it was altered or is damaged")
-        return manifest
     except (SweepError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         problem = str(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {error}"
         raise SweepError(f"{path}:{number}: not a line of a manifest ({problem}); generate the sweep again") from None
+    if digest is not None and digest != _digest(head, lines[1:]):
+        raise SweepError(f"{path} is not what its own digest says: it was altered or is damaged; generate it again")
+    return manifest
 
 
 def _is(kind: type[Any], value: Any) -> Any:

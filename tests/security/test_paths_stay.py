@@ -87,7 +87,8 @@ class Far:
 
     def __init__(self, **answer: Any) -> None:
         run = {"sha256": "a" * 64, "size": 1, "outcome": "ok", "files": {}, "absent": []}
-        listing = {"path": "/x", "manifest": None, "sweep_yaml": None, "runs": {"r": run}, "bad": {}, "logs": []}
+        listing = {"path": "/x", "manifest": None, "sweep_yaml": None, "runs": {"r": run}, "bad": {}}
+        listing |= {"logs": [], "tasks": {}}
         self.answer = {**listing, **answer}
 
     def call(self, operation: str, **request: Any) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def test_runs_files_and_logs_of_another_machine_stay_in_their_folders(name: str)
 
 ANSWERS: tuple[dict[str, Any], ...] = (
     *({"bad": None}, {"bad": "x"}, {"runs": []}, {"path": "x"}, {"path": 7}, {"path": "/a\0b"}, {"manifest": 7}),
-    *({"logs": [["a", 1e999]]}, {"logs": 7}, {"sweep_yaml": "\ud800"}),
+    *({"logs": [["a", 1e999]]}, {"logs": 7}, {"sweep_yaml": "\ud800"}, {"tasks": 7}, {"tasks": {"0001": 7}}),
 )
 
 
