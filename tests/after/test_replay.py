@@ -124,7 +124,7 @@ def test_without_a_push_a_draw_is_that_of_a_whole_pass(finished: Path) -> None:
     index = torch.arange(20)[None]
     pass_ = Pass(model.params, trials, model.config)
     drawn = pass_.draw(pass_.encode(0, index[0].numpy(), purpose=(0,)), (0, 3))
-    noise = outputs._noise_source(model.config, trials).posterior(20, "posterior", 0, 3)
+    noise = outputs._noise_source(model.config, trials).posterior(20, "posterior/0/3")
     batch = trials.batch([index], [torch.ones_like(index, dtype=torch.float32)])
     with torch.no_grad():
         whole = run_model(model.params, batch, arch=model.config.arch, widths=trials.widths, noise=noise)

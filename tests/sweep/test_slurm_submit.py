@@ -83,8 +83,7 @@ def check_nothing_is_twice_and_nothing_forgotten(sweep: SweepDir, slurm: FakeSlu
     assert sorted(sent) == sorted(set(sent))
 
 
-@pytest.mark.parametrize("most", [10_000, 3], ids=["no limit", "a hidden limit of three jobs"])
-@pytest.mark.parametrize("death", [die_before, die_after])
+@pytest.mark.parametrize(("death", "most"), [(die_after, 10_000), (die_before, 3)], ids=["no limit", "a hidden limit"])
 def test_a_submission_killed_anywhere_is_brought_to_order_by_the_next(
     sweep: SweepDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: object, most: int
 ) -> None:
