@@ -503,3 +503,12 @@ def test_a_creation_held_at_any_call_loses_to_one_that_was_not(tmp_path: Path) -
             assert create_exclusive(path, NEW)
             assert held.finish() is False
             assert path.read_bytes() == NEW
+
+
+@pytest.mark.parametrize("half", [b"{", b'{"n": 1'])
+def test_a_line_never_goes_on_where_another_was_cut_off(tmp_path: Path, half: bytes) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(half)
+    append_line(path, {"n": 2})
+    lines = path.read_bytes().split(b"\n")
+    assert lines[0] == half and json.loads(lines[1]) == {"n": 2} and lines[2:] == [b""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -59,14 +60,45 @@ def test_no_name_leaves_its_folder(name: Any) -> None:
         lambda name: sweep.incoming_run(name, attempt="a"),
         lambda name: sweep.incoming_run("run", attempt=name),
         lambda name: sweep.superseded_run(name, attempt="a"),
+        lambda name: sweep.superseded_run("run", attempt=name),
+        lambda name: sweep.differing_run(name, sha256="a"),
+        lambda name: sweep.differing_run("run", sha256=name),
+        sweep.event_files,
         lambda name: sweep.event_file("0001", attempt=name),
         lambda name: sweep.event_file(name, attempt="a"),
         lambda name: sweep.log_file("0001", attempt=name),
+        lambda name: sweep.log_file(name, attempt="a"),
         lambda name: scratch.work(sweep, task=name, attempt="a"),
+        lambda name: scratch.work(sweep, task="0001", attempt=name),
         scratch.dataset,
     ):
         with pytest.raises(SweepError, match="must be 1 to 160 of the characters"):
             make(name)
+
+
+def test_every_path_is_where_other_versions_and_other_machines_look_for_it() -> None:
+    sweep, scratch = SweepDir(Path("/home/x/sweeps/demo")), ScratchDir(Path("/scratch"))
+    places = {
+        "sweep.yaml": sweep.sweep_yaml,
+        "manifest.jsonl": sweep.manifest,
+        "tasks/0001/task.json": sweep.task("0001").task_json,
+        "tasks/0001/population.1.pt": sweep.task("0001").population(1),
+        "submissions/0002": sweep.submission("0002"),
+        "code": sweep.code,
+        "index": sweep.index,
+        "events/0001.one.jsonl": sweep.event_file("0001", attempt="one"),
+        "logs/0001.one.log": sweep.log_file("0001", attempt="one"),
+        "runs/a-s0": sweep.run("a-s0"),
+        "runs/.incoming/a-s0.one": sweep.incoming_run("a-s0", attempt="one"),
+        "runs/.superseded/a-s0.one": sweep.superseded_run("a-s0", attempt="one"),
+        "runs/.differs/a-s0.0123456789ab": sweep.differing_run("a-s0", sha256="0123456789abcdef"),
+        "sync": sweep.sync,
+    }
+    assert {name: path.relative_to(sweep.path).as_posix() for name, path in places.items()} == {n: n for n in places}
+    assert sweep.task("0001").sweep == sweep and sweep.name == "demo"
+    place = hashlib.sha256(b"/home/x/sweeps/demo").hexdigest()[:8]  # another sweep of that name has another
+    assert scratch.dataset("ab12") == Path("/scratch/data/ab12")
+    assert scratch.work(sweep, task="0001", attempt="one") == Path(f"/scratch/work/demo-{place}/0001.one")
 
 
 @given(st.text(max_size=20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from band.sweep.ledger import read_intents, record
 from band.sweep.manifest import read_manifest
 from band.sweep.pack import Room
 from band.sweep.status import Survey, TaskState, take_survey
-from band.sweep.submit import Plan, plan, write
+from band.sweep.submit import Plan, leave_alone, plan, write, write_skip
 
 ROOM = Room(slots=2, threads=1, device="cpu", memory_bytes=2**40)
 
@@ -144,3 +145,58 @@ def test_what_cannot_be_done_is_said_in_one_line(
 ) -> None:
     output = local.band_sweep(*arguments, code=code)
     assert message in output and "Traceback" not in output
+
+
+def test_a_run_that_has_begun_costs_what_is_left_of_it(local: LocalSweep) -> None:
+    whole = submit(local.sweep).seconds
+    epochs = read_json_object(local.sweep.task("0002").task_json)["runs"][0]["config"]["train"]["max_epochs"]
+    progress = {"run-0": {"epoch": epochs // 4, "max_epochs": epochs}}
+    EventWriter(local.sweep.event_file("0002", attempt="one")).write("epoch", runs=progress, steps_per_s=1.0)
+    left = plan(survey(local.sweep), sweep=local.sweep, room=ROOM).seconds
+    assert left == pytest.approx(whole * (4 + (1 - epochs // 4 / epochs)) / 5)
+
+
+@pytest.mark.parametrize(
+    ("spare", "begun", "stays"),
+    [(0, "", True), (1, "", True), (-1, "", False), (-1, "0001", True), (-1, "0002", False)],
+)
+def test_a_task_stays_as_it_was_packed_if_it_fits_or_has_begun(
+    local: LocalSweep, spare: int, begun: str, stays: bool
+) -> None:
+    submit(local.sweep, members=2)
+    values = read_json_object(local.sweep.task("0001").task_json)
+    assert len(values["runs"]) == 2  # two at once need more than one does, for which there is room
+    if begun:
+        EventWriter(local.sweep.event_file(begun, attempt="one")).write("started")
+    room = dataclasses.replace(ROOM, task_bytes=values["memory_bytes"] + spare)
+    planned = plan(survey(local.sweep), sweep=local.sweep, room=room)
+    assert ("0001" in planned.continued) == stays and "0002" in planned.continued
+
+
+def test_work_takes_its_share_of_the_slots_but_no_less_than_the_longest_task(local: LocalSweep) -> None:
+    planned = plan(survey(local.sweep), sweep=local.sweep, room=ROOM, members=1)
+    assert planned.walltime_s == pytest.approx(sum(task.seconds for task in planned.new) / 2)
+    many = plan(survey(local.sweep), sweep=local.sweep, room=dataclasses.replace(ROOM, slots=100), members=1)
+    assert many.walltime_s == max(task.seconds for task in many.new) > many.seconds / 100
+
+
+def test_what_runs_ahead_is_named_in_the_request_and_nothing_else(local: LocalSweep) -> None:
+    present = survey(local.sweep)
+    planned = plan(present, sweep=local.sweep, room=ROOM, has_canary=True)
+    write(planned, sweep=local.sweep, manifest=present.manifest, scheduler="slurm", options={"time": 60})
+    (request,) = read_intents(local.sweep)
+    (canary,) = request.options.pop("canary")
+    assert request.tasks[canary] == planned.canaries and len(planned.canaries) == 1
+    assert len(request.tasks) > 1 and request.options == {"time": 60}
+
+
+def test_runs_to_be_left_alone_are_written_for_the_next_attempt_and_forgotten_again(local: LocalSweep) -> None:
+    submit(local.sweep, members=5)
+    skip = local.sweep.task("0001").path / "skip.json"
+    record(local.sweep, "cancel", runs=["run-3", "run-1"])
+    members = [*(f"run-{n}" for n in range(5)), "unknown"]
+    write_skip(local.sweep, "0001", members=members, survey=survey(local.sweep))
+    assert json.loads(skip.read_bytes()) == {"runs": ["run-1", "run-3", "unknown"]} and skip.read_bytes()[-1:] == b"\n"
+    leave_alone(local.sweep, "0001", runs=[])
+    leave_alone(local.sweep, "0001", runs=[])
+    assert not skip.exists()
