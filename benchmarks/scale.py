@@ -1,23 +1,21 @@
-"""What commands take for 100 to 100 000 runs: generate, submit, status, logs, report, pull; and writers side by side.
+"""What commands take for 100 to 100 000 runs: generate, submit, status, logs, report, pull.
 
-`python -m benchmarks.scale [--write]`. Submitted is to a Slurm that lets in 10 000 jobs of a user, 1001 an array, and
-counts what it is asked; runs are then published as sealed folders of made-up scores, each task with its event stream.
+`python -m benchmarks.scale --keep FILE`, then `--draw FILE` for the table and figures/scale.png. Submitted is to a
+Slurm that lets in 10 000 jobs of a user, 1001 an array, and counts what it is asked; runs are then published as sealed
+folders of made-up scores, each task with its event stream.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,6 @@ from benchmarks.measure import ROOT
 
 HERE = Path(__file__).parent
 COUNTS = (100, 1_000, 10_000, 100_000)
-WRITERS, LINES = 100, 200
-MOST_REPORTED = 10_000
 SWEEP = """\
 base:
   data: {{path: reach.h5}}
@@ -65,7 +61,7 @@ def timed(argv: Sequence[str | Path], *, folder: Path, good: tuple[int, ...] = (
     return time.perf_counter() - before, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
-# --- a Slurm that counts -----------------------------------------------------------------------------------------------
+# --- a Slurm that counts ---------------------------------------------------------------------------------------------
 
 
 def with_slurm(state: Path, argv: list[str]) -> int:
@@ -105,7 +101,7 @@ def with_slurm(state: Path, argv: list[str]) -> int:
     return code
 
 
-# --- runs that nobody trained -------------------------------------------------------------------------------------------
+# --- runs that nobody trained ----------------------------------------------------------------------------------------
 
 
 def publish(sweep_folder: Path) -> None:
@@ -131,9 +127,13 @@ def publish(sweep_folder: Path) -> None:
     begun = time.time()
     for intent in read_intents(sweep):
         for number, (task, runs) in enumerate(intent.tasks.items()):
-            events: list[dict[str, Any]] = [{"event": "claimed", "host": "n1"}, {"event": "started", "runs": list(runs)}]
+            events: list[dict[str, Any]] = [
+                {"event": "claimed", "host": "n1"},
+                {"event": "started", "runs": list(runs)},
+            ]
             events += [
-                {"event": "epoch", "runs": {run: {"epoch": epoch, "max_epochs": 9} for run in runs}} for epoch in range(9)
+                {"event": "epoch", "runs": {run: {"epoch": epoch, "max_epochs": 9} for run in runs}}
+                for epoch in range(9)
             ]
             events += [{"event": "published", "run": run, "outcome": "ok"} for run in runs]
             lines = [{**event, "t": begun} for event in [*events, {"event": "ended", "code": 0}]]
@@ -179,7 +179,7 @@ def _digits(run: str) -> str:
     return hashlib.sha256(run.encode()).hexdigest()[:8]
 
 
-# --- one size -----------------------------------------------------------------------------------------------------------
+# --- one size --------------------------------------------------------------------------------------------------------
 
 
 class Size:
@@ -204,7 +204,7 @@ class Size:
         last = (self.sweep / "manifest.jsonl").read_text().splitlines()[-1]
         self._slurm("logs", json.loads(last)["id"], "--json", label="logs of one run")
         self._slurm("report", "--json", "--no-figures", label="report")
-        self.files = sum(len(names) for _, _, names in os.walk(self.sweep))
+        print(f"{self.count:>7} files {sum(len(names) for _, _, names in os.walk(self.sweep))}", flush=True)
         return self.taken
 
     def pull(self) -> list[Taken]:
@@ -217,8 +217,13 @@ class Size:
                 (self.folder / name).mkdir(mode=0o700)
             before = dict(os.environ)
             os.environ.update(far.environment(self.folder / "run"))
-            command = [Path(sys.executable).with_name("band-sync"), "pull", f"far:{self.sweep}", "--json"]
-            into = ["--into", self.folder / "home/many"]
+            command: list[str | Path] = [
+                Path(sys.executable).with_name("band-sync"),
+                "pull",
+                f"far:{self.sweep}",
+                "--json",
+            ]
+            into: list[str | Path] = ["--into", self.folder / "home/many"]
             self._add("pull, plan", [*command, *into, "--dry-run"])
             self._add("pull", [*command, *into])
             self._add("pull, nothing new", [*command, *into])
@@ -258,18 +263,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--most-pulled", type=int, default=10_000, help="runs that are transferred, at the most")
-    parser.add_argument("--write", action="store_true", help="write the table and the figure to benchmarks/")
+    parser.add_argument("--keep", type=Path, help="file that what was measured is added to, as JSON lines")
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="print the table of such a file, and draw it")
     arguments = parser.parse_args()
+    if arguments.draw:
+        return draw([Taken(**json.loads(line)) for line in arguments.draw.read_text().splitlines()])
     sys.path.insert(0, str(ROOT / "tests/helpers"))
-    sizes = []
     for count in arguments.runs:
         with tempfile.TemporaryDirectory() as name:
-            size = Size(count, folder=Path(name))
+            size = Size(count, folder=Path(name).resolve())
             size.measure()
             if count <= arguments.most_pulled:
                 size.pull()
-            sizes.append(size)
-            print(f"{count:>7} files {size.files}", flush=True)
+            if arguments.keep:
+                with arguments.keep.open("a") as kept:
+                    kept.writelines(json.dumps(dataclasses.asdict(taken)) + "\n" for taken in size.taken)
+    return None
+
+
+def draw(taken: Sequence[Taken]) -> None:
+    """Print the table, and draw processor seconds and memory by the number of runs."""
+    print("| command | runs | wall s | processor s | peak MiB | calls to Slurm |\n|---|---|---|---|---|---|")
+    commands = list(dict.fromkeys(each.command for each in taken))
+    for each in sorted(taken, key=lambda each: (commands.index(each.command), each.runs)):
+        cells = f"{each.wall_s:.2f} | {each.cpu_s:.2f} | {each.peak_bytes / 2**20:.0f} | {each.calls}"
+        print(f"| {each.command} | {each.runs} | {cells} |")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained", sharex=True)
+    for number, command in enumerate(commands):
+        own = sorted((each for each in taken if each.command == command), key=lambda each: each.runs)
+        runs, style = [each.runs for each in own], {"color": f"C{number}", "marker": "o", "markersize": 3}
+        panels[0].plot(runs, [each.cpu_s for each in own], label=command, **style)
+        panels[1].plot(runs, [each.peak_bytes / 2**20 for each in own], **style)
+    panels[0].plot(COUNTS, [count * 2e-4 for count in COUNTS], color="0.6", linestyle=":", label="linear")
+    panels[0].set(xscale="log", yscale="log", xlabel="runs", ylabel="processor seconds")
+    panels[1].set(xscale="log", yscale="log", xlabel="runs", ylabel="peak memory, MiB")
+    panels[0].legend(frameon=False, fontsize=7)
+    figure.savefig(HERE / "figures/scale.png", dpi=130)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from band.run_dir import SweepDir
@@ -257,4 +256,5 @@ def _sentence(run: str, status: RunStatus) -> str:
 
 def as_json(status: RunStatus) -> dict[str, Any]:
     """Return a run's status as JSON values."""
-    return {**asdict(status), "eta_s": status.eta_s}
+    # Not asdict, which copies plain values deeply: a hundred thousand runs take it seconds.
+    return {**vars(status), "eta_s": status.eta_s}
