@@ -131,10 +131,6 @@ class Bench:
         """Commands that do next to nothing."""
         return sweeps.starts()
 
-    def runs(self) -> Rows:
-        """Sweeps of many runs."""
-        return sweeps.sizes()
-
 
 # Of each table its title, its columns, and what they are.
 SECTIONS: dict[str, tuple[str, Sequence[str], str]] = {
@@ -197,11 +193,6 @@ SECTIONS: dict[str, tuple[str, Sequence[str], str]] = {
         "Start of a command",
         ("command", "seconds", "processor seconds"),
         "Quickest of five.",
-    ),
-    "runs": (
-        "Many runs",
-        ("runs", "generate s", "plan s", "status s", "peak MiB", "files"),
-        "`generate`, `submit --dry-run`, `status --json` of a sweep of so many runs.",
     ),
     # Last: this process grows by it, and what it starts would count that memory as its own.
     "files": (

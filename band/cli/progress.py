@@ -257,4 +257,5 @@ def _sentence(run: str, status: RunStatus) -> str:
 
 def as_json(status: RunStatus) -> dict[str, Any]:
     """Return a run's status as JSON values."""
-    return {**vars(status), "eta_s": status.eta_s}  # all of them plain values: `asdict` would copy each
+    # Not asdict, which copies plain values deeply: a hundred thousand runs take it seconds.
+    return {**vars(status), "eta_s": status.eta_s}

@@ -58,13 +58,14 @@ def order(values: Iterable[Any]) -> list[Any]:
 
 def _effect(runs: Sequence[PublishedRun], key: str, *, model: str, score: str) -> Effect:
     values = order(run.parameters[key] for run in runs)
-    steps = [_step(runs, key, value, first=values[0], score=score) for value in values]
+    is_stepwise = len(values) <= MOST_VALUES
+    steps = [_step(runs, key, value, first=values[0], score=score) for value in values] if is_stepwise else []
     numbers = [(float(v), float(run.score(score) or 0)) for run in runs if _is_number(v := run.parameters[key])]
     return Effect(
         key=key,
         model=model,
         score=score,
-        steps=steps if len(values) <= MOST_VALUES else [],
+        steps=steps,
         rank_correlation=rank_correlation(numbers) if len(numbers) == len(runs) else None,
         num_runs=len(runs),
     )

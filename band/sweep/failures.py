@@ -72,8 +72,10 @@ def standouts(survey: Survey) -> list[Standout]:
     """
     over = {run: survey.runs[run] for run in survey.in_state("failed", "published")}
     failed = {run for run, status in over.items() if status.state == "failed"}
+    if not failed:
+        return []
     causes = [set(group.runs) for group in groups(survey)[:MOST_CAUSES]]
-    marks = [failed, *causes] if len(causes) > 1 else [failed] * bool(failed)
+    marks = [failed, *causes] if len(causes) > 1 else [failed]
     found: list[tuple[float, Standout]] = []
     for key, value_of in _properties(survey, over).items():
         chances = [chance for mark in marks for chance in _chances(value_of, marked=mark)]
