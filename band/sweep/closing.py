@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from band.attempts import Claim
@@ -22,6 +23,7 @@ from band.sweep.hook import is_over, tell_once
 from band.sweep.journal import append, read_journals, standing
 from band.sweep.ledger import read_intents
 from band.sweep.manifest import read_manifest
+from band.sweep.processes import held_claim
 from band.sweep.reconcile import reconcile
 from band.sweep.schedulers import scheduler_for
 from band.sweep.slurm_submit import feed
@@ -71,10 +73,16 @@ def look(sweep: SweepDir) -> Survey:
 
 
 def finish(sweep: SweepDir, survey: Survey) -> list[str]:
-    """When a sweep is over: write its table of results, and tell whoever is to be told; return it in words."""
+    """When a sweep is over: write its table, tidy up, and tell whoever is to be told; return it in words."""
     if not is_over(survey) or not survey.ledger.tasks:
         return []
     said = []
+    for task, runs in survey.ledger.tasks.items():  # copies of checkpoints that an attempt was cut off from removing
+        is_done = all(survey.runs[run].state == "published" for run in runs if run in survey.runs)
+        if is_done and held_claim(sweep.task(task).path) is None:
+            with suppress(OSError):
+                for copy in sweep.task(task).path.glob("population.*.pt"):
+                    copy.unlink()
     try:
         if survey.in_state("published"):
             said.append(f"results: {write_results(collect(sweep.path))}")

@@ -18,6 +18,7 @@ from local_sweep import make_sweep
 from stepping import DEATHS, Hook, run_until_killed
 
 from band.run_dir import EventWriter, SweepDir, seal
+from band.sweep.closing import finish
 from band.sweep.hook import is_over, tell_once
 from band.sweep.ledger import new_task, record
 from band.sweep.local import Claims
@@ -69,6 +70,17 @@ def test_a_command_gets_the_counts_once_for_each_submission(sweep: SweepDir, tmp
     record(sweep, "submit", runs=["b"], tasks={"0001": ["a", "b"]})
     tell_once(sweep, survey(sweep), settings=settings)
     assert len(told(tmp_path)) == 2
+
+
+def test_copies_of_checkpoints_go_with_the_last_run_of_their_task_once_the_sweep_is_over(sweep: SweepDir) -> None:
+    task = new_task(sweep)
+    record(sweep, "submit", runs=["a"], tasks={task: ["a"]})
+    kept, spare = (sweep.task(name).path / "population.0.pt" for name in ("0001", task))
+    for copy in (kept, spare):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(b"a checkpoint")
+    finish(sweep, survey(sweep))
+    assert kept.exists() and not spare.exists(), "run b of the first task failed, and may go on from its checkpoint"
 
 
 def test_a_sweep_with_a_run_to_come_is_not_over(sweep: SweepDir) -> None:
