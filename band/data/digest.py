@@ -167,7 +167,7 @@ def _add_dataset(digest: Any, name: str, dataset: h5py.Dataset) -> None:
     import h5py
     import numpy as np
 
-    from band.data.hdf5 import as_little_endian, blocks
+    from band.data.hdf5 import as_little_endian, blocks, read_texts
 
     is_text = h5py.check_string_dtype(dataset.dtype) is not None
     kind = "text" if is_text else dataset.dtype.newbyteorder("<").str
@@ -175,13 +175,11 @@ def _add_dataset(digest: Any, name: str, dataset: h5py.Dataset) -> None:
     digest.update(json.dumps([name, kind, list(dataset.shape)]).encode() + b"\n")
     parts = [()] if dataset.shape == () else blocks(dataset)
     for part in parts:
-        values = np.asarray(dataset[part])
         if is_text:
-            for text in values.ravel().tolist():
-                raw = text if isinstance(text, bytes) else str(text).encode()
+            for raw in read_texts(dataset, part):
                 digest.update(len(raw).to_bytes(8, "little") + raw)
         else:
-            digest.update(as_little_endian(values).tobytes())
+            digest.update(as_little_endian(np.asarray(dataset[part])).tobytes())
 
 
 def _read_shapes(path: Path) -> dict[str, dict[str, list[int]]]:

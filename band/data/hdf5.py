@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import resource
+import select
+import signal
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +29,7 @@ MAX_EXPANSION = 2000  # deflate cannot exceed 1032:1
 _FAILURES = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, AttributeError)
 MAX_NAMES = 10_000  # of arrays and groups; groups that share members can stand for far more than the file holds
 NUMBERS_BYTES = 4 * MAX_CHUNK_BYTES  # of memory that reading numbers may take: a chunk as stored, unpacked, converted
+TEXT_S = 60.0  # that reading texts may take
 TEXT_BYTES = 2**29  # the same for texts, each of which says for itself how long it is
 FREE_BYTES = 64 * 2**20  # below this a declared size is harmless, whatever the file's own size
 
@@ -86,6 +92,63 @@ def _memory(limit_bytes: int) -> Iterator[None]:
 def is_text(dataset: h5py.Dataset) -> bool:
     """Return whether an array holds texts of any length."""
     return h5py.check_string_dtype(dataset.dtype) is not None
+
+
+def read_texts(dataset: h5py.Dataset, part: Any = ()) -> list[bytes]:
+    """Return texts of an array, or of a part of it, one after the other.
+
+    A process of its own reads them, and is given up after a minute: of a heap that is damaged in some ways HDF5 never
+    comes back, and nothing within a process can call it off.
+
+    Raises:
+        OSError: they cannot be read, or not in that time.
+    """
+    source, sink = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child reads, writes and ends
+        pid = os.fork()
+    if not pid:
+        os.close(source)
+        _send_texts(dataset, part, sink)
+    os.close(sink)
+    try:
+        data = _read_within(source, TEXT_S)
+    except TimeoutError:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(source)
+        os.waitpid(pid, 0)
+    head, _, rest = data.partition(b"\n")
+    lengths = json.loads(head) if head else ["its process died"]
+    if not all(isinstance(length, int) for length in lengths):
+        raise OSError(lengths[0])
+    ends = list(itertools.accumulate(lengths, initial=0))
+    return [rest[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def _send_texts(dataset: h5py.Dataset, part: Any, sink: int) -> None:
+    """Write a line with the lengths of all texts, or with a message, then the texts; never returns."""
+    try:
+        values = np.asarray(dataset[part]).ravel().tolist()
+        texts = [value if isinstance(value, bytes) else str(value).encode() for value in values]
+        head: list[int | str] = [len(text) for text in texts]
+    except Exception as error:  # whatever HDF5 raises is told to the other process
+        texts, head = [], [f"{type(error).__name__}: {error}"]
+    try:
+        with open(sink, "wb") as file:
+            file.write(json.dumps(head).encode() + b"\n" + b"".join(texts))
+    finally:
+        os._exit(0)
+
+
+def _read_within(source: int, seconds: float) -> bytes:
+    parts, end = [], time.monotonic() + seconds
+    while select.select([source], [], [], max(end - time.monotonic(), 0))[0]:
+        parts.append(os.read(source, 1 << 20))
+        if not parts[-1]:
+            return b"".join(parts)
+    raise TimeoutError(f"reading takes more than {seconds:g} seconds")
 
 
 def datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:

@@ -22,7 +22,7 @@ from band.data.checks import (
     check_support,
     in_blocks,
 )
-from band.data.hdf5 import SPLIT_NAMES, TEXT_BYTES, blocks, datasets, open_hdf5, reading, split_of
+from band.data.hdf5 import SPLIT_NAMES, TEXT_BYTES, blocks, datasets, open_hdf5, read_texts, reading, split_of
 from band.data.overlap import check_no_shared_trials
 from band.errors import DataError
 
@@ -246,8 +246,8 @@ def _pool(found: dict[str, h5py.Dataset], key: str, layout: Layout, path: Path, 
 
 
 def _texts(dataset: h5py.Dataset) -> np.ndarray:
-    values = np.asarray(dataset[()]).reshape(dataset.shape[0])
-    return np.array([v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values.tolist()])
+    texts = [text.decode(errors="replace") for text in read_texts(dataset)]
+    return np.array(texts).reshape(dataset.shape[0])
 
 
 def _scratch_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
