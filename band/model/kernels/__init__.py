@@ -71,7 +71,7 @@ def load_gpu_kernels(wanted: str = "") -> Any:
         one = torch.ones(1, device="cuda")
         gpu.mask(one.long(), one.int(), one, one.clone()[None])
     except Exception as error:  # Triton needs a C compiler and a GPU that it knows, and fails in many ways
-        warnings.warn(f"training goes without compiled recurrences, several times slower: {error}", stacklevel=2)
+        warnings.warn(f"training goes without compiled recurrences, up to twice as slow: {error}", stacklevel=2)
         return None
     return gpu
 
