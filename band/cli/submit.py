@@ -127,9 +127,10 @@ def measured(planned: Plan, *, survey: Survey, quiet: bool) -> bool:
         rates = dict(
             populations.measure(config, path, device=room.device, threads=room.threads, most=most, seconds=1.0)
         )
-        if rates:
-            populations.keep(key, rates)
-            found = True
+        with contextlib.suppress(OSError):  # a cache that cannot be written keeps nobody from submitting
+            if rates:
+                populations.keep(key, rates)
+                found = True
     return found
 
 

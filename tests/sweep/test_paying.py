@@ -95,9 +95,13 @@ def test_submit_measures_what_is_not_known_where_much_is_to_be_done(tmp_path, mo
     assert sorted(asked) == [(8, 3), (12, 3)] and capsys.readouterr().err.count("measuring how many runs like") == 2
     assert sorted(len(task.runs) for task in plan(survey, sweep=sweep, room=room(1)).new) == [1, 1, 2, 2]
     assert not submit.measured(long, survey=survey, quiet=False) and len(asked) == 2, "it is known now"
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
+    assert not submit.measured(long, survey=survey, quiet=True) and len(asked) == 4, "it cannot be kept"
+    asked.clear()
     monkeypatch.setattr(submit, "LONG_S", long.walltime_s * 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
-    assert not submit.measured(long, survey=survey, quiet=False) and len(asked) == 2, "it does not pay"
+    assert not submit.measured(long, survey=survey, quiet=False) and not asked, "it does not pay"
 
 
 def test_a_recording_that_cannot_be_trained_is_named(tmp_path):
