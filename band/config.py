@@ -210,6 +210,9 @@ class TrainConfig:
     trains: str = "all"  # session: read-in and read-out alone, all else stays as it is
     dtype: str = "float32"
     matmul_precision: str = "highest"  # of float32 products on a GPU, as torch names it; high: TF32
+    # On their way through the model; 0: all, or as many as memory holds. Fewer take less memory and more time, as each
+    # is computed a second time on the way back (activation checkpointing); equal to rounding.
+    trials_at_once: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_epochs", "valid_samples", "posterior_samples"):
@@ -226,6 +229,7 @@ class TrainConfig:
         for key in ("augmentations", "inference_augmentations"):
             for name in option_names(getattr(self, key)):
                 _require_option(name, AUGMENTATIONS, f"train.{key}")
+        _require(self.trials_at_once >= 0, "train.trials_at_once", "at least 0", self.trials_at_once)
         _require(self.checkpoint_s >= 0, "train.checkpoint_s", "at least 0", self.checkpoint_s)
         _require(self.dtype in ("float32", "float64"), "train.dtype", "float32 or float64", self.dtype)
         precision = self.matmul_precision

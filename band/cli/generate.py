@@ -134,8 +134,8 @@ def _value(value: object) -> str:
 
 
 def _recording(plan: Plan, place: int) -> str:
+    from band.sizes import sizes_of
     from band.sweep.checks import split_sizes
-    from band.sweep.estimate import sizes_of
 
     entry = plan.expansion.datasets[place]
     config = next((plan.manifest.run_config(run) for run in plan.runs if run.dataset == place), None)

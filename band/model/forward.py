@@ -7,7 +7,8 @@ K behaviour channel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,8 +22,13 @@ from band.model.decoder import Decoded, decode
 from band.model.encoder import encode
 from band.model.noise import Noise, dropped
 from band.model.params import Params, Widths, session_room
+from band.model.pieces import in_pieces
 from band.model.priors import prior_of
 from band.model.reconstructions import behavior_likelihood_of, reconstruction_of
+
+# Of the noise, what encoders and decoder take; the rest is of read-ins, read-outs and losses.
+DRAWN = ("eps_ic", "eps_co", "encoder", "ic", "ext_input", "controller", "gen_init", "generator")
+DECODED = tuple(field.name for field in fields(Decoded))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,29 +101,60 @@ def run_model(
     widths: Widths,
     noise: Noise,
     co_off: bool = False,
+    trials_at_once: int = 0,
 ) -> Latents:
     """Return latents, read-outs and decoded behaviour.
+
+    Args:
+        params: M members.
+        batch: the trials.
+        arch: sizes.
+        widths: of the recording.
+        noise: draws and masks.
+        co_off: feed zeros instead of the inferred inputs to the generator.
+        trials_at_once: go through encoders and decoder with so many trials at once, which keeps nothing of them for the
+            way back but has it begin with the way forward once more; 0: with all trials, once. Equal to rounding.
 
     Raises:
         ShapeError: the batch does not have the bins and neurons of `widths`.
     """
     seen = read_in(params, batch.encod, arch=arch, widths=widths, noise=noise)
+    by_trial = [seen, batch.ext_input, *(getattr(noise, name) for name in DRAWN)]
+    views = [view for _, view in params.items()]
+    unrolled = partial(_unrolled, params, arch=arch, num_bins=widths.num_recon_bins, co_off=co_off)
+    if 0 < trials_at_once < seen.shape[1]:
+        found = in_pieces(unrolled, by_trial, views, trials_at_once=trials_at_once)
+    else:
+        found = unrolled(*by_trial, *views)
+    ic_mean, ic_log_var, *values = found
+    decoded = Decoded(**dict(zip(DECODED, values, strict=True)))
+    outputs, behavior = read_out(params, decoded.factors, batch.sizes, arch=arch, widths=widths, noise=noise)
+    return Latents(ic_mean=ic_mean, ic_log_var=ic_log_var, decoded=decoded, outputs=outputs, behavior=behavior)
+
+
+def _unrolled(
+    params: Params, seen: Tensor, ext_input: Tensor | None, *rest: Tensor | None,
+    arch: Arch, num_bins: int, co_off: bool,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Return mean and log variance of the initial condition (M, B, ic_dim) and each of DECODED, all from tensors.
+
+    Args:
+        params: says which view is which.
+        seen: (M, B, T, ·), see `read_in`.
+        ext_input: (M, B, <= R, E) or None.
+        rest: each of DRAWN, then the views of the parameters.
+        arch: sizes.
+        num_bins: R.
+        co_off: as in `run_model`.
+    """
+    noise = Noise(**dict(zip(DRAWN, rest, strict=False)))
+    params = params.replaced(rest[len(DRAWN) :])
     ic_mean, ic_log_var, controller_input = encode(params, seen, arch=arch, noise=noise)
     ic = ic_mean
     if noise.eps_ic is not None:
         ic = torch.addcmul(ic_mean, (ic_log_var.exp() + arch.ic_post_var_min).sqrt(), noise.eps_ic)
-    decoded = decode(
-        params,
-        ic,
-        controller_input,
-        batch.ext_input,
-        arch=arch,
-        num_bins=widths.num_recon_bins,
-        noise=noise,
-        co_off=co_off,
-    )
-    outputs, behavior = read_out(params, decoded.factors, batch.sizes, arch=arch, widths=widths, noise=noise)
-    return Latents(ic_mean=ic_mean, ic_log_var=ic_log_var, decoded=decoded, outputs=outputs, behavior=behavior)
+    decoded = decode(params, ic, controller_input, ext_input, arch=arch, num_bins=num_bins, noise=noise, co_off=co_off)
+    return ic_mean, ic_log_var, *(getattr(decoded, name) for name in DECODED)
 
 
 def read_in(params: Params, encod: tuple[Tensor, ...], *, arch: Arch, widths: Widths, noise: Noise) -> Tensor:

@@ -5,6 +5,7 @@ Axes: M member, P all parameters of one member; D direction of a bidirectional e
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Sequence
@@ -135,6 +136,12 @@ class Params:
     def items(self) -> list[tuple[str, Tensor]]:
         """Return (name, view (M, ...)) of every parameter."""
         return list(self._views.items())
+
+    def replaced(self, views: Sequence[Tensor]) -> Params:
+        """Return the same with other tensors in the place of the views, in the order of `items`."""
+        other = copy.copy(self)
+        other._views = dict(zip(self._views, views, strict=True))
+        return other
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Return the gradient (M, P) of the sum of `loss` (M,); 0 for a parameter that it does not depend on."""

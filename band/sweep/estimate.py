@@ -9,25 +9,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from band.files import write_atomic
+from band.sizes import FLOAT_BYTES, RECOMPUTED, Shapes, Sizes, layers, sizes_of, training_bytes
 
 FLOPS_PER_S = 40e9  # of one CPU core inside the large matrix products of a training step
 SECONDS_PER_BIN = 0.5e-3  # of one step, whatever its sizes: recurrent cells called one bin after the other, and back
 BACKWARD = 2.0  # backward pass, in forward passes
 PROCESS_BYTES = 400 * 2**20  # an interpreter with the training library loaded, paid once a task
-FLOAT_BYTES = 4
-COPIES = 5  # weights, gradients, two moments of the optimiser, best copy
 METRICS_BYTES_PER_EPOCH = 300
 RESULT_BYTES = 24_000
 NOISE_BYTES = 8_192  # file headers and attributes
-
-Shapes = Mapping[str, Mapping[str, Sequence[int]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,122 +39,10 @@ class Estimate:
     home_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """What the cost of a run depends on: trials of each split, time bins, channels."""
-
-    train: int
-    valid: int
-    test: int
-    bins: int
-    recon_bins: int
-    neurons: int
-    recon_neurons: int
-    behavior: int
-    external: int
-
-
-def _shape(shapes: Shapes, *, split: str, key: str) -> Sequence[int]:
-    arrays = shapes.get(split) or {}
-    return arrays.get(key) or arrays.get(f"{split}_{key}") or ()
-
-
-def _split_counts(data: Mapping[str, Any], shapes: Shapes) -> tuple[int, int, int]:
-    """Return the expected trials of train, valid and test after the configured split."""
-    shipped = [(_shape(shapes, split=split, key="encod_data") or (0,))[0] for split in ("train", "valid", "test")]
-    test_share, valid_share = data["test_share"], data["valid_share"]
-    if data["num_folds"] > 1:
-        fold = math.ceil(sum(shipped) / data["num_folds"])  # one fold tests, the next one chooses, the rest trains
-        return max(sum(shipped) - 2 * fold, 1), fold, fold
-    train, valid, test = shipped
-    if data["split"] in ("auto", "shipped") and valid:
-        cut = 0 if test else math.ceil(train * test_share)
-        return train - cut, valid, test + cut
-    total = sum(shipped)
-    test, valid = math.ceil(total * test_share), math.ceil(total * valid_share)
-    return max(total - test - valid, 1), valid, test
-
-
-def sizes_of(config: Mapping[str, Any], shapes: Shapes) -> Sizes:
-    """Return the sizes a configuration has on a recording.
-
-    Args:
-        config: a whole run configuration as nested plain values.
-        shapes: {split: {key: shape}} of the recording, keys with or without the prefix of their split.
-    """
-    encod = _shape(shapes, split="train", key="encod_data") or (1, 1, 1)
-    recon = _shape(shapes, split="train", key="recon_data") or encod
-    behavior = _shape(shapes, split="train", key="behavior")
-    external = _shape(shapes, split="train", key="ext_input")
-    train, valid, test = _split_counts(config["data"], shapes)
-    return Sizes(
-        train=train,
-        valid=valid,
-        test=test,
-        bins=encod[1],
-        recon_bins=recon[1],
-        neurons=config["arch"].get("readin_dim") or encod[2],
-        recon_neurons=recon[2],
-        behavior=behavior[2] if len(behavior) == 3 else 0,
-        external=external[2] if len(external) == 3 else 0,
-    )
-
-
-def _gru(inputs: int, units: int) -> int:
-    """Return the parameters of a gated recurrent layer without biases."""
-    return 3 * units * (inputs + units)
-
-
-def _layers(arch: Mapping[str, Any], sizes: Sizes) -> dict[str, tuple[int, int]]:
-    """Return {layer: (weights, times a trial they are applied)}."""
-    bins, recon_bins = sizes.bins, sizes.recon_bins
-    has_controller: int = arch["co_dim"] > 0
-    layers = {
-        "ic_encoder": (2 * _gru(sizes.neurons, arch["ic_enc_dim"]), bins),
-        "initial_condition": (2 * arch["ic_enc_dim"] * 2 * arch["ic_dim"] + arch["ic_dim"] * arch["gen_dim"], 1),
-        "generator": (_gru(arch["co_dim"] + sizes.external, arch["gen_dim"]), recon_bins),
-        "factors": (arch["gen_dim"] * arch["fac_dim"], recon_bins),
-        "readout": (arch["fac_dim"] * sizes.recon_neurons, recon_bins),
-        "behavior_decoder": _behavior_decoder(arch, sizes),
-    }
-    if has_controller:
-        layers["ci_encoder"] = (2 * _gru(sizes.neurons, arch["ci_enc_dim"]), bins)
-        layers["controller"] = (_gru(2 * arch["ci_enc_dim"] + arch["fac_dim"], arch["con_dim"]), recon_bins)
-        layers["controller_output"] = (arch["con_dim"] * 2 * arch["co_dim"], recon_bins)
-    return layers
-
-
-def _behavior_decoder(arch: Mapping[str, Any], sizes: Sizes) -> tuple[int, int]:
-    kind = arch.get("behavior_decoder", "trial")
-    per_bin = arch["fac_dim"] * sizes.behavior
-    if kind in ("bin", "causal_lag"):
-        return per_bin * (arch["behavior_lags"] + 1 if kind == "causal_lag" else 1), sizes.recon_bins
-    return sizes.recon_bins * sizes.recon_bins * per_bin, 1
-
-
-def num_parameters(config: Mapping[str, Any], shapes: Shapes) -> int:
-    """Return the weights of the model, biases left out (they are under a hundredth)."""
-    return sum(weights for weights, _ in _layers(config["arch"], sizes_of(config, shapes)).values())
-
-
-def forward_flops(config: Mapping[str, Any], shapes: Shapes) -> float:
-    """Return the floating-point operations of one forward pass of one trial (a multiply and an add count two)."""
-    return 2.0 * sum(weights * times for weights, times in _layers(config["arch"], sizes_of(config, shapes)).values())
-
-
 def num_steps(train: Mapping[str, Any], *, num_trials: int) -> int:
     """Return the optimiser steps an epoch: incomplete batches are left out where `drop_last` says so."""
     whole, rest = divmod(num_trials, int(train["batch_size"]))
     return max(whole if train["drop_last"] or not rest else whole + 1, 1)
-
-
-def _activation_bytes(arch: Mapping[str, Any], train: Mapping[str, Any], sizes: Sizes) -> int:
-    """Return what the backward pass of one batch keeps: about eight arrays a gated unit, two a linear one."""
-    controller: int = arch["con_dim"] + 2 * arch["ci_enc_dim"] if arch["co_dim"] else 0
-    gated: int = 2 * arch["ic_enc_dim"] + arch["gen_dim"] + controller
-    linear: int = arch["fac_dim"] + sizes.recon_neurons + 2 * arch["co_dim"] + sizes.neurons
-    batch = min(int(train["batch_size"]), max(sizes.train, 1))
-    return FLOAT_BYTES * batch * max(sizes.bins, sizes.recon_bins) * (8 * gated + 2 * linear)
 
 
 def _output_bytes(config: Mapping[str, Any], sizes: Sizes) -> int:
@@ -187,12 +72,13 @@ def estimate(config: Mapping[str, Any], shapes: Shapes) -> Estimate:
         shapes: {split: {key: shape}} of its recording, as `data.digest.dataset_shapes` gives them.
     """
     sizes, train = sizes_of(config, shapes), config["train"]
-    layers = _layers(config["arch"], sizes)
-    weights = sum(count for count, _ in layers.values())
-    flops = 2.0 * sum(count * times for count, times in layers.values())
+    counted = layers(config["arch"], sizes)
+    weights = sum(count for count, _ in counted.values())
+    flops = 2.0 * sum(count * times for count, times in counted.values())
     steps, batch = num_steps(train, num_trials=sizes.train), min(train["batch_size"], max(sizes.train, 1))
     sequential = (sizes.bins + sizes.recon_bins) / 2 * SECONDS_PER_BIN
     epoch_s = steps * (flops * batch * (1 + BACKWARD) / FLOPS_PER_S + sequential)
+    epoch_s *= RECOMPUTED if 0 < train.get("trials_at_once", 0) < batch else 1
     epoch_s += flops * sizes.valid * train["valid_samples"] / FLOPS_PER_S + sequential / (1 + BACKWARD)
     epoch_s *= (members := num_members(config))
     trials = sizes.train + sizes.valid + sizes.test
@@ -200,8 +86,7 @@ def estimate(config: Mapping[str, Any], shapes: Shapes) -> Estimate:
     level_bytes = _output_bytes(config, sizes)
     return Estimate(
         seconds=speed_correction() * (train["max_epochs"] * epoch_s + export_s),
-        memory_bytes=members * (COPIES * FLOAT_BYTES * weights + _activation_bytes(config["arch"], train, sizes))
-        + level_bytes,
+        memory_bytes=training_bytes(config, sizes, members=members) + level_bytes,
         home_bytes=FLOAT_BYTES * weights
         + level_bytes
         + METRICS_BYTES_PER_EPOCH * train["max_epochs"]

@@ -19,6 +19,7 @@ UNHASHED = {
     "output.level": "it decides what is kept of a run, not what the run learns",
     "train.start_from": "only what the run to start from holds counts, not where it lies",
     "train.checkpoint_s": "it decides how often a run is saved, not what it learns",
+    "train.trials_at_once": "it decides how much memory a step takes, not what it computes",
     "pbt.shards": "it decides how many processes train a population, not what it learns",
 }
 

@@ -7,11 +7,12 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from band.errors import SweepError
-from band.sweep.estimate import PROCESS_BYTES, Estimate, Shapes, estimate, num_members
+from band.sizes import Shapes, sizes_of, training_bytes, trials_that_fit, with_trials_at_once
+from band.sweep.estimate import PROCESS_BYTES, Estimate, estimate, num_members
 from band.sweep.manifest import Manifest, Run
 from band.sweep.populations import paying, shape_key
 from band.sweep.resources import Resources
@@ -36,6 +37,7 @@ class Packed:
     dataset: int
     seconds: float  # alone on one core, summed over the members
     memory_bytes: int
+    trials_at_once: dict[str, int] = field(default_factory=dict)  # by run, where a whole batch would not fit
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -140,12 +142,14 @@ def _populations(manifest: Manifest, runs: Sequence[Run], *, room: Room, members
         groups.setdefault(own + population_key(run, config=config), []).append(run)
     tasks = []
     for group in groups.values():
-        cost = estimate(manifest.run_config(group[0]), dataset_shapes_of(manifest, group[0].dataset))
+        cost, at_once = _affordable(manifest, group[0], room=room)
         limit = _member_limit(cost, room=room, members=members or _measured(manifest, group[0], room=room))
         parts = math.ceil(len(group) / limit)
         if len(groups) < GROUPS_A_SLOT * room.slots:
             parts = min(math.ceil(parts / room.slots) * room.slots, len(group))
-        tasks += [_packed(part, cost=cost) for part in _split_between_pairs(group, parts=parts, limit=limit)]
+        tasks += [
+            _packed(part, cost=cost, at_once=at_once) for part in _split_between_pairs(group, parts=parts, limit=limit)
+        ]
     return tasks
 
 
@@ -197,6 +201,7 @@ def _follow(task: Packed, population: Packed) -> Packed:
         dataset=task.dataset,
         seconds=task.seconds + population.seconds,
         memory_bytes=max(task.memory_bytes, population.memory_bytes),
+        trials_at_once=task.trials_at_once | population.trials_at_once,
     )
 
 
@@ -220,13 +225,31 @@ def _member_limit(cost: Estimate, *, room: Room, members: int) -> int:
         most = max(min(most, int(room.task_s / cost.seconds)), 1)
     if room.device == "cuda":  # their memory is the GPU's, which the trainer finds out
         return most
-    there = room.task_bytes or room.memory_bytes
-    if PROCESS_BYTES + cost.memory_bytes > there:
-        need, free = (f"{value / 2**30:.1f} GiB" for value in (PROCESS_BYTES + cost.memory_bytes, there))
-        remedy = "give more by --mem" if room.task_bytes else "free some"
-        raise SweepError(f"one run needs about {need} of memory and {free} can be used; {remedy}, or make arch smaller")
     fits = ((room.task_bytes or room.memory_bytes // room.slots) - PROCESS_BYTES) // cost.memory_bytes
     return max(min(most, fits), 1)
+
+
+def _affordable(manifest: Manifest, run: Run, *, room: Room) -> tuple[Estimate, int]:
+    """Return the cost of a run, or of a search, that memory holds, and how many trials at once it takes: 0 for all.
+
+    A population that is too large for memory is divided, which costs little; what cannot be divided is computed twice.
+
+    Raises:
+        SweepError: it needs more memory than there is even so.
+    """
+    config, shapes = manifest.run_config(run), dataset_shapes_of(manifest, run.dataset)
+    cost = estimate(config, shapes)
+    there = room.task_bytes or room.memory_bytes
+    if room.device == "cuda" or PROCESS_BYTES + cost.memory_bytes <= there:  # of a GPU the trainer asks how much it has
+        return cost, 0
+    sizes, members = sizes_of(config, shapes), num_members(config)
+    free = there - PROCESS_BYTES - (cost.memory_bytes - training_bytes(config, sizes, members=members))
+    trials = trials_that_fit(config, sizes, members=members, free_bytes=free)
+    if trials is None:
+        need, has = (f"{value / 2**30:.1f} GiB" for value in (PROCESS_BYTES + cost.memory_bytes, there))
+        remedy = "give more by --mem" if room.task_bytes else "free some"
+        raise SweepError(f"one run needs about {need} of memory and {has} can be used; {remedy}, or make arch smaller")
+    return estimate(with_trials_at_once(config, trials), shapes), trials
 
 
 def _measured(manifest: Manifest, run: Run, *, room: Room) -> int:
@@ -235,10 +258,11 @@ def _measured(manifest: Manifest, run: Run, *, room: Room) -> int:
     return paying(shape_key(manifest.run_config(run), shapes, device=room.device, threads=room.threads)) or 0
 
 
-def _packed(runs: Sequence[Run], *, cost: Estimate) -> Packed:
+def _packed(runs: Sequence[Run], *, cost: Estimate, at_once: int) -> Packed:
     return Packed(
         populations=(tuple(runs),),
         dataset=runs[0].dataset,
         seconds=cost.seconds * len(runs),
         memory_bytes=PROCESS_BYTES + cost.memory_bytes * len(runs),
+        trials_at_once={run.id: at_once for run in runs} if at_once else {},
     )

@@ -15,7 +15,8 @@ from typing import Any
 
 from band.errors import SweepError
 from band.files import write_atomic
-from band.sweep.estimate import Shapes, calibration_path, num_members, sizes_of
+from band.sizes import Shapes, sizes_of
+from band.sweep.estimate import calibration_path, num_members
 from band.sweep.manifest import Manifest, Run
 
 ENOUGH = 0.95  # of the best rate: of populations that reach it the smallest is taken, whose results come first

@@ -9,6 +9,7 @@ from typing import Any
 
 from band.files import canonical_json, write_atomic
 from band.run_dir import SweepDir, read_task_json, signed
+from band.sizes import with_trials_at_once
 from band.sweep.estimate import estimate
 from band.sweep.ledger import CANARY, Intent, new_task, record
 from band.sweep.manifest import Manifest, Run
@@ -198,13 +199,18 @@ def _task_values(packed: Packed, *, task: str, sweep: SweepDir, manifest: Manife
         "schema": SCHEMA,
         "sweep": sweep.name,
         "task": task,
-        "runs": [{"id": run.id, "config": manifest.run_config(run)} for run in packed.runs],
+        "runs": [{"id": run.id, "config": _config(manifest, run, packed.trials_at_once)} for run in packed.runs],
         **({"populations": populations} if len(populations) > 1 else {}),
         "dataset": _dataset(manifest, packed.dataset),
         "threads": room.threads,
         "device": room.device,
         "memory_bytes": packed.memory_bytes,
     }
+
+
+def _config(manifest: Manifest, run: Run, trials_at_once: Mapping[str, int]) -> dict[str, Any]:
+    config = manifest.run_config(run)
+    return with_trials_at_once(config, trials_at_once[run.id]) if run.id in trials_at_once else config
 
 
 def _dataset(manifest: Manifest, number: int) -> dict[str, Any]:

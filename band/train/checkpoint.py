@@ -158,11 +158,15 @@ def _member(saved: Mapping[str, Any], history: torch.Tensor, configs: Mapping[st
     )
 
 
+# What may change between two attempts: it changes nothing that is learnt, see band/sweep/identity.py.
+NO_MATTER = {"path", "checkpoint_s", "start_from", "shards", "trials_at_once"}
+
+
 def check_unchanged(run_id: str, *, before: RunConfig, now: RunConfig) -> None:
     """Raise BandError where a run is configured otherwise than when its checkpoint was written."""
     for section in ("data", "arch", "hyper", "train", "pbt"):
         old, new = (dataclasses.asdict(getattr(c, section)) for c in (before, now))
-        changed = {key for key in new if new[key] != old[key]} - {"path", "checkpoint_s", "start_from", "shards"}
+        changed = {key for key in new if new[key] != old[key]} - NO_MATTER
         if changed:
             raise BandError(
                 f"run {run_id}: {section}.{min(changed)} differs from the one its checkpoint was trained with"

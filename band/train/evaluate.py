@@ -25,8 +25,9 @@ SCORES = (
 
 @torch.no_grad()
 def evaluate(
-    params: Params, batch: Batch, draws: Sequence[Noise], *, arch: Arch, widths: Widths, scales: Scales, ramps: Tensor
-) -> Tensor:
+    params: Params, batch: Batch, draws: Sequence[Noise], *,
+    arch: Arch, widths: Widths, scales: Scales, ramps: Tensor, trials_at_once: int,
+) -> Tensor:  # fmt: skip
     """Return losses and scores (len(SCORES), M) of each member on some trials, averaged over posterior draws.
 
     Args:
@@ -37,10 +38,11 @@ def evaluate(
         widths: of the recording.
         scales: weights of the loss terms, of the same M members.
         ramps: (2, M), KL and L2 ramps.
+        trials_at_once: as in `run_model`.
     """
     total = torch.zeros(len(SCORES), ramps.shape[1], dtype=torch.float64, device=ramps.device)
     for noise in draws:
-        latents = run_model(params, batch, arch=arch, widths=widths, noise=noise)
+        latents = run_model(params, batch, arch=arch, widths=widths, noise=noise, trials_at_once=trials_at_once)
         terms = compute_losses(
             params, latents, batch, arch=arch, scales=scales, kl_ramp=ramps[0], l2_ramp=ramps[1],
             noise=Noise(kl_ic=noise.kl_ic, kl_co=noise.kl_co),

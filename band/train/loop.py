@@ -25,6 +25,7 @@ from band.train.augment import Augmenter
 from band.train.augmentations.sample_validation import held_out_recon
 from band.train.captured import Captured
 from band.train.evaluate import evaluate, scores_by_member
+from band.train.memory import trials_at_once
 from band.train.noise import NoiseSource, Rates
 from band.train.optimiser import AdamWSettings, adamw_step_, clip_gradient_
 from band.train.population import COLUMNS, SUMMED, TRAIN_TERMS, Population
@@ -74,6 +75,7 @@ class Loop:
         self._dtype = population.params.flat.dtype
         trained = trained_columns(config, population.params.shapes)
         self._trained = None if trained is None else trained.to(self._device, self._dtype)
+        self._at_once = trials_at_once(config, trials, members=len(population))
         self._num_counts = 1 if self._train.recon_reduce_mean else counts_of_a_trial(trials.widths)
         self._prepare()
 
@@ -105,7 +107,10 @@ class Loop:
         population, fixed = self.population, self._fixed
         lr, kl_ramp, l2_ramp = by_epoch.unbind()
         noise = fixed.noise.training(step) if noise is None else noise
-        latents = run_model(population.params, batch, arch=self._arch, widths=self._trials.widths, noise=noise)
+        latents = run_model(
+            population.params, batch, arch=self._arch, widths=self._trials.widths, noise=noise,
+            trials_at_once=self._at_once,
+        )  # fmt: skip
         terms = compute_losses(
             population.params, latents, batch, arch=self._arch, scales=fixed.scales,
             kl_ramp=kl_ramp, l2_ramp=l2_ramp, noise=noise,
@@ -187,7 +192,7 @@ class Loop:
         draws = draws or [fixed.noise.posterior(trials, "valid", sample) for sample in samples]
         return evaluate(
             population.params, batch, draws, arch=self._arch, widths=self._trials.widths, scales=fixed.scales,
-            ramps=by_epoch[1:],
+            ramps=by_epoch[1:], trials_at_once=self._at_once,
         )  # fmt: skip
 
     def _fixed_for(self, population: Population) -> _Fixed:

@@ -148,6 +148,11 @@ class Trials:
         return self.sessions[0].encod.device
 
     @property
+    def num_members(self) -> int:
+        """Of how many members the splits are known."""
+        return len(self.sessions[0].splits)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of counts and behaviour."""
         return self.sessions[0].encod.dtype

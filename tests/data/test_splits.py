@@ -17,7 +17,7 @@ from band.data.continuity import find_joins
 from band.data.recording import Recording, open_recording
 from band.data.splits import Split, make_split
 from band.errors import DataError
-from band.sweep.estimate import sizes_of
+from band.sizes import sizes_of
 
 
 def recording(tmp_path, **sizes: object) -> Recording:

@@ -45,6 +45,7 @@ class Case:
     weight: Tensor  # (M, B)
     reduce_mean: bool = False
     kl_co_reduce: str = "sum"
+    trials_at_once: int = 0
 
     def batch(self) -> Batch:
         """Return the trials as the package takes them."""
@@ -85,7 +86,10 @@ class Case:
             loss_scale=2.0, recon_reduce_mean=self.reduce_mean, kl_co_reduce=self.kl_co_reduce,
         )  # fmt: skip
         batch = self.batch()
-        latents = run_model(self.params, batch, arch=self.arch, widths=self.widths, noise=self.noise)
+        latents = run_model(
+            self.params, batch, arch=self.arch, widths=self.widths, noise=self.noise,
+            trials_at_once=self.trials_at_once,
+        )  # fmt: skip
         terms = compute_losses(
             self.params, latents, batch, arch=self.arch, scales=scales, kl_ramp=stacked("kl_ramp"),
             l2_ramp=stacked("l2_ramp"), noise=self.noise,

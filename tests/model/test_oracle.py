@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import naive_case
 import numpy as np
@@ -89,6 +90,15 @@ def test_several_sessions_in_one_model_equal_the_naive_one_run_for_each(changes,
     check(case)
     check(without(case, recon="session", behavior="session"))
     check(without(case, behavior="trial"))
+
+
+@pytest.mark.parametrize("trials_at_once", [1, 2, 3])
+@pytest.mark.parametrize("name", ["causal", "bidirectional", "no controller", "read-in", "ic segment"])
+def test_some_trials_at_once_and_computed_twice_equal_the_naive_model(name, trials_at_once):
+    arch = {**ARCHS, **OPTIONS}[name]
+    check(replace(draw(arch, ext_dim=2, forward=2), trials_at_once=trials_at_once))
+    sessions = draw(small(readin_dim=4), neurons=(6, 3), trials=(4, 3))
+    check(replace(sessions, trials_at_once=trials_at_once))
 
 
 def test_a_model_without_behaviour_equals_the_naive_one():

@@ -9,16 +9,9 @@ from pathlib import Path
 import pytest
 
 from band.config import Arch, DataConfig, RunConfig, TrainConfig, to_dict
+from band.sizes import forward_flops, num_parameters, sizes_of
 from band.sweep import estimate as module
-from band.sweep.estimate import (
-    calibrate,
-    calibration_path,
-    estimate,
-    forward_flops,
-    num_parameters,
-    num_steps,
-    sizes_of,
-)
+from band.sweep.estimate import calibrate, calibration_path, estimate, num_steps
 
 MAZE = {
     "train": {"encod_data": [129, 50, 162], "recon_data": [129, 50, 162], "behavior": [129, 50, 2]},

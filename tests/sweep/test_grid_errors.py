@@ -137,6 +137,7 @@ CASES = [
     ),
     ("grid: {level: [full, scores]}", "s.yaml:2: grid.output.level would not reach the runs: it decides what is kept"),
     ("grid: {checkpoint_s: [1, 2]}", "s.yaml:2: grid.train.checkpoint_s would not reach the runs"),
+    ("grid: {trials_at_once: [4, 8]}", "s.yaml:2: grid.train.trials_at_once would not reach the runs"),
     (
         "grid: {cd_pass_rate: [0, 0.5], cd_rate: [0]}",
         "grid.hyper.cd_pass_rate would not reach the runs: hyper.cd_rate is 0",

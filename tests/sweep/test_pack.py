@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from band.config import RunConfig, to_dict
 from band.errors import SweepError
+from band.sweep.estimate import PROCESS_BYTES
 from band.sweep.manifest import Manifest, Run
 from band.sweep.pack import Packed, Room, pack, population_key, room_for, split_evenly
 from band.sweep.resources import Resources, free_memory_bytes, num_cores, visible_gpus
@@ -85,14 +86,32 @@ def test_folds_and_hyperparameters_share_a_population_but_shapes_do_not() -> Non
     assert sizes(pack(manifest, manifest.runs, room=room(1))) == [1, 2]
 
 
-def test_memory_bounds_the_members_and_one_run_that_does_not_fit_is_an_error() -> None:
+def test_memory_bounds_the_members() -> None:
     manifest = manifest_of([{"seed": n} for n in range(16)])
     alone = pack(manifest, manifest.runs[:1], room=room(1))[0].memory_bytes
     tight = room(1, memory_bytes=2 * alone)
     tasks = pack(manifest, manifest.runs, room=tight)
     assert len(tasks) > 1 and max(task.memory_bytes for task in tasks) <= tight.memory_bytes
-    with pytest.raises(SweepError, match="one run needs about"):
-        pack(manifest, manifest.runs, room=room(1, memory_bytes=alone - 1))
+
+
+@pytest.mark.parametrize("members", [0, 6], ids=["a run", "a search"])
+def test_what_cannot_be_divided_takes_fewer_trials_at_once_and_is_refused_where_that_is_not_enough(
+    members: int,
+) -> None:
+    manifest = manifest_of([{"pbt.members": members} if members else {}])
+    (whole,) = pack(manifest, manifest.runs, room=room(1))
+    assert not whole.trials_at_once
+    found = set()
+    for free in range(PROCESS_BYTES, whole.memory_bytes, (whole.memory_bytes - PROCESS_BYTES) // 100):
+        try:
+            (task,) = pack(manifest, manifest.runs, room=room(1, memory_bytes=free))
+        except SweepError as error:
+            assert "one run needs about" in str(error)
+            found.add(None)
+            continue
+        assert task.memory_bytes <= free and task.seconds > whole.seconds
+        found.add(task.trials_at_once["run-0"])
+    assert found == {None, 4, 7, 14, 28}, "of the 55 trials of a fold that trains"
 
 
 def test_pieces_are_consecutive_and_differ_by_one_at_most() -> None:
@@ -202,4 +221,4 @@ def test_the_memory_of_one_task_bounds_its_members_and_what_cannot_hold_one_run_
     tasks = pack(manifest, manifest.runs, room=slurm_room(1, task_bytes=int(1.5 * alone)))
     assert len(tasks) > 1 and max(task.memory_bytes for task in tasks) <= 1.5 * alone
     with pytest.raises(SweepError, match="give more by --mem"):
-        pack(manifest, manifest.runs, room=slurm_room(1, task_bytes=alone - 1))
+        pack(manifest, manifest.runs, room=slurm_room(1, task_bytes=alone // 2))
