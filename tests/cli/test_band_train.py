@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_task import TRAINER, wait_for
+from fake_task import TRAINER
 from fake_trainer import expected_state
+from proc import wait_for
 
 from band.cli.train import main
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_task import wait_for
 from local_sweep import LocalSweep, make_sweep
+from proc import wait_for
 
 from band.cli import sweep as commands
 from band.run_dir import EventWriter

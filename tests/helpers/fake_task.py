@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,25 +101,3 @@ def make_task(folder: Path, runs: Mapping[str, Mapping[str, Any]], *, monkeypatc
     monkeypatch.setenv("BAND_SCRATCH", str(task.scratch))
     monkeypatch.setenv("FAKE_LEDGER", str(folder / "ledger"))
     return task
-
-
-def wait_for(condition: Callable[[], bool], *, timeout_s: float = 90.0) -> None:
-    """Wait until `condition` holds, or fail."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
-
-
-def children_of(pid: int) -> list[int]:
-    """Return the ids of a process's children."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def kill(pid: int) -> None:
-    """Kill a process that may be gone."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

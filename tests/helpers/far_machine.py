@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from proc import children_of
+
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
 USER = subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip()
 START_S = 10.0
@@ -135,7 +137,7 @@ class FarMachine:
         found, waiting = [], [self._process.pid]
         while waiting:
             parent = waiting.pop()
-            for child in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
+            for child in children_of(parent):
                 found.append(child)
                 waiting.append(child)
         return found

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_task import FakeTask, children_of, kill, make_task, wait_for
+from fake_task import FakeTask, make_task
 from fake_trainer import expected_state
+from proc import children_of, kill, wait_for
 
 RUNS = {f"run{n}": {"epochs": 12 + 4 * n, "epoch_s": 0.02, "checkpoint_every": 3} for n in range(4)}
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_task import HELPERS, QUICK, TRAINER, FakeTask, children_of, kill, make_task, wait_for
+from fake_task import HELPERS, QUICK, TRAINER, FakeTask, make_task
 from fake_trainer import expected_state
+from proc import children_of, has_ended, kill, wait_for
 
 from band.attempts import Attempt, take
 from band.errors import BandError
@@ -333,7 +334,7 @@ def test_the_trainer_of_a_killed_supervisor_dies_and_the_next_attempt_continues(
     (child,) = children_of(process.pid)
     kill(process.pid)
     process.wait()
-    wait_for(lambda: not Path(f"/proc/{child}").exists() or "\nState:\tZ" in Path(f"/proc/{child}/status").read_text())
+    wait_for(lambda: has_ended(child))
     assert task.attempt() == 0
     assert_all_published(task, a=60, b=5)
     assert max(task.ledger().values()) <= 2

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fake_task import wait_for
 from fake_trainer import expected_state
 from local_sweep import HELPERS, LocalSweep
+from proc import wait_for
 from sweep_files import write_shapes, write_sweep
 
 from band.cli.sweep import main as band_sweep

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fake_task import DRIVER, wait_for
+from fake_task import DRIVER
 from fake_trainer import expected_state
 from local_sweep import LocalSweep, make_sweep
+from proc import wait_for
 
 from band.errors import PublishError
 from band.run_dir import SweepDir, read_events, verify

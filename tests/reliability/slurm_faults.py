@@ -13,8 +13,8 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
+from proc import children_of
 from slurm_lab.lab import LabError, Node
 
 from reliability.slurm_scene import QUIET, Scene
@@ -245,8 +245,8 @@ def supervisor_killed(scene: Scene) -> Evidence:
 
 def both_killed(scene: Scene) -> Evidence:
     victim = _some_process(scene, "submitit.core._submit")
-    children = Path(f"/proc/{victim}/task/{victim}/children").read_text().split()
-    for pid in (victim, *map(int, children)):
+    children = children_of(victim)
+    for pid in (victim, *children):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return f"killed {victim} and {len(children)} children" if children else ""

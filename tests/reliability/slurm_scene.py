@@ -243,8 +243,10 @@ class Scene:
         queue = self.lab.run(["squeue", "--noheader", "--format=%i %T %r %j"]).stdout
         yield from (f"left in the queue: {line}" for line in queue.splitlines())
         for pid in self.lab.pids(environment="SLURM_JOB_ID="):
-            line = Path(f"/proc/{pid}/cmdline")
-            yield f"a process is left: {line.read_bytes()[:200]!r}" if line.exists() else "a process was left"
+            try:
+                yield f"a process is left: {Path(f'/proc/{pid}/cmdline').read_bytes()[:200]!r}"
+            except (FileNotFoundError, ProcessLookupError):
+                yield "a process was left"
         yield from (f"on scratch: {folder}" for folder in self._left_on_scratch())
         yield from (f"left on its way in: {path.name}" for path in self.sweep.incoming.glob("*"))
         yield from (f"left at home: {path}" for path in self.sweep.tasks.glob("*/population.*"))

@@ -13,8 +13,8 @@ from typing import Any
 
 import h5py
 import numpy as np
-from fake_task import children_of, kill, wait_for
 from local_sweep import LocalSweep
+from proc import children_of, kill, wait_for
 from tiny import write_recording
 
 from band.attempts import read_claim

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_task import kill, wait_for
 from local_sweep import LocalSweep, make_sweep
+from proc import kill, wait_for
 from stepping import Held
 
 from band.cli.sweep import main as band_sweep

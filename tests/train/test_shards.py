@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from proc import children_of, has_ended
 from test_pbt import rows
 from test_worker import assert_same, finished, train_with_kills
 from tiny import SPACE, Worker, config, searching, write_recording, write_task
@@ -44,19 +45,6 @@ def alone(recording, tmp_path_factory):
 def assert_equal(one: Path, other: Path) -> None:
     assert_same(finished(one), finished(other))
     assert (one / "lineage.csv").read_bytes() == (other / "lineage.csv").read_bytes()
-
-
-def children(process: int) -> list[int]:
-    """Return the processes that one has started, from /proc."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == process and fields[0] != "Z":
-            found.append(int(entry.name))
-    return found
 
 
 @pytest.mark.parametrize("shards", [2, 3])
@@ -94,14 +82,14 @@ def begun(folder, recording, *, shards: int = 2) -> tuple[Worker, list[int]]:
     for event in worker.events():
         if event["event"] == "checkpoint":
             break
-    ranks = children(worker.process.pid)
+    ranks = children_of(worker.process.pid)
     assert len(ranks) == shards - 1
     return worker, ranks
 
 
 def wait_for_end(processes: list[int]) -> None:
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{p}").exists() and "Z" not in Path(f"/proc/{p}/stat").read_text() for p in processes):
+    while not all(map(has_ended, processes)):
         assert time.monotonic() < deadline, "a rank outlives rank 0"
         time.sleep(0.1)
 
