@@ -2,6 +2,7 @@
 VENV ?= $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 TESTS ?=
+JOBS ?= 2
 SEED ?= 1
 MINUTES ?= 30
 BENCHES ?=
@@ -17,11 +18,11 @@ help:  ## these lines
 demo: environment  ## simulate a recording, train a small LFADS/BAND sweep here, show a table and a figure
 	@scripts/demo.sh
 
-test: environment  ## the whole test suite; TESTS=tests/data for a part of it
+test: environment  ## the whole test suite; TESTS=tests/data for a part of it, JOBS=2 at once
 	@scripts/slurm_packages.sh --install || true
 	@scripts/browser_packages.sh --install >/dev/null || true
 	@scripts/ssh_packages.sh --install || true
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope $(TESTS)
 
 lint: environment  ## style, types and formatting; changes nothing
 	@$(BIN)/python -m ruff check .
