@@ -16,7 +16,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import measure, sweeps
+from band.sweep.estimate import PROCESS_BYTES
+from benchmarks import cases, measure, sweeps
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 FIGURES = Path(__file__).with_name("figures")
@@ -42,9 +43,12 @@ class Bench:
             self.plain[case], self.plain_bytes = found["median_s"], found["peak_bytes"]
         return self.plain[case]
 
-    def ours(self, case: str, members: int, **environment: str) -> dict[str, float]:
+    def ours(self, case: str, members: int, *, trials_at_once: int = 0, **environment: str) -> dict[str, float]:
         """Measure a step of a population."""
-        return measure.step(case, members, "ours", threads=self.threads, seconds=self.seconds, **environment)
+        return measure.step(
+            case, members, "ours", threads=self.threads, seconds=self.seconds, trials_at_once=trials_at_once,
+            **environment,
+        )  # fmt: skip
 
     def steps(self) -> Rows:
         """One step, and what of it are products, random numbers, memory."""
@@ -93,6 +97,23 @@ class Bench:
                 s = found["median_s"]
                 rows.append([
                     case, str(members), ms(plain), ms(s), f"{plain * members / s:.2f}", mib(found["peak_bytes"])
+                ])  # fmt: skip
+                show(rows[-1])
+        return rows
+
+    def pieces(self) -> Rows:
+        """Fewer trials at once: less memory for more time."""
+        rows = []
+        for case, members in (("large", 1), ("large", 4), ("small", 16), ("small-T140", 8)):
+            batch = cases.CASES[case].batch_size
+            whole = 0.0
+            for trials in (batch, batch // 2, batch // 4, batch // 8):
+                found = self.ours(case, members, trials_at_once=trials)
+                whole = whole or found["median_s"]
+                predicted = cases.predicted_bytes(case, members, trials_at_once=trials) + PROCESS_BYTES
+                rows.append([
+                    case, str(members), str(trials), ms(found["median_s"]), f"{found['median_s'] / whole:.2f}",
+                    mib(found["peak_bytes"]), mib(predicted),
                 ])  # fmt: skip
                 show(rows[-1])
         return rows
@@ -177,6 +198,13 @@ SECTIONS: dict[str, tuple[str, Sequence[str], str]] = {
         ("case", "members", "reference ms", "ours ms", "x reference", "ours MiB"),
         "Case small with T 100 and 140, and with batches of 16 and 256.",
     ),
+    "pieces": (
+        "Fewer trials at once",
+        ("case", "members", "trials at once", "ms", "x time", "MiB", "predicted MiB"),
+        "`train.trials_at_once`: where a population's step would not fit, trials go through the model in pieces that "
+        "are computed a second time on the way back. Predicted: `band/sizes.py`, and 400 MiB for the process, which "
+        "here, with little loaded, is about 240.",
+    ),
     "paths": (
         "Compiled and plain recurrences",
         ("case", "members", "compiled ms", "plain ms", "ratio"),
@@ -194,7 +222,6 @@ SECTIONS: dict[str, tuple[str, Sequence[str], str]] = {
         ("command", "seconds", "processor seconds"),
         "Quickest of five.",
     ),
-    # Last: this process grows by it, and what it starts would count that memory as its own.
     "files": (
         "Files",
         ("what", "MiB", "seconds", "MiB/s"),
@@ -250,7 +277,8 @@ def _document(found: dict[str, Rows], arguments: argparse.Namespace) -> str:
     lines = [
         "# Measured",
         "",
-        f"`python -m benchmarks --threads {arguments.threads} --seconds {arguments.seconds:g} --write`, "
+        f"`python -m benchmarks --threads {arguments.threads} --seconds {arguments.seconds:g} --most {arguments.most} "
+        "--write`, "
         f"{datetime.date.today()}, {platform.machine()} with {os.cpu_count()} cores, torch {torch.__version__}. "
         "GPUs: [GPU.md](GPU.md).",
     ]

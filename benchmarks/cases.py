@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from band.config import Arch
+from band.config import Arch, RunConfig, TrainConfig, to_dict
 from band.model.forward import Batch, Scales
 from band.model.losses import count_constant
 from band.model.params import Params, Widths, initial_params
+from band.sizes import Sizes, training_bytes
 from band.train.noise import NoiseSource, Rates
 
 BEHAVIOR_DIM = 2
@@ -52,6 +53,19 @@ CASES = {
 # The same small model on longer trials and larger batches.
 CASES |= {f"small-T{bins}": dataclasses.replace(CASES["small"], bins=bins) for bins in (100, 140)}
 CASES |= {f"small-B{size}": dataclasses.replace(CASES["small"], batch_size=size) for size in (16, 256)}
+
+
+def predicted_bytes(name: str, members: int, *, trials_at_once: int = 0) -> int:
+    """Return what band/sizes.py says that training so many members takes, beside the process itself."""
+    case = CASES[name]
+    config = to_dict(
+        RunConfig(arch=case.arch, train=TrainConfig(batch_size=case.batch_size, trials_at_once=trials_at_once))
+    )
+    sizes = Sizes(
+        train=case.batch_size, valid=1, test=1, bins=case.bins, recon_bins=case.bins, neurons=case.neurons,
+        recon_neurons=case.neurons, behavior=BEHAVIOR_DIM, external=0,
+    )  # fmt: skip
+    return training_bytes(config, sizes, members=members)
 
 
 @dataclass(frozen=True)

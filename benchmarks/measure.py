@@ -27,9 +27,11 @@ def answer(process: subprocess.Popen[str]) -> dict[str, float]:
     return dict(json.loads(text))
 
 
-def step(case: str, members: int, what: str, *, threads: int, seconds: float, **environment: str) -> dict[str, float]:
+def step(
+    case: str, members: int, what: str, *, threads: int, seconds: float, trials_at_once: int = 0, **environment: str
+) -> dict[str, float]:
     """Measure one process."""
-    return answer(start(case, members, what, threads, seconds, threads=threads, **environment))
+    return answer(start(case, members, what, threads, seconds, trials_at_once, threads=threads, **environment))
 
 
 def each_core(case: str, members: int, what: str, *, cores: int, seconds: float) -> float:

@@ -1,16 +1,17 @@
 """One training step, timed in a process of its own so that peak memory is its own: ours or the reference.
 
-python -m benchmarks.step CASE MEMBERS ours|reference|noise|floor|check THREADS SECONDS prints one JSON line.
+python -m benchmarks.step CASE MEMBERS ours|reference|noise|floor|check THREADS SECONDS [TRIALS] prints one JSON line;
+TRIALS is how many go through our model at once.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from band.train.worker import keep_freed_memory
 
@@ -25,8 +26,14 @@ def measure(step: Callable[[], None], *, seconds: float) -> dict[str, float]:
         before = time.perf_counter()
         step()
         times.append(time.perf_counter() - before)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"median_s": statistics.median(times), "min_s": min(times), "steps": len(times), "peak_bytes": peak}
+    found = {"median_s": statistics.median(times), "min_s": min(times), "steps": len(times)}
+    return {**found, "peak_bytes": peak_bytes()}
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process had, without that of the one that started it, as ru_maxrss has."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
 def synchronize(device: str) -> None:
@@ -37,7 +44,7 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def ours(case_name: str, members: int, device: str = "cpu") -> Callable[[], None]:
+def ours(case_name: str, members: int, device: str = "cpu", *, trials_at_once: int = 0) -> Callable[[], None]:
     """Return a full step of the package: noise, loss, gradient, clipping, AdamW."""
     import torch
     from torch import Tensor
@@ -55,7 +62,9 @@ def ours(case_name: str, members: int, device: str = "cpu") -> Callable[[], None
 
     def work(step: Tensor, corrections: Tensor) -> None:
         noise = problem.noise.training(step)
-        latents = run_model(params, problem.batch, arch=case.arch, widths=case.widths, noise=noise)
+        latents = run_model(
+            params, problem.batch, arch=case.arch, widths=case.widths, noise=noise, trials_at_once=trials_at_once
+        )
         terms = compute_losses(
             params, latents, problem.batch, arch=case.arch, scales=problem.scales, kl_ramp=ones, l2_ramp=ones,
             noise=noise,
@@ -163,6 +172,7 @@ def difference(case_name: str) -> float:
 def main() -> None:
     """Measure what the command line asks for."""
     case, members, what, threads, seconds = sys.argv[1:6]
+    trials_at_once = int(sys.argv[6]) if len(sys.argv) > 6 else 0
     if what != "reference":
         keep_freed_memory()
     import torch
@@ -174,7 +184,10 @@ def main() -> None:
     if what == "floor":
         print(json.dumps(floor(case, int(members))))
         return
-    step = {"ours": ours, "reference": reference, "noise": noise}[what](case, int(members))
+    if what == "ours":
+        step = ours(case, int(members), trials_at_once=trials_at_once)
+    else:
+        step = {"reference": reference, "noise": noise}[what](case, int(members))
     print(json.dumps(measure(step, seconds=float(seconds))))
 
 

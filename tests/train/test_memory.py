@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,44 +14,27 @@ from tiny import config, make_loop, train, write_recording
 from band.config import to_dict
 from band.sizes import Sizes, training_bytes
 from band.train.memory import CONTEXT_BYTES, trials_at_once
-from benchmarks.cases import CASES
+from benchmarks.cases import predicted_bytes
 
 GPU_TABLE = Path(__file__).parents[2] / "benchmarks" / "GPU.md"
 STEPS = """
-import resource, sys
+import sys
 import torch
-from benchmarks import step
-from band.model import forward
-from functools import partial
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from benchmarks.step import ours, peak_bytes
 
 torch.set_num_threads(1)
-forward.run_model = partial(forward.run_model, trials_at_once=int(sys.argv[3]))
-step.ours("small", 1)()
-before = peak()
-do = step.ours(sys.argv[1], int(sys.argv[2]))
+ours("small", 1)()
+before = peak_bytes()
+step = ours(sys.argv[1], int(sys.argv[2]), trials_at_once=int(sys.argv[3]))
 for _ in range(3):
-    do()
-print((peak() - before) * 1024)
+    step()
+print(peak_bytes() - before)
 """
 
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
     return write_recording(tmp_path_factory.mktemp("tiny") / "tiny.h5")
-
-
-def predicted(name: str, members: int, at_once: int = 0) -> int:
-    case = CASES[name]
-    own = to_dict(config(train={"batch_size": case.batch_size, "trials_at_once": at_once}))
-    own["arch"] = to_dict(replace(config(), arch=case.arch))["arch"]
-    sizes = Sizes(
-        train=case.batch_size, valid=1, test=1, bins=case.bins, recon_bins=case.bins, neurons=case.neurons,
-        recon_neurons=case.neurons, behavior=2, external=0,
-    )  # fmt: skip
-    return training_bytes(own, sizes, members=members)
 
 
 def test_what_a_gpu_was_measured_to_take_was_predicted():
@@ -62,7 +44,7 @@ def test_what_a_gpu_was_measured_to_take_was_predicted():
     large = [(name, int(members), int(mib)) for name, members, mib in rows if int(mib) >= 1024]
     assert len(large) >= 10
     for name, members, mib in large:
-        assert 0.75 < predicted(name, members) / (mib * 2**20) < 1.33, f"{members} x {name}: {mib} MiB measured"
+        assert 0.75 < predicted_bytes(name, members) / (mib * 2**20) < 1.33, f"{members} x {name}: {mib} MiB measured"
 
 
 @pytest.mark.parametrize(("name", "members", "at_once"), [("large", 2, 0), ("large", 2, 32), ("maze", 8, 16)])
@@ -70,7 +52,7 @@ def test_what_a_process_takes_was_predicted(name, members, at_once):
     command = [sys.executable, "-c", STEPS, name, str(members), str(at_once)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=GPU_TABLE.parents[1])
     assert done.returncode == 0, done.stderr
-    assert 0.85 < predicted(name, members, at_once) / int(done.stdout) < 1.35
+    assert 0.85 < predicted_bytes(name, members, trials_at_once=at_once) / int(done.stdout) < 1.35
 
 
 def test_in_pieces_training_comes_to_the_same_but_for_rounding(recording):
