@@ -230,6 +230,17 @@ SECTIONS: dict[str, tuple[str, Sequence[str], str]] = {
 }
 
 
+# Of tables that are drawn as bars: the columns that name a group of them, and a bar in it, and the one that is drawn.
+BARS: dict[str, tuple[str, str, str]] = {
+    "steps": ("case", "members", "x reference"),
+    "lengths": ("case", "members", "x reference"),
+    "pieces": ("case", "trials at once", "MiB"),
+    "paths": ("case", "members", "ratio"),
+    "starts": ("command", "", "seconds"),
+    "files": ("what", "", "seconds"),
+}
+
+
 def ms(seconds: float) -> str:
     """Return milliseconds for a table."""
     return f"{seconds * 1e3:.0f}"
@@ -266,7 +277,14 @@ def main() -> None:
             for row in found[name]:
                 show(row)
     if arguments.write:
-        _draw(bench)
+        from benchmarks import draw
+
+        FIGURES.mkdir(exist_ok=True)
+        draw.members(bench.scaling, FIGURES / "members.png")
+        draw.to_loss(bench.curves, FIGURES / "to_loss.png")
+        for name, rows in found.items():
+            if name in BARS:
+                draw.bars(rows, SECTIONS[name][1], *BARS[name], FIGURES / f"{name}.png")
         RESULTS.write_text(_document(found, arguments), encoding="utf-8")
         print(f"written to {RESULTS}")
 
@@ -286,45 +304,9 @@ def _document(found: dict[str, Rows], arguments: argparse.Namespace) -> str:
         title, header, legend = SECTIONS[name]
         lines += ["", f"## {title}", "", legend, "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
-        if name == "members":
-            lines += ["", "![member-steps a second by members](figures/members.png)"]
-        if name == "to_loss":
-            lines += ["", "![validation loss by seconds](figures/to_loss.png)"]
+        lines += ["", f"![{title}](figures/{name}.png)"]
+    lines += ["", "## Many runs", "", "[SCALE.md](SCALE.md): 100 to 100 000 runs."]
     return "\n".join([*lines, ""])
-
-
-def _draw(bench: Bench) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    FIGURES.mkdir(exist_ok=True)
-    colours = ("#0072B2", "#009E73", "#D55E00", "#CC79A7")
-    if bench.scaling:
-        figure, axes = plt.subplots(figsize=(4.4, 3.2), layout="constrained")
-        for (way, points), colour in zip(bench.scaling.items(), colours, strict=False):
-            dashes = "--" if way.startswith("reference") else "-"
-            axes.plot(
-                *zip(*points, strict=True), dashes, color=colour, marker=None if dashes == "--" else "o", label=way
-            )
-        axes.set(xscale="log", yscale="log", xlabel="members", ylabel="member-steps a second")
-        axes.set_xticks([2**k for k in range(bench.most.bit_length())])
-        axes.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
-        axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
-        axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-        axes.legend(frameon=False, fontsize=8)
-        figure.savefig(FIGURES / "members.png", dpi=150)
-    if bench.curves:
-        figure, axes = plt.subplots(figsize=(4.4, 3.2), layout="constrained")
-        names = {"reference": "reference", "one": "one model", "population": "worst of 16 together"}
-        for (name, points), colour in zip(bench.curves.items(), ("#D55E00", "#0072B2", "#009E73"), strict=True):
-            axes.plot(*zip(*points, strict=True), color=colour, label=names[name])
-        axes.set(xscale="log", xlabel="seconds of training", ylabel="validation loss, nats a trial")
-        axes.legend(frameon=False, fontsize=8)
-        figure.savefig(FIGURES / "to_loss.png", dpi=150)
 
 
 if __name__ == "__main__":
