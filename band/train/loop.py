@@ -25,7 +25,6 @@ from band.train.augment import Augmenter
 from band.train.augmentations.sample_validation import held_out_recon
 from band.train.captured import Captured
 from band.train.evaluate import evaluate, scores_by_member
-from band.train.memory import trials_at_once
 from band.train.noise import NoiseSource, Rates
 from band.train.optimiser import AdamWSettings, adamw_step_, clip_gradient_
 from band.train.population import COLUMNS, SUMMED, TRAIN_TERMS, Population
@@ -60,13 +59,16 @@ class _Fixed:
 class Loop:
     """Trains a population step by step; `population` is its whole state between two steps."""
 
-    def __init__(self, population: Population, trials: Trials, *, places: dict[str, int]) -> None:
+    def __init__(
+        self, population: Population, trials: Trials, *, places: dict[str, int], trials_at_once: int | None = None
+    ) -> None:
         """Take a population, started or restored.
 
         Args:
             population: its active members.
             trials: the recording and each run's splits.
             places: position of each run id among the splits of `trials`.
+            trials_at_once: as in `run_model`; None: as configured.
         """
         self.population, self._trials, self._places = population, trials, places
         config = population.members[0].config
@@ -75,7 +77,7 @@ class Loop:
         self._dtype = population.params.flat.dtype
         trained = trained_columns(config, population.params.shapes)
         self._trained = None if trained is None else trained.to(self._device, self._dtype)
-        self._at_once = trials_at_once(config, trials, members=len(population))
+        self._at_once = config.train.trials_at_once if trials_at_once is None else trials_at_once
         self._num_counts = 1 if self._train.recon_reduce_mean else counts_of_a_trial(trials.widths)
         self._prepare()
 

@@ -21,6 +21,8 @@ def trials_at_once(config: RunConfig, trials: Trials, *, members: int, gpu_bytes
         members: how many train together.
         gpu_bytes: memory of the GPU; 0: all that the trials' device has. Of a CPU nothing is asked: what a task may
             take there was known when it was packed.
+
+    Meant for what cannot be divided, a run or a search: a population that fails for want of memory is halved.
     """
     own = config.train.trials_at_once
     if own or not (gpu_bytes or trials.device.type == "cuda"):

@@ -15,6 +15,7 @@ from band.train.checkpoint import check_unchanged, newest_checkpoint, restore_po
 from band.train.export import Searched
 from band.train.generations import Search, number_of
 from band.train.loop import Loop, train_population
+from band.train.memory import trials_at_once
 from band.train.population import Member, Population
 from band.train.session import Session
 from band.train.shards import Ranks
@@ -29,6 +30,7 @@ class SearchSession(Session):
         (run,) = self._packing = list(pending)
         self._ranks = self._launch.join(run, self._configs[run].pbt, device=self._device)
         self._search, population = self._begin(run)
+        self._at_once = trials_at_once(self._configs[run], self._trials, members=len(population))
         self._lost: Population | None = None  # of the members that diverged, the last
         self._events.send("started", runs=[run], step=population.step)
         ranks, host = self._ranks, os.uname().nodename
@@ -49,7 +51,7 @@ class SearchSession(Session):
         """Train this rank's members to the end of the generation; return False where a command stopped it."""
         self._ended = population.keep([])
         if population.members:
-            loop = Loop(population, self._trials, places=self._places)
+            loop = Loop(population, self._trials, places=self._places, trials_at_once=self._at_once)
             if not train_population(
                 loop, on_epoch=self._on_epoch, on_ended=self._on_ended, after_step=self._after_step
             ):

@@ -21,6 +21,7 @@ from band.run_dir import verify
 from band.train.checkpoint import newest_checkpoint, restore_population, save_checkpoint
 from band.train.export import Searched, export_member, metrics_lines
 from band.train.loop import Loop, effective_beta, train_population
+from band.train.memory import trials_at_once
 from band.train.population import COLUMNS, Member, Population
 from band.train.provenance import provenance
 from band.train.shards import Launch
@@ -83,7 +84,9 @@ class Session:
             population = population.keep([p for p in range(len(population)) if p not in ended])
             if not population.members:
                 return True
-        loop = Loop(population, self._trials, places=self._places)
+        # Of a population that is too large the supervisor makes two.
+        at_once = None if len(population) > 1 else trials_at_once(population.members[0].config, self._trials, members=1)
+        loop = Loop(population, self._trials, places=self._places, trials_at_once=at_once)
         return train_population(loop, on_epoch=self._on_epoch, on_ended=self._on_ended, after_step=self._after_step)
 
     def _population(self, pending: Sequence[str]) -> Population:
