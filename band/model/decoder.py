@@ -129,22 +129,23 @@ class _ControlledScan(torch.autograd.Function):
                 [con.weight.contiguous(), gen.weight.contiguous(), co_weight.contiguous(), fac_weight.contiguous()],
                 d_factors, d_co, [d_con_x, d_gen_x], [dc, dg, df],
             )  # fmt: skip
-        for t in () if ctx.kernels is not None else reversed(range(con.x.shape[1])):
-            if df is not None:
-                d_factors[:, t] += df
-            d_seen = torch.bmm(d_factors[:, t], fac_weight)
-            dg = dg + (d_seen if loop.gen_mask is None else d_seen.mul_(loop.gen_mask[:, t]))
-            if ctx.clipped[1]:
-                gen.unclip_(t, dg)
-            da = gen.backward(t, dg, d_gen_x[:, t])
-            dg = da[..., co_dim:]
-            _unsample(da[..., :co_dim], loop, t, stds[:, t], d_co[:, t])
-            dc = torch.baddbmm(dc, d_co[:, t], co_weight)
-            if ctx.clipped[0]:
-                con.unclip_(t, dc)
-            da = con.backward(t, dc, d_con_x[:, t])
-            dc = da[..., fac_dim:]
-            df = dropped(da[..., :fac_dim], None if loop.factor_mask is None else loop.factor_mask[:, t])
+        else:
+            for t in reversed(range(con.x.shape[1])):
+                if df is not None:
+                    d_factors[:, t] += df
+                d_seen = torch.bmm(d_factors[:, t], fac_weight)
+                dg = dg + (d_seen if loop.gen_mask is None else d_seen.mul_(loop.gen_mask[:, t]))
+                if ctx.clipped[1]:
+                    gen.unclip_(t, dg)
+                da = gen.backward(t, dg, d_gen_x[:, t])
+                dg = da[..., co_dim:]
+                _unsample(da[..., :co_dim], loop, t, stds[:, t], d_co[:, t])
+                dc = torch.baddbmm(dc, d_co[:, t], co_weight)
+                if ctx.clipped[0]:
+                    con.unclip_(t, dc)
+                da = con.backward(t, dc, d_con_x[:, t])
+                dc = da[..., fac_dim:]
+                df = dropped(da[..., :fac_dim], None if loop.factor_mask is None else loop.factor_mask[:, t])
         flat_co = d_co.flatten(1, 2)
         d_co_weight = torch.bmm(flat_co.transpose(1, 2), con_states.flatten(1, 2))
         d_fac_weight = torch.bmm(d_factors.flatten(1, 2).transpose(1, 2), seen.flatten(1, 2))

@@ -156,13 +156,14 @@ class _GruScan(torch.autograd.Function):
             ctx.kernels.gru_backward(
                 *tape.parts, tape.weight.contiguous(), tape.clip, d_states, ctx.members, ctx.ends, dx, dh
             )
-        for t in () if ctx.kernels is not None else reversed(range(dx.shape[1])):
-            if d_states is not None:
-                by_member = dh.unflatten(0, (ctx.members, -1))
-                by_member[:, ctx.ends :] += d_states[:, :, t]
-            if ctx.has_clipped:
-                tape.unclip_(t, dh)
-            dh = tape.backward(t, dh, dx[:, t])
+        else:
+            for t in reversed(range(dx.shape[1])):
+                if d_states is not None:
+                    by_member = dh.unflatten(0, (ctx.members, -1))
+                    by_member[:, ctx.ends :] += d_states[:, :, t]
+                if ctx.has_clipped:
+                    tape.unclip_(t, dh)
+                dh = tape.backward(t, dh, dx[:, t])
         return dx, tape.weight_gradient(dx), dh, None, None, None
 
 
