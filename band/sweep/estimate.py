@@ -31,7 +31,8 @@ NOISE_BYTES = 8_192  # file headers and attributes
 class Estimate:
     """Cost of one run alone on one CPU core.
 
-    `memory_bytes` is this member's own share: a task adds `PROCESS_BYTES` once. `home_bytes` is the finished folder.
+    `memory_bytes` is this member's own share, of a search that of all its members and further processes: a task adds
+    `PROCESS_BYTES` once. `home_bytes` is the finished folder.
     """
 
     seconds: float
@@ -81,12 +82,13 @@ def estimate(config: Mapping[str, Any], shapes: Shapes) -> Estimate:
     epoch_s *= RECOMPUTED if 0 < train.get("trials_at_once", 0) < batch else 1
     epoch_s += flops * sizes.valid * train["valid_samples"] / FLOPS_PER_S + sequential / (1 + BACKWARD)
     epoch_s *= (members := num_members(config))
+    others = config["pbt"].get("shards", 1) - 1 if members > 1 else 0  # processes that share a search
     trials = sizes.train + sizes.valid + sizes.test
     export_s = 2 * flops * trials * train["posterior_samples"] / FLOPS_PER_S  # intact, and without controller
     level_bytes = _output_bytes(config, sizes)
     return Estimate(
         seconds=speed_correction() * (train["max_epochs"] * epoch_s + export_s),
-        memory_bytes=training_bytes(config, sizes, members=members) + level_bytes,
+        memory_bytes=training_bytes(config, sizes, members=members) + level_bytes + others * PROCESS_BYTES,
         home_bytes=FLOAT_BYTES * weights
         + level_bytes
         + METRICS_BYTES_PER_EPOCH * train["max_epochs"]

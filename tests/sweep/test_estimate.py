@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from band.config import Arch, DataConfig, RunConfig, TrainConfig, to_dict
+from band.config import Arch, DataConfig, PbtConfig, RunConfig, TrainConfig, to_dict
 from band.sizes import forward_flops, num_parameters, sizes_of
 from band.sweep import estimate as module
 from band.sweep.estimate import calibrate, calibration_path, estimate, num_steps
@@ -129,3 +129,10 @@ def test_an_estimate_can_be_printed_as_json_and_costs_microseconds() -> None:
         values = estimate(CONFIG, MAZE)
     assert time.perf_counter() - begun < 0.5
     assert json.loads(json.dumps(dataclasses.asdict(values)))["seconds"] > 0
+
+
+def test_processes_that_share_a_search_are_each_counted_and_their_members_once() -> None:
+    space = '{"hyper.lr": {"low": 1e-3, "high": 2e-2}}'
+    one, four = (estimate(changed(pbt=PbtConfig(members=8, space=space, shards=n)), MAZE) for n in (1, 4))
+    assert four.memory_bytes - one.memory_bytes == 3 * module.PROCESS_BYTES
+    assert four.seconds == one.seconds > 7 * estimate(CONFIG, MAZE).seconds
