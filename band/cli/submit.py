@@ -16,7 +16,7 @@ from band.sweep import populations
 from band.sweep.control import retry, stop_queue
 from band.sweep.local import QUEUE_LOG, one_at_a_time, queue_claim, start_queue
 from band.sweep.manifest import find_sweep, read_manifest
-from band.sweep.pack import AUTO, Packed, most_members, room_for
+from band.sweep.pack import AUTO, Packed, most_members, room_for, short_of_memory
 from band.sweep.request import LOCAL, cluster_of
 from band.sweep.resources import detect
 from band.sweep.schedulers import scheduler_for
@@ -215,6 +215,8 @@ def _plan_text(planned: Plan, *, survey: Survey) -> str:
         + (f"{size(memory)} of memory, " if memory else "")
         + f"{size(planned.home_bytes)} of results"
     )
+    if short := short_of_memory(planned.new):
+        lines.append(short)
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from band.slurm.cluster import Limits, Node
 from band.slurm.options import Value
 from band.slurm.units import memory_text, time_text
 from band.sweep.ledger import Intent
-from band.sweep.pack import MEMORY_SHARE, Packed, Room
+from band.sweep.pack import MEMORY_SHARE, Packed, Room, short_of_memory
 from band.sweep.request import Request
 
 SLOTS = 16  # tasks at once where a cluster hides its nodes
@@ -155,6 +155,8 @@ def warnings_of(request: Request, *, tasks: Sequence[Packed], limits: Limits) ->
         lines.append(
             f"--time {request.value('time')} is longer than the partition allows ({time_text(limits.max_wall_s)})"
         )
+    if short := short_of_memory(tasks):
+        lines.append(f"{short}; more by --mem avoids it")
     if is_too_large(request, limits):
         lines.append(f"no node of partition {limits.partition} has the CPUs, memory or GPUs that one task asks for")
     return lines

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from band.errors import SweepError
-from band.sizes import Shapes, sizes_of, training_bytes, trials_that_fit, with_trials_at_once
+from band.sizes import RECOMPUTED, Shapes, sizes_of, training_bytes, trials_that_fit, with_trials_at_once
 from band.sweep.estimate import PROCESS_BYTES, Estimate, estimate, num_members
 from band.sweep.manifest import Manifest, Run
 from band.sweep.populations import paying, shape_key
@@ -250,6 +250,19 @@ def _affordable(manifest: Manifest, run: Run, *, room: Room) -> tuple[Estimate, 
         remedy = "give more by --mem" if room.task_bytes else "free some"
         raise SweepError(f"one run needs about {need} of memory and {has} can be used; {remedy}, or make arch smaller")
     return estimate(with_trials_at_once(config, trials), shapes), trials
+
+
+def short_of_memory(tasks: Sequence[Packed]) -> str:
+    """Return in words which runs go through the model with fewer trials at once, empty where none do."""
+    found = {run: trials for task in tasks for run, trials in task.trials_at_once.items()}
+    if not found:
+        return ""
+    first, most = min(found), max(found.values())
+    which = first if len(found) == 1 else f"{len(found)} runs, {first} among them,"
+    return (
+        f"for want of memory {which} will take at most {most} trials of a batch at once, and about {RECOMPUTED:g} x "
+        "the time; the results are the same but for rounding"
+    )
 
 
 def _measured(manifest: Manifest, run: Run, *, room: Room) -> int:

@@ -12,7 +12,7 @@ from band.config import RunConfig, to_dict
 from band.errors import SweepError
 from band.sweep.estimate import PROCESS_BYTES
 from band.sweep.manifest import Manifest, Run
-from band.sweep.pack import Packed, Room, pack, population_key, room_for, split_evenly
+from band.sweep.pack import Packed, Room, pack, population_key, room_for, short_of_memory, split_evenly
 from band.sweep.resources import Resources, free_memory_bytes, num_cores, visible_gpus
 
 GIB = 2**30
@@ -100,7 +100,7 @@ def test_what_cannot_be_divided_takes_fewer_trials_at_once_and_is_refused_where_
 ) -> None:
     manifest = manifest_of([{"pbt.members": members} if members else {}])
     (whole,) = pack(manifest, manifest.runs, room=room(1))
-    assert not whole.trials_at_once
+    assert not whole.trials_at_once and not short_of_memory([whole])
     found = set()
     for free in range(PROCESS_BYTES, whole.memory_bytes, (whole.memory_bytes - PROCESS_BYTES) // 100):
         try:
@@ -110,7 +110,9 @@ def test_what_cannot_be_divided_takes_fewer_trials_at_once_and_is_refused_where_
             found.add(None)
             continue
         assert task.memory_bytes <= free and task.seconds > whole.seconds
-        found.add(task.trials_at_once["run-0"])
+        trials = task.trials_at_once["run-0"]
+        assert f"run-0 will take at most {trials} trials of a batch at once" in short_of_memory([task])
+        found.add(trials)
     assert found == {None, 4, 7, 14, 28}, "of the 55 trials of a fold that trains"
 
 
