@@ -66,7 +66,7 @@ def test_the_loss_is_the_mean_over_sessions_of_what_each_has_alone(tmp_path):
                     num_neurons=(widths.num_neurons[s],),
                     num_recon_neurons=(widths.num_recon_neurons[s],),
                 ),
-                _Named(named, params.flat),
+                _of(named),
             )
         )
         start += size
@@ -81,20 +81,10 @@ def test_the_loss_is_the_mean_over_sessions_of_what_each_has_alone(tmp_path):
         torch.testing.assert_close(getattr(both, term), sum(parts) / counts, rtol=1e-12, atol=1e-12)
 
 
-class _Named:
-    """Parameters by name, as `Params` gives them."""
-
-    def __init__(self, views: dict[str, torch.Tensor], flat: torch.Tensor) -> None:
-        self._views, self.flat = views, flat
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._views[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._views
-
-    def room(self, name: str) -> dict[str, torch.Tensor]:
-        return {k.rpartition(".")[2]: v for k, v in self._views.items() if k.rpartition(".")[0] == name}
+def _of(views: dict[str, torch.Tensor]) -> Params:
+    """Return parameters with these names and values (M, ...)."""
+    flat = torch.cat([view.detach().flatten(1) for view in views.values()], dim=1)
+    return Params(flat, {name: tuple(view.shape[1:]) for name, view in views.items()})
 
 
 def test_a_member_of_several_sessions_trains_alone_as_among_others(tmp_path):
