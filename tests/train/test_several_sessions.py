@@ -12,6 +12,7 @@ from tiny import CPU, config, joint, make_loop, train, trained, write_recording,
 
 from band.data.alignment import common_courses, mean_courses, regress
 from band.errors import ConfigError, DataError
+from band.model.params import Params
 from band.run_dir import read_result
 from band.train.start import read_source, start_population
 from band.train.trials import Trials, shares
