@@ -138,10 +138,10 @@ class Scene:
         self.outcome.add("wrong", f"not done after {ROUNDS} rounds")
 
     def _let_go(self) -> None:
-        """Release what is held, as `why` tells the user to; a controller that forgot a release leaves it so."""
+        """Release what somebody holds, as `submit` tells the user to; a controller that forgot a release leaves it so."""
         for line in self.lab.run(["squeue", "--noheader", "--format=%i|%r"]).stdout.splitlines():
             job, reason = line.split("|", 1)
-            if "held" in reason.lower():
+            if reason.startswith("JobHeld"):
                 self.lab.run(["scontrol", "release", job])
                 self.notes.append(f"{job} was held ({reason}), and released by hand")
 
