@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from proc import children_of
-from slurm_lab.lab import LabError, Node
+from slurm_lab.lab import Node
 
 from reliability.slurm_scene import QUIET, Scene
 
 Evidence = str | Callable[[], str]
 Fault = Callable[[Scene], Evidence]
 SLOW = "time limit shorter than the work"
+CLOSING_KILLED = "closing job killed"
 LOST_ANSWER = "Batch job submission failed: Socket timed out on send/recv operation"
 
 # --- the controller and the accounts ---
@@ -257,11 +258,11 @@ def stepd_killed(scene: Scene) -> Evidence:
 
 
 def closing_killed(scene: Scene) -> Evidence:
-    with suppress(LabError):
-        scene.lab.wait_for(lambda: scene.lab.pids(command="band.sweep.closing"), timeout_s=20)
-        time.sleep(scene.rng.uniform(0, 0.8))
-        return _kill(scene, "band.sweep.closing")
-    return ""
+    """A closing job runs once an array is over, so all that is being trained comes to its end for it."""
+    scene.open()
+    scene.lab.wait_for(lambda: scene.lab.pids(command="band.sweep.closing"), timeout_s=40)
+    time.sleep(scene.rng.uniform(0, 0.8))
+    return _kill(scene, "band.sweep.closing")
 
 
 def trainer_hung(scene: Scene) -> Evidence:
@@ -362,7 +363,7 @@ def minute_for_more(scene: Scene) -> Evidence:
     text = (
         template.read_text().replace("--time=10", "--time=1").replace(f'"epoch_s": {scene.epoch_s}', '"epoch_s": 1.6')
     )
-    template.write_text(text.replace("PACED_STEP_S=0.15", "PACED_STEP_S=2"))
+    template.write_text(text.replace("PACED_STEP_S=1", "PACED_STEP_S=4"))
 
     def struck() -> str:
         reasons = [str(event["reason"]) for _, _, event in scene.events() if event["event"] == "interrupted"]
@@ -419,7 +420,7 @@ PROCESSES: dict[str, Fault] = {
     "supervisor hung": supervisor_hung,
     "supervisor and trainer killed": both_killed,
     "slurmstepd killed": stepd_killed,
-    "closing job killed": closing_killed,
+    CLOSING_KILLED: closing_killed,
     "`submit` killed": submit_killed,
     "`status` killed": status_killed,
     "`reconcile` killed": reconcile_killed,

@@ -47,8 +47,8 @@ TEMPLATE = """#!/bin/bash
 export PATH={wrappers}:$PATH
 export PYTHONPATH={helpers}
 export BAND_SCRATCH=/disk/scratch/band BAND_SETTLE_S={settle} BAND_KERNELS=plain
-export BAND_TRAINER="{python} {helpers}/{trainer}" FAKE_LEDGER={home}/epochs PACED_STEP_S=0.15
-export FAKE_CONFIG='{{"epoch_s": {epoch_s}, "checkpoint_every": 2}}'
+export BAND_TRAINER="{python} {helpers}/{trainer}" FAKE_LEDGER={home}/epochs PACED_STEP_S=1 PACED_WHILE={home}/gate
+export FAKE_CONFIG='{{"epoch_s": {epoch_s}, "checkpoint_every": 2, "gated": true, "paced": true}}'
 """
 QUIET = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 
@@ -87,6 +87,7 @@ class Scene:
         self.folder = self.lab.home / "project"
         self.wrappers = self.lab.home / "wrappers"  # first in everybody's PATH
         self.sweep = SweepDir(self.folder / "sweeps" / "reference")
+        self.gate = self.lab.home / "gate"  # while it is there, the fake trainer ends no run, and the real one is slow
         for folder in (self.folder / "sbatch_templates", self.wrappers):
             folder.mkdir(parents=True)
         write_recording(self.folder / "one.h5")
@@ -138,7 +139,7 @@ class Scene:
         self.outcome.add("wrong", f"not done after {ROUNDS} rounds")
 
     def _let_go(self) -> None:
-        """Release what somebody holds, as `submit` tells the user to; a controller that forgot a release leaves it so."""
+        """Release what somebody holds, as `submit` says; a controller that forgot a release leaves it so, too."""
         for line in self.lab.run(["squeue", "--noheader", "--format=%i|%r"]).stdout.splitlines():
             job, reason = line.split("|", 1)
             if reason.startswith("JobHeld"):
@@ -170,6 +171,15 @@ class Scene:
                 found.append(job)
         return found
 
+    def keep_some_work(self) -> None:
+        """Shut the gate once half of the runs are published; to the real trainer, which is done sooner, at once."""
+        if self.trainer == "real" or len(list(self.sweep.runs.glob("[!.]*"))) >= self.seeds:
+            self.gate.touch()
+
+    def open(self) -> None:
+        """Let all that is being trained come to its end."""
+        self.gate.unlink(missing_ok=True)
+
     def later(self, seconds: float, undo: Callable[[], Any]) -> None:
         """Have a fault end then, or when all of them end."""
         self.debts.append((time.monotonic() + seconds, undo))
@@ -178,6 +188,7 @@ class Scene:
         """Let time go by, in which faults end that are over."""
         end = time.monotonic() + seconds
         while True:
+            self.keep_some_work()
             self.settle_debts(until=time.monotonic())
             left = end - time.monotonic()
             if left <= 0:
@@ -250,7 +261,7 @@ class Scene:
         yield from (f"on scratch: {folder}" for folder in self._left_on_scratch())
         yield from (f"left on its way in: {path.name}" for path in self.sweep.incoming.glob("*"))
         yield from (f"left at home: {path}" for path in self.sweep.tasks.glob("*/population.*"))
-        yield from (f"left of submitit: {path}" for path in self.sweep.submissions.glob("*/submitit"))
+        yield from (f"left of submitit: {path}" for path in self.sweep.submissions.glob("*/submitit/*"))
 
     def _left_on_scratch(self) -> Iterator[Path]:
         """Yield what lies on a node of a task whose runs had all been published when another task ended well there."""

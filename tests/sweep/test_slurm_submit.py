@@ -281,6 +281,22 @@ def test_max_parallel_is_the_throttle_of_the_array(
     assert [job["array"] for job in slurm.arrays().values()] == expected
 
 
+def test_calls_of_an_array_that_was_taken_back_go_when_the_sweep_is_over(
+    sweep: SweepDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm.json", most=3)
+    install(slurm, monkeypatch)
+    dispatch(["submit", str(sweep.path), "--cluster", "fake", "--pack", "1"])
+    dead, sent, *_ = read_journals(sweep)
+    assert dead.is_dead and sent.is_sent, "there was no room for a closing job"
+    calls = sweep.submission("0001") / "submitit"
+    submit(sweep)
+    assert list(calls.glob(f"{sent.job_id}_*"))
+    dispatch(["cancel", str(sweep.path), "--all"])
+    submit(sweep)
+    assert set(states(sweep).values()) == {"cancelled"} and not calls.exists()
+
+
 def arrays_of(slurm: FakeSlurm) -> list[str]:
     return [job["array"] for job in slurm.arrays().values()]
 
