@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from proc import children_of
+from proc import children_of, state_of
 from slurm_lab.lab import Node
 
 from reliability.slurm_scene import QUIET, Scene
@@ -127,7 +127,7 @@ def node_hung(scene: Scene) -> Evidence:
 
 
 def slurmd_killed(scene: Scene) -> Evidence:
-    node = _busy_node(scene)
+    node = _busy_node(scene, Node.is_served)
     node.kill_slurmd()
     scene.later(scene.rng.uniform(1, 30), node.start)
     return f"the slurmd of {node.name} was killed"
@@ -142,15 +142,16 @@ def node_down(scene: Scene) -> Evidence:
 
 
 def _said_of_node(scene: Scene, state: str) -> Evidence:
-    node = _busy_node(scene)
+    states = scene.lab.node_states()
+    node = _busy_node(scene, lambda node: states.get(node.name) in ("mixed", "allocated"))
     scene.lab.update_node(node.name, state)
     scene.later(scene.rng.uniform(3, 15), lambda: _try(scene, "update", f"NodeName={node.name}", "State=RESUME"))
     return f"{node.name}: {scene.lab.node_states().get(node.name)}"
 
 
-def _busy_node(scene: Scene) -> Node:
+def _busy_node(scene: Scene, is_sound: Callable[[Node], bool] = lambda node: True) -> Node:
     busy = [node for node in scene.lab.nodes.values() if node.host.first.is_up() and _of_jobs(node)]
-    return scene.rng.choice(busy)
+    return scene.rng.choice([node for node in busy if is_sound(node)])
 
 
 def _of_jobs(node: Node) -> list[int]:
@@ -214,9 +215,10 @@ def preempted(scene: Scene) -> Evidence:
 
 
 def time_limit_reached(scene: Scene) -> Evidence:
-    job = _some_job(scene, "RUNNING", closing=False)
+    job = scene.rng.choice(sorted(set(scene.jobs("RUNNING", closing=False)) - scene.limited))
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 2))
     scene.lab.run(["scontrol", "update", f"JobId={job}", f"EndTime={now}"], check=True)
+    scene.limited.add(job)
     return lambda: _account(scene, job, "TIMEOUT")
 
 
@@ -316,7 +318,10 @@ def _kill(scene: Scene, command: str) -> Evidence:
 
 
 def _freeze(scene: Scene, command: str) -> Evidence:
-    handle = os.pidfd_open(_some_process(scene, command))
+    pid = _some_process(scene, command)
+    if state_of(pid) == "T":
+        raise LookupError(f"{pid} is stopped already")
+    handle = os.pidfd_open(pid)
 
     def wake() -> None:
         with suppress(ProcessLookupError):

@@ -81,6 +81,7 @@ class Scene:
     said: list[str] = field(default_factory=list)  # what commands printed
     notes: list[str] = field(default_factory=list)  # worth telling, and not wrong
     outcome: Outcome = field(default_factory=Outcome)
+    limited: set[str] = field(default_factory=set)  # jobs whose time limit was cut short: each counts once
     debts: list[tuple[float, Callable[[], Any]]] = field(default_factory=list)  # when faults end, and how
 
     def __post_init__(self) -> None:
