@@ -23,6 +23,7 @@ Evidence = str | Callable[[], str]
 Fault = Callable[[Scene], Evidence]
 SLOW = "time limit shorter than the work"
 CLOSING_KILLED = "closing job killed"
+SUPERVISOR = "band.node.call"  # in the command lines of processes
 LOST_ANSWER = "Batch job submission failed: Socket timed out on send/recv operation"
 
 # --- the controller and the accounts ---
@@ -146,7 +147,8 @@ def _said_of_node(scene: Scene, state: str) -> Evidence:
     node = _busy_node(scene, lambda node: states.get(node.name) in ("mixed", "allocated"))
     scene.lab.update_node(node.name, state)
     scene.later(scene.rng.uniform(3, 15), lambda: _try(scene, "update", f"NodeName={node.name}", "State=RESUME"))
-    return f"{node.name}: {scene.lab.node_states().get(node.name)}"
+    found = scene.lab.node_states().get(node.name, "")
+    return f"{node.name}: {found}" if found.startswith(state.lower()) else ""
 
 
 def _busy_node(scene: Scene, is_sound: Callable[[Node], bool] = lambda node: True) -> Node:
@@ -243,11 +245,11 @@ def trainer_killed(scene: Scene) -> Evidence:
 
 
 def supervisor_killed(scene: Scene) -> Evidence:
-    return _kill(scene, "submitit.core._submit")
+    return _kill(scene, SUPERVISOR)
 
 
 def both_killed(scene: Scene) -> Evidence:
-    victim = _some_process(scene, "submitit.core._submit")
+    victim = _some_process(scene, SUPERVISOR)
     children = children_of(victim)
     for pid in (victim, *children):
         with suppress(ProcessLookupError):
@@ -262,7 +264,7 @@ def stepd_killed(scene: Scene) -> Evidence:
 def closing_killed(scene: Scene) -> Evidence:
     """A closing job runs once an array is over, so all that is being trained comes to its end for it."""
     scene.open()
-    scene.lab.wait_for(lambda: scene.lab.pids(command="band.sweep.closing"), timeout_s=40)
+    scene.lab.wait_for(lambda: scene.lab.pids(command="band.sweep.closing"), timeout_s=20)
     time.sleep(scene.rng.uniform(0, 0.8))
     return _kill(scene, "band.sweep.closing")
 
@@ -272,7 +274,7 @@ def trainer_hung(scene: Scene) -> Evidence:
 
 
 def supervisor_hung(scene: Scene) -> Evidence:
-    return _freeze(scene, "submitit.core._submit")
+    return _freeze(scene, SUPERVISOR)
 
 
 def submit_killed(scene: Scene) -> Evidence:

@@ -20,7 +20,7 @@ PARTITIONS = ("normal", "preemptible", "graceful")
 LIMITS = (-1, -1, 6)  # jobs that a user may have queued
 MEAN_PAUSE_S = 1.0
 RUNS_S = 10.0  # how long to wait before a fault for something to run …
-PATIENCE_S = 30.0  # … and for something that it can strike
+PATIENCE_S = 45.0  # … and for something that it can strike
 NUM_FAULTS = 12
 REAL_EVERY = 4  # sweeps, one is of the real trainer
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from slurm_lab.lab import Lab
 
+from reliability.slurm_faults import CLOSING_KILLED
 from reliability.slurm_scene import Scene, repeated
-from reliability.slurm_sweeps import disturb, lab_of_three, shown
+from reliability.slurm_sweeps import disturb, lab_of_three, schedule, shown
 
 FAULTS = (
     "`sbatch` queues, and reports a time-out",
@@ -56,3 +57,13 @@ def test_a_start_from_before_a_checkpoint_that_was_at_home_or_on_its_node_is_wor
 
     assert not start(9, "c1") and not start(5, "c2")
     assert start(5, "c1") and start(0, "c2")
+
+
+def test_a_schedule_draws_from_what_was_asked_for_and_ends_with_what_ends_the_sweep() -> None:
+    few = ("trainer hung", CLOSING_KILLED, FAULTS[0])
+    for seed in range(20):
+        first, *rest = schedule(random.Random(seed), count=9, only=few)
+        assert first == FAULTS[0] and rest == sorted(rest, key=CLOSING_KILLED.__eq__)
+        assert len(rest) == 8 and 3 <= rest.count("trainer hung") <= 5
+        drawn = schedule(random.Random(seed), count=12)
+        assert len(set(drawn)) == 12 and CLOSING_KILLED not in drawn[:-1]
