@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,9 +232,14 @@ class Scene:
         for run in sorted(set(found) & set(undisturbed)):
             if found[run] != undisturbed[run]:
                 self.outcome.add("wrong", f"{run} is other than undisturbed")
-        published = Counter(event["run"] for _, _, event in self.events() if event["event"] == "published")
-        for run in [run for run, times in published.items() if times > 1]:
-            self.outcome.add("duplicated", f"{run} was published {published[run]} times")
+        said: dict[str, list[float]] = {}
+        for event in [event for _, _, event in self.events() if event["event"] == "published"]:
+            said.setdefault(event["run"], []).append(event["t"])
+        for run in [run for run, times in said.items() if len(times) > 1]:
+            if run not in found or is_of_later(self.sweep.run(run), t=min(said[run])):
+                self.outcome.add("duplicated", f"{run} was published again")
+            else:
+                self.notes.append(f"{run} was published once; {len(said[run])} attempts with these very bytes said so")
         for what in [*repeated(self.events()), *self._left()]:
             self.outcome.add("lost" if what.startswith("work") else "wrong", what)
         return self.outcome
@@ -284,6 +288,14 @@ class Scene:
         runs = [run.id for run in read_manifest(self.sweep.path).runs]
         recording = (self.folder / "one.h5").read_bytes()
         return {run: {"metrics": ["state", expected_state(run, epochs=EPOCHS)], "outputs": recording} for run in runs}
+
+
+def is_of_later(folder: Path, *, t: float) -> bool:
+    """Return whether a folder was put where it is after the time at which somebody said that he had put it there.
+
+    Who hung, wakes up and finds its very bytes published says so once more: that is no second publication.
+    """
+    return folder.stat().st_ctime > t  # a rename changes the time of status, and nothing else does
 
 
 def signature(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -179,4 +180,6 @@ def bench(ledger: Ledger, *, folder: Path, seed: int, until: float, only: Collec
                 )
             )
         if outcome.notes:
-            (ledger.path.parent / f"chaos-slurm-{name}.log").write_text("\n".join(scene.said))
+            kept = ledger.path.parent / f"chaos-slurm-{name}"
+            shutil.copytree(scene.sweep.events, kept, dirs_exist_ok=True)
+            (kept / "commands.log").write_text("\n".join(scene.said))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 from slurm_lab.lab import Lab
 
 from reliability.slurm_faults import CLOSING_KILLED
-from reliability.slurm_scene import Scene, repeated
+from reliability.slurm_scene import Scene, is_of_later, repeated
 from reliability.slurm_sweeps import disturb, lab_of_three, schedule, shown
 
 FAULTS = (
@@ -57,6 +58,19 @@ def test_a_start_from_before_a_checkpoint_that_was_at_home_or_on_its_node_is_wor
 
     assert not start(9, "c1") and not start(5, "c2")
     assert start(5, "c1") and start(0, "c2")
+
+
+def test_a_run_counts_as_published_twice_only_if_its_folder_was_put_in_place_again(tmp_path: Path) -> None:
+    def bring() -> float:
+        (tmp_path / "incoming").mkdir()
+        (tmp_path / "incoming").replace(tmp_path / "run")
+        time.sleep(0.02)
+        return time.time()
+
+    first = bring()
+    time.sleep(0.02)
+    assert not is_of_later(tmp_path / "run", t=first)
+    assert bring() > first and is_of_later(tmp_path / "run", t=first)
 
 
 def test_a_schedule_draws_from_what_was_asked_for_and_ends_with_what_ends_the_sweep() -> None:
