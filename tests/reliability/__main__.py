@@ -1,4 +1,4 @@
-"""The long form of the bench: `make chaos SEED=7 MINUTES=30 BENCHES="calls damage"`."""
+"""The long form of the bench: `make chaos SEED=7 MINUTES=30 BENCHES="calls damage"`, or `ONLY="trainer_hung"`."""
 
 from __future__ import annotations
 

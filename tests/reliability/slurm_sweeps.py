@@ -66,7 +66,7 @@ def disturb(scene: Scene, names: Sequence[str]) -> list[tuple[str, Evidence]]:
 
 
 def _see_to_it_that_something_runs(scene: Scene) -> None:
-    if not scene.jobs("RUNNING", "PENDING"):
+    if not scene.jobs("RUNNING", "PENDING", waits_for_others=False):
         scene.type(*scene.submission("--retry-failed", "--retry-cancelled"))
     end = time.monotonic() + RUNS_S
     while time.monotonic() < end and not scene.jobs("RUNNING", closing=False):
