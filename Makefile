@@ -6,6 +6,7 @@ JOBS ?= 2
 SEED ?= 1
 MINUTES ?= 30
 BENCHES ?=
+ONLY ?=
 SECONDS ?= 300
 export VENV
 
@@ -49,7 +50,7 @@ bench: environment  ## time and memory of a training step beside a plain impleme
 	@$(BIN)/python -m benchmarks
 
 chaos: environment  ## faults of all kinds, for MINUTES=30 by SEED=1; a line each in chaos.jsonl, a table at the end
-	@PYTHONPATH=tests:tests/helpers $(BIN)/python -m reliability --seed $(SEED) --minutes $(MINUTES) $(BENCHES)
+	@PYTHONPATH=tests:tests/helpers $(BIN)/python -m reliability --seed $(SEED) --minutes $(MINUTES) $(BENCHES) $(if $(ONLY),--only $(ONLY))
 
 slurm-lab: environment  ## a shell on a Slurm cluster of two nodes that lives as long as the shell
 	@scripts/slurm_packages.sh --install

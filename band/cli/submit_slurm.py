@@ -12,11 +12,13 @@ from band.cli.progress import duration, plural, size
 from band.cli.slurm_options import canary_s, options_of
 from band.run_dir import SweepDir
 from band.slurm.command import SlurmError
+from band.slurm.jobs import label_of
 from band.sweep.closing import close
 from band.sweep.control import retry
 from band.sweep.hold import hold
 from band.sweep.manifest import read_manifest
 from band.sweep.pack import most_members
+from band.sweep.pending import meaning
 from band.sweep.request import Request, make_request
 from band.sweep.schedulers import scheduler_for
 from band.sweep.slurm_plan import SlurmPlan, as_json, expected, make_plan, script_of, send
@@ -44,6 +46,8 @@ def run(args: argparse.Namespace, *, sweep: SweepDir, cluster: str) -> int:
         for line in close(sweep, claim=claim):
             say(line, file=sys.stderr)
         survey = _look_again(args, sweep=sweep)
+        for line in held_lines(survey):
+            say(line, file=sys.stderr)
         made = _plan(args, sweep=sweep, survey=survey, request=request)
         if not args.json:
             say(plan_text(made, survey=survey, sweep=sweep))
@@ -141,13 +145,37 @@ def _clock(t: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(t))
 
 
+def _held(survey: Survey) -> list[str]:
+    """Return the runs that wait until somebody releases their job, which is no business of ours."""
+    held = {task for task, found in survey.scheduled.items() if found.state == "held" and found.reason}
+    return [run for run in survey.in_state("held", "interrupted") if survey.runs[run].task in held]
+
+
+def held_lines(survey: Survey) -> list[str]:
+    """Return for each array of which tasks are held, and each reason of Slurm's, how to let them go."""
+    groups: dict[tuple[str, str], set[int]] = {}
+    for run in _held(survey):
+        found = survey.scheduled[survey.runs[run].task]
+        job_id, _, index = found.job.partition("_")
+        groups.setdefault((job_id, found.reason), set()).add(int(index))
+    lines = []
+    for (job_id, reason), tasks in groups.items():
+        job = label_of(job_id, tasks)
+        words, remedy = meaning(reason, job=job)
+        lines.append(f"job {job} is held, Slurm's reason is {reason}: {words}; {remedy}")
+    return lines
+
+
 def _nothing(survey: Survey, *, name: str) -> tuple[int, str]:
     """Return the exit code, and why there is nothing to send."""
     if survey.is_complete:
         return 0, f"nothing to do: every run is published; see band-sweep report {name}"
-    waiting = len(survey.in_state("running", "queued", "held", "planned", "submit_unknown", "interrupted"))
+    held = _held(survey)
+    waiting = len(survey.in_state("running", "queued", "held", "planned", "submit_unknown", "interrupted")) - len(held)
     if waiting:
         return 0, f"nothing to send: {plural(waiting, 'run')} of it queued or running; see band-sweep status {name}"
+    if held:
+        return 4, f"nothing to send: {plural(len(held), 'run')} of it held; see band-sweep status {name}"
     if survey.in_state("unsynced"):
         return 4, f"nothing to send: finished runs wait on their node; band-sweep rescue {name} brings them home"
     return 4, "nothing to send; --retry-failed and --retry-cancelled take failed and cancelled runs up again"

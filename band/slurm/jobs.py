@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,7 @@ OVER = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY")
 ) | {"PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"}
 WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"))
+_HELD_STATES = ("REQUEUE_HOLD", "SPECIAL_EXIT")
 ACTIVE = (
     WAITING
     | frozenset(
@@ -26,6 +27,9 @@ ACTIVE = (
     )
     | {"STOPPED", "SUSPENDED"}
 )
+# Reasons of a job that waits until somebody releases it; of the latter, nobody but Slurm has decided on that.
+_HELD = re.compile(r"JobHeld|JobHoldMaxRequeue|.*\bheld\b", re.IGNORECASE)
+_HELD_BY_SLURM = re.compile(r"launch failed requeued held|JobHoldMaxRequeue", re.IGNORECASE)
 # What a job is made from: {our name: squeue's}, {our name: sacct's}. The name comes last, as it may hold anything.
 _QUEUE_FIELDS = {
     "job_id": "ArrayJobID",
@@ -88,6 +92,16 @@ class Job:
     def label(self) -> str:
         """Return the name that Slurm's commands take: "123", or "123_4" for a task of an array."""
         return self.job_id if self.array_task is None else f"{self.job_id}_{self.array_task}"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it waits until somebody releases it."""
+        return self.state in WAITING and (self.state in _HELD_STATES or bool(_HELD.match(self.reason)))
+
+    @property
+    def is_held_by_slurm(self) -> bool:
+        """Whether Slurm itself holds it, as a node could not start it, or as it went back to the queue too often."""
+        return self.state in WAITING and bool(_HELD_BY_SLURM.match(self.reason))
 
 
 def is_over(state: str) -> bool:
@@ -198,6 +212,18 @@ def array_tasks(text: str) -> list[int | None]:
             found = range(first, int(match[2] or first) + 1, max(int(match[3] or 1), 1))
             tasks += found[: MOST_TASKS - len(tasks)]
     return tasks or [None]
+
+
+def label_of(job_id: str, tasks: Collection[int]) -> str:
+    """Return the one name of several tasks of an array that Slurm's commands take, such as "12_[0-2,5]"."""
+    parts: list[list[int]] = []
+    for task in sorted(tasks):
+        if parts and task == parts[-1][-1] + 1:
+            parts[-1][1:] = [task]
+        else:
+            parts.append([task])
+    text = ",".join("-".join(map(str, part)) for part in parts)
+    return f"{job_id}_{text}" if len(tasks) == 1 else f"{job_id}_[{text}]"
 
 
 def whole(text: str) -> int | None:

@@ -26,6 +26,7 @@ from band.sweep.manifest import read_manifest
 from band.sweep.processes import held_claim
 from band.sweep.reconcile import reconcile
 from band.sweep.schedulers import scheduler_for
+from band.sweep.slurm_script import FOLDER
 from band.sweep.slurm_submit import feed
 from band.sweep.status import Survey, take_survey
 
@@ -77,6 +78,7 @@ def finish(sweep: SweepDir, survey: Survey) -> list[str]:
     if not is_over(survey) or not survey.ledger.tasks:
         return []
     said = []
+    remove_calls(sweep)
     for task, runs in survey.ledger.tasks.items():  # copies of checkpoints that an attempt was cut off from removing
         is_done = all(survey.runs[run].state == "published" for run in runs if run in survey.runs)
         if is_done and held_claim(sweep.task(task).path) is None:
@@ -94,6 +96,17 @@ def finish(sweep: SweepDir, survey: Survey) -> list[str]:
     except (BandError, OSError) as error:
         return [*said, f"nobody was told that the sweep is over: {error}"]
     return said + tell_once(sweep, survey, settings=settings)
+
+
+def remove_calls(sweep: SweepDir) -> None:
+    """Remove what submitit left for tasks of submissions with nothing at Slurm, such as calls of arrays taken back."""
+    journals = read_journals(sweep)
+    for number in {array.submission for array in journals} - {a.submission for a in journals if not a.is_closed}:
+        folder = sweep.submission(number) / FOLDER
+        with suppress(OSError):
+            for call in folder.iterdir():
+                call.unlink()
+            folder.rmdir()
 
 
 def wait_until_settled(sweep: SweepDir, *, submission: str, array: int) -> None:

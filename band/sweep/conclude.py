@@ -30,7 +30,7 @@ from band.sweep.hold import slurm_says_over
 from band.sweep.journal import Array, append, read_journals, standing
 from band.sweep.ledger import Intent, read_intents, record
 from band.sweep.policy import DEFAULT_RETRIES, Case, End, Policy, Verdict, judge
-from band.sweep.slurm_scheduler import HELD_REASONS, batch_output, settle_s
+from band.sweep.slurm_scheduler import batch_output, settle_s
 from band.sweep.slurm_script import CLOSING, FOLDER
 from band.sweep.status import Survey, TaskState
 
@@ -279,7 +279,7 @@ class Closing:
         """
         with suppress(SlurmError):
             for job in {job.job_id: job for job in jobs.queued() if job.state in jobs.WAITING}.values():
-                is_closing = job.name == f"{self.array.token}-{CLOSING}" and job.reason.endswith(HELD_REASONS)
+                is_closing = job.name == f"{self.array.token}-{CLOSING}" and job.is_held
                 if is_closing or job.name == self.array.token:
                     command.run(["scancel", "--state=PENDING", job.job_id])
 

@@ -25,9 +25,14 @@ _MEANINGS = {
     ),
     r"JobHeldUser": ("it is held by its user", "to let it go: scontrol release {job}"),
     r"JobHeldAdmin": ("it is held by the administrators", "ask them why; only they can release it"),
-    r"launch failed requeued held|JobHoldMaxRequeue|RequeueHold": (
+    r"launch failed requeued held|JobHoldMaxRequeue": (
         "Slurm could not start it, queued it again and holds it",
-        "`sinfo -R` says which nodes are out of order; then: scontrol release {job}",
+        "`sinfo -R` says which nodes are out of order; the next band-sweep submit lets it go, as does scontrol release"
+        " {job}",
+    ),
+    r"job requeued in held state": (
+        "somebody had it queued again and held",
+        "to let it go: scontrol release {job}",
     ),
     r"DependencyNeverSatisfied": (
         "what it waits for ended otherwise than it asks for, so it never starts",
@@ -72,6 +77,6 @@ _MEANINGS = {
 def meaning(reason: str, *, job: str = "") -> Meaning:
     """Return what a reason means and what to do about it; for one never heard of, Slurm's own word."""
     for pattern, (words, remedy) in _MEANINGS.items():
-        if re.match(pattern, reason, re.IGNORECASE):
+        if re.match(pattern, reason.replace("_", " "), re.IGNORECASE):
             return Meaning(words, remedy.format(job=job, array=job.partition("_")[0]))
     return Meaning(f"Slurm says {reason}", f"`scontrol show job {job}` says more")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from band.attempts import Claim
@@ -11,9 +11,10 @@ from band.run_dir import SweepDir
 from band.slurm import jobs
 from band.slurm.command import SlurmError, run
 from band.slurm.jobs import Job
-from band.sweep.journal import Array, read_journals
+from band.sweep.conclude import own_tasks
+from band.sweep.journal import Array, read_journals, standing
 from band.sweep.ledger import read_intents, record
-from band.sweep.slurm_scheduler import CLOCK_SKEW_S, HELD_REASONS, settle_s
+from band.sweep.slurm_scheduler import CLOCK_SKEW_S, settle_s
 from band.sweep.slurm_script import CLOSING, write_calls
 from band.sweep.slurm_submit import TIMEOUT_S, Sender
 from band.sweep.status import published_runs
@@ -22,7 +23,9 @@ STRAY_S = 7 * 86_400.0  # for so long a job may turn up of an array that was tak
 
 
 def reconcile(sweep: SweepDir, *, claim: Claim) -> Iterator[str]:
-    """Adopt, release or drop each array whose submission was cut off; yield what was done, a line each.
+    """Adopt, release or drop each array whose submission was cut off, and release what Slurm itself holds.
+
+    Yields what was done, a line each.
 
     Args:
         sweep: the sweep's folder.
@@ -34,14 +37,17 @@ def reconcile(sweep: SweepDir, *, claim: Claim) -> Iterator[str]:
         OSError: the sweep's folder cannot be written.
     """
     intents = {intent.number: intent for intent in read_intents(sweep)}
-    arrays = [array for array in read_journals(sweep) if array.submission in intents and _is_of_interest(array)]
+    journals = read_journals(sweep)
+    arrays = [array for array in journals if array.submission in intents and _is_of_interest(array)]
     if not arrays:
         return
+    places = standing(list(intents.values()), journals)
     queue: dict[str, list[Job]] = {}
     for job in jobs.queued(timeout_s=TIMEOUT_S):
         queue.setdefault(job.name, []).append(job)
     for array in arrays:
-        yield from _Case(Sender(sweep, intents[array.submission], claim), array, queue).settle()
+        sender = Sender(sweep, intents[array.submission], claim)
+        yield from _Case(sender, array, queue, own_tasks(array, places)).settle()
 
 
 def _is_of_interest(array: Array) -> bool:
@@ -55,6 +61,7 @@ class _Case:
     sender: Sender
     array: Array
     queue: Mapping[str, Sequence[Job]]  # {job name: jobs of one's own}
+    own: Collection[str]  # its tasks that were not sent again since
     jobs: list[Job] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -82,6 +89,8 @@ class _Case:
             yield from self._go_on()
         elif self.array.is_held:
             yield self._conclude()
+        elif self.array.is_sent:
+            yield from self._let_go()
 
     def _adopt(self, job_id: str) -> str:
         write_calls(self.sender.sweep, self.sender.intent, tasks=self.array.tasks, job_id=job_id)
@@ -93,7 +102,7 @@ class _Case:
     def _go_on(self, *, has_calls: bool = False) -> Iterator[str]:
         """Bring a job that is at Slurm on its way."""
         own = [job for job in self.jobs if job.job_id == self.array.job_id and not jobs.is_over(job.state)]
-        if not any(job.reason.endswith(HELD_REASONS) for job in own):
+        if not any(job.is_held for job in own):
             self._note_closing()
             self.sender.note(self.array.number, "released")
             yield f"{self._name}: job {self.array.job_id} had been released"
@@ -110,6 +119,23 @@ class _Case:
             return
         if array.is_sent:
             yield f"{self._name}: released job {array.job_id}"
+
+    def _let_go(self) -> Iterator[str]:
+        """Release what Slurm itself holds: a node that could not start it may be mended, or another will do."""
+        tasks = {job.array_task: job for job in self.jobs if job.job_id == self.array.job_id and job.is_held_by_slurm}
+        held = [n for n, task in enumerate(self.array.tasks) if n in tasks and task in self.own]
+        if not held:
+            return
+        label, reason = jobs.label_of(self.array.job_id, held), tasks[held[0]].reason
+        self.sender.check_hold()
+        try:
+            run(["scontrol", "release", label], timeout_s=TIMEOUT_S)
+        except SlurmError as error:
+            if error.kind != "refused":
+                raise
+            yield f"{self._name}: job {label} stays held ({reason}): {error}"
+        else:
+            yield f"{self._name}: released job {label}, which Slurm held ({reason}); `sinfo -R` tells of broken nodes"
 
     def _note_closing(self) -> None:
         """Note the closing job if it was queued, and that not noted."""

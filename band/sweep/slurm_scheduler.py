@@ -25,7 +25,6 @@ TIMEOUT_S = 15.0
 CLOCK_SKEW_S = 600.0  # that the controller's clock may be behind ours
 NO_ANSWER = "Slurm does not answer"
 HELD_BY_US = "held by band-sweep"
-HELD_REASONS = ("JobHeldUser", "JobHeldAdmin", "held")  # of a pending job that only somebody's release can start
 LAST_WORDS_BYTES = 1000
 _MEMORY_WORDS = re.compile(r"slurmstepd\S*: error: .*(?:xceeded (?:job |step )?memory limit|oom[-_ ]kill)")
 UNNAMED = "allocation"  # the accounts' name for an array of which no element ever started
@@ -272,13 +271,13 @@ def _places(arrays: Mapping[str, Array | None]) -> dict[str, _Place]:
 def _active(job: Job, *, array: Array) -> TaskState:
     """Return the state of a job that is not over; none where only its attempts can tell whether it still runs."""
     waits = job.state in WAITING
-    is_held = waits and (job.state == "REQUEUE_HOLD" or job.reason.endswith(HELD_REASONS))
     # While its processes are being ended, a job that goes back to the queue looks like one that is over.
-    state = "held" if is_held else "queued" if waits else "" if job.state == "COMPLETING" else "running"
+    state = "held" if job.is_held else "queued" if waits else "" if job.state == "COMPLETING" else "running"
     words = f"{job.state} ({job.reason})" if job.reason else job.state
     return TaskState(
         state=state,
-        words=f"{words}, {HELD_BY_US}" if is_held and array.is_held else words,
+        words=f"{words}, {HELD_BY_US}" if job.is_held and array.is_held else words,
+        reason="" if array.is_held else job.reason,
         node=job.nodes,
         job=job.label,
         start_t=job.start_t,

@@ -47,6 +47,7 @@ class TaskState:
 
     state: str = ""  # running, queued, held, planned, submit_unknown, lost, cancelled; "": over, or unknown to it
     words: str = ""  # its own, as they are: "PENDING (Priority)"
+    reason: str = ""  # why it waits, in Slurm's word: "JobHeldUser"; "" where it is us who hold it
     end: str = ""  # how Slurm ended an attempt that is over: "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "CANCELLED" …
     end_t: float | None = None  # unix seconds
     exit_code: int = 0

@@ -30,6 +30,7 @@ class FakeSlurm:
         """
         self.path, self.most, self.longest = path, most, longest
         self.cancelled: list[str] = []  # jobs, and tasks of them, as scancel was given them
+        self.released: list[str] = []  # and scontrol release
         self._save({"next": 100, "jobs": {}, "calls": 0})
 
     def load(self) -> dict[str, Any]:
@@ -91,7 +92,8 @@ class FakeSlurm:
             state["jobs"][job_id]["array"] = f"{state['jobs'][job_id]['array'].partition('%')[0]}%{most}"
             return ""
         assert argv[0] == "release", argv
-        state["jobs"][argv[1]]["is_held"] = False
+        self.released.append(argv[1])
+        state["jobs"][argv[1].partition("_")[0]]["is_held"] = False
         return ""
 
     def sacctmgr(self, state: dict[str, Any], argv: list[str]) -> str:
@@ -100,7 +102,7 @@ class FakeSlurm:
     def queued(self, **options: Any) -> list[Job]:
         found = []
         for job_id, job in self.load()["jobs"].items():
-            reason = "JobHeldUser" if job["is_held"] else "Priority"
+            reason = job.get("held_for", "JobHeldUser") if job["is_held"] else "Priority"
             common = Job(job_id=job_id, name=job["name"], state=job["state"], reason=reason)
             tasks = range(job["tasks"]) if job["tasks"] else [None]
             found += [dataclasses.replace(common, array_task=task) for task in tasks]

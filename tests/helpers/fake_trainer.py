@@ -2,7 +2,7 @@
 
 What a run does is written in its configuration: {"epochs", "epoch_s", "raise_at", "signal_at": [epoch, number], …}.
 One that is "gated" does not come to its last epoch as long as there is a file `gate` beside the ledger, and makes its
-pauses only as long.
+pauses only as long; one that is "paced" makes them always.
 Every epoch that is trained is noted in $FAKE_LEDGER, so that a test can see what was done twice.
 """
 
@@ -107,7 +107,8 @@ class FakeTrainer:
         if config.get("hog_at") == epoch:
             take_memory(limit_bytes=config.get("hog_limit_bytes", 0))
         is_shut = config.get("gated") and Path(os.environ["FAKE_LEDGER"]).with_name("gate").exists()
-        time.sleep(config.get("epoch_s", 0.0) if is_shut or not config.get("gated") else 0.0)
+        is_paced = is_shut or config.get("paced") or not config.get("gated")
+        time.sleep(config.get("epoch_s", 0.0) if is_paced else 0.0)
         if is_shut and epoch + 1 == config["epochs"]:
             return
         self.note(f"epoch {run} {epoch}")

@@ -32,9 +32,14 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def state_of(pid: int) -> str:
+    """Return the state of a process as `man proc` has it, "T" for one that is stopped; "" if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def has_ended(pid: int) -> bool:
     """Return whether a process runs no more, though its parent may not have asked yet how it ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    return state_of(pid) in ("", "Z")

@@ -14,14 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from proc import children_of
-from slurm_lab.lab import LabError, Node
+from proc import children_of, state_of
+from slurm_lab.lab import Node
 
 from reliability.slurm_scene import QUIET, Scene
 
 Evidence = str | Callable[[], str]
 Fault = Callable[[Scene], Evidence]
 SLOW = "time limit shorter than the work"
+CLOSING_KILLED = "closing job killed"
+SUPERVISOR = "band.node.call"  # in the command lines of processes
 LOST_ANSWER = "Batch job submission failed: Socket timed out on send/recv operation"
 
 # --- the controller and the accounts ---
@@ -126,7 +128,7 @@ def node_hung(scene: Scene) -> Evidence:
 
 
 def slurmd_killed(scene: Scene) -> Evidence:
-    node = _busy_node(scene)
+    node = _busy_node(scene, Node.is_served)
     node.kill_slurmd()
     scene.later(scene.rng.uniform(1, 30), node.start)
     return f"the slurmd of {node.name} was killed"
@@ -141,15 +143,17 @@ def node_down(scene: Scene) -> Evidence:
 
 
 def _said_of_node(scene: Scene, state: str) -> Evidence:
-    node = _busy_node(scene)
+    states = scene.lab.node_states()
+    node = _busy_node(scene, lambda node: states.get(node.name) in ("mixed", "allocated"))
     scene.lab.update_node(node.name, state)
     scene.later(scene.rng.uniform(3, 15), lambda: _try(scene, "update", f"NodeName={node.name}", "State=RESUME"))
-    return f"{node.name}: {scene.lab.node_states().get(node.name)}"
+    found = scene.lab.node_states().get(node.name, "")
+    return f"{node.name}: {found}" if found.startswith(state.lower()) else ""
 
 
-def _busy_node(scene: Scene) -> Node:
+def _busy_node(scene: Scene, is_sound: Callable[[Node], bool] = lambda node: True) -> Node:
     busy = [node for node in scene.lab.nodes.values() if node.host.first.is_up() and _of_jobs(node)]
-    return scene.rng.choice(busy)
+    return scene.rng.choice([node for node in busy if is_sound(node)])
 
 
 def _of_jobs(node: Node) -> list[int]:
@@ -213,9 +217,10 @@ def preempted(scene: Scene) -> Evidence:
 
 
 def time_limit_reached(scene: Scene) -> Evidence:
-    job = _some_job(scene, "RUNNING", closing=False)
+    job = scene.rng.choice(sorted(set(scene.jobs("RUNNING", closing=False)) - scene.limited))
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 2))
     scene.lab.run(["scontrol", "update", f"JobId={job}", f"EndTime={now}"], check=True)
+    scene.limited.add(job)
     return lambda: _account(scene, job, "TIMEOUT")
 
 
@@ -240,11 +245,11 @@ def trainer_killed(scene: Scene) -> Evidence:
 
 
 def supervisor_killed(scene: Scene) -> Evidence:
-    return _kill(scene, "submitit.core._submit")
+    return _kill(scene, SUPERVISOR)
 
 
 def both_killed(scene: Scene) -> Evidence:
-    victim = _some_process(scene, "submitit.core._submit")
+    victim = _some_process(scene, SUPERVISOR)
     children = children_of(victim)
     for pid in (victim, *children):
         with suppress(ProcessLookupError):
@@ -257,11 +262,11 @@ def stepd_killed(scene: Scene) -> Evidence:
 
 
 def closing_killed(scene: Scene) -> Evidence:
-    with suppress(LabError):
-        scene.lab.wait_for(lambda: scene.lab.pids(command="band.sweep.closing"), timeout_s=20)
-        time.sleep(scene.rng.uniform(0, 0.8))
-        return _kill(scene, "band.sweep.closing")
-    return ""
+    """A closing job runs once an array is over, so all that is being trained comes to its end for it."""
+    scene.open()
+    scene.lab.wait_for(lambda: scene.lab.pids(command="band.sweep.closing"), timeout_s=20)
+    time.sleep(scene.rng.uniform(0, 0.8))
+    return _kill(scene, "band.sweep.closing")
 
 
 def trainer_hung(scene: Scene) -> Evidence:
@@ -269,7 +274,7 @@ def trainer_hung(scene: Scene) -> Evidence:
 
 
 def supervisor_hung(scene: Scene) -> Evidence:
-    return _freeze(scene, "submitit.core._submit")
+    return _freeze(scene, SUPERVISOR)
 
 
 def submit_killed(scene: Scene) -> Evidence:
@@ -315,7 +320,10 @@ def _kill(scene: Scene, command: str) -> Evidence:
 
 
 def _freeze(scene: Scene, command: str) -> Evidence:
-    handle = os.pidfd_open(_some_process(scene, command))
+    pid = _some_process(scene, command)
+    if state_of(pid) == "T":
+        raise LookupError(f"{pid} is stopped already")
+    handle = os.pidfd_open(pid)
 
     def wake() -> None:
         with suppress(ProcessLookupError):
@@ -362,7 +370,7 @@ def minute_for_more(scene: Scene) -> Evidence:
     text = (
         template.read_text().replace("--time=10", "--time=1").replace(f'"epoch_s": {scene.epoch_s}', '"epoch_s": 1.6')
     )
-    template.write_text(text.replace("PACED_STEP_S=0.15", "PACED_STEP_S=2"))
+    template.write_text(text.replace("PACED_STEP_S=1", "PACED_STEP_S=4"))
 
     def struck() -> str:
         reasons = [str(event["reason"]) for _, _, event in scene.events() if event["event"] == "interrupted"]
@@ -419,7 +427,7 @@ PROCESSES: dict[str, Fault] = {
     "supervisor hung": supervisor_hung,
     "supervisor and trainer killed": both_killed,
     "slurmstepd killed": stepd_killed,
-    "closing job killed": closing_killed,
+    CLOSING_KILLED: closing_killed,
     "`submit` killed": submit_killed,
     "`status` killed": status_killed,
     "`reconcile` killed": reconcile_killed,

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,8 +46,8 @@ TEMPLATE = """#!/bin/bash
 export PATH={wrappers}:$PATH
 export PYTHONPATH={helpers}
 export BAND_SCRATCH=/disk/scratch/band BAND_SETTLE_S={settle} BAND_KERNELS=plain
-export BAND_TRAINER="{python} {helpers}/{trainer}" FAKE_LEDGER={home}/epochs PACED_STEP_S=0.15
-export FAKE_CONFIG='{{"epoch_s": {epoch_s}, "checkpoint_every": 2}}'
+export BAND_TRAINER="{python} {helpers}/{trainer}" FAKE_LEDGER={home}/epochs PACED_STEP_S=1 PACED_WHILE={home}/gate
+export FAKE_CONFIG='{{"epoch_s": {epoch_s}, "checkpoint_every": 2, "gated": true, "paced": true}}'
 """
 QUIET = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 
@@ -81,12 +80,14 @@ class Scene:
     said: list[str] = field(default_factory=list)  # what commands printed
     notes: list[str] = field(default_factory=list)  # worth telling, and not wrong
     outcome: Outcome = field(default_factory=Outcome)
+    limited: set[str] = field(default_factory=set)  # jobs whose time limit was cut short: each counts once
     debts: list[tuple[float, Callable[[], Any]]] = field(default_factory=list)  # when faults end, and how
 
     def __post_init__(self) -> None:
         self.folder = self.lab.home / "project"
         self.wrappers = self.lab.home / "wrappers"  # first in everybody's PATH
         self.sweep = SweepDir(self.folder / "sweeps" / "reference")
+        self.gate = self.lab.home / "gate"  # while it is there, the fake trainer ends no run, and the real one is slow
         for folder in (self.folder / "sbatch_templates", self.wrappers):
             folder.mkdir(parents=True)
         write_recording(self.folder / "one.h5")
@@ -138,10 +139,10 @@ class Scene:
         self.outcome.add("wrong", f"not done after {ROUNDS} rounds")
 
     def _let_go(self) -> None:
-        """Release what is held, as `why` tells the user to; a controller that forgot a release leaves it so."""
+        """Release what somebody holds, as `submit` says; a controller that forgot a release leaves it so, too."""
         for line in self.lab.run(["squeue", "--noheader", "--format=%i|%r"]).stdout.splitlines():
             job, reason = line.split("|", 1)
-            if "held" in reason.lower():
+            if reason.startswith("JobHeld"):
                 self.lab.run(["scontrol", "release", job])
                 self.notes.append(f"{job} was held ({reason}), and released by hand")
 
@@ -170,6 +171,15 @@ class Scene:
                 found.append(job)
         return found
 
+    def keep_some_work(self) -> None:
+        """Shut the gate once half of the runs are published; to the real trainer, which is done sooner, at once."""
+        if self.trainer == "real" or len(list(self.sweep.runs.glob("[!.]*"))) >= self.seeds:
+            self.gate.touch()
+
+    def open(self) -> None:
+        """Let all that is being trained come to its end."""
+        self.gate.unlink(missing_ok=True)
+
     def later(self, seconds: float, undo: Callable[[], Any]) -> None:
         """Have a fault end then, or when all of them end."""
         self.debts.append((time.monotonic() + seconds, undo))
@@ -178,6 +188,7 @@ class Scene:
         """Let time go by, in which faults end that are over."""
         end = time.monotonic() + seconds
         while True:
+            self.keep_some_work()
             self.settle_debts(until=time.monotonic())
             left = end - time.monotonic()
             if left <= 0:
@@ -221,9 +232,14 @@ class Scene:
         for run in sorted(set(found) & set(undisturbed)):
             if found[run] != undisturbed[run]:
                 self.outcome.add("wrong", f"{run} is other than undisturbed")
-        published = Counter(event["run"] for _, _, event in self.events() if event["event"] == "published")
-        for run in [run for run, times in published.items() if times > 1]:
-            self.outcome.add("duplicated", f"{run} was published {published[run]} times")
+        said: dict[str, list[float]] = {}
+        for event in [event for _, _, event in self.events() if event["event"] == "published"]:
+            said.setdefault(event["run"], []).append(event["t"])
+        for run in [run for run, times in said.items() if len(times) > 1]:
+            if run not in found or is_of_later(self.sweep.run(run), t=min(said[run])):
+                self.outcome.add("duplicated", f"{run} was published again")
+            else:
+                self.notes.append(f"{run} was published once; {len(said[run])} attempts with these very bytes said so")
         for what in [*repeated(self.events()), *self._left()]:
             self.outcome.add("lost" if what.startswith("work") else "wrong", what)
         return self.outcome
@@ -250,7 +266,7 @@ class Scene:
         yield from (f"on scratch: {folder}" for folder in self._left_on_scratch())
         yield from (f"left on its way in: {path.name}" for path in self.sweep.incoming.glob("*"))
         yield from (f"left at home: {path}" for path in self.sweep.tasks.glob("*/population.*"))
-        yield from (f"left of submitit: {path}" for path in self.sweep.submissions.glob("*/submitit"))
+        yield from (f"left of submitit: {path}" for path in self.sweep.submissions.glob("*/submitit/*"))
 
     def _left_on_scratch(self) -> Iterator[Path]:
         """Yield what lies on a node of a task whose runs had all been published when another task ended well there."""
@@ -272,6 +288,14 @@ class Scene:
         runs = [run.id for run in read_manifest(self.sweep.path).runs]
         recording = (self.folder / "one.h5").read_bytes()
         return {run: {"metrics": ["state", expected_state(run, epochs=EPOCHS)], "outputs": recording} for run in runs}
+
+
+def is_of_later(folder: Path, *, t: float) -> bool:
+    """Return whether a folder was put where it is after the time at which somebody said that he had put it there.
+
+    Who hung, wakes up and finds its very bytes published says so once more: that is no second publication.
+    """
+    return folder.stat().st_ctime > t  # a rename changes the time of status, and nothing else does
 
 
 def signature(folder: Path) -> dict[str, Any]:

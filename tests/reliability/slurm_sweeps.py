@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from slurm_lab.lab import QUICK_FAILURE, Lab, LabError
 
 from reliability.ledger import Injection, Ledger
-from reliability.slurm_faults import FAULTS, SLOW, SUBMITTING, Evidence
+from reliability.slurm_faults import CLOSING_KILLED, FAULTS, SLOW, SUBMITTING, Evidence
 from reliability.slurm_scene import Outcome, Scene, signature
 
 NODES, CPUS = 3, 2
 PARTITIONS = ("normal", "preemptible", "graceful")
 LIMITS = (-1, -1, 6)  # jobs that a user may have queued
 MEAN_PAUSE_S = 1.0
-RUNS_S = 10.0  # how long to wait before a fault for something that it can strike
+RUNS_S = 10.0  # how long to wait before a fault for something to run …
+PATIENCE_S = 45.0  # … and for something that it can strike
 NUM_FAULTS = 12
 REAL_EVERY = 4  # sweeps, one is of the real trainer
 
@@ -29,10 +31,20 @@ def lab_of_three(folder: Path) -> Lab:
     return Lab(folder, nodes=NODES, cpus=CPUS, settings=QUICK_FAILURE)
 
 
-def schedule(rng: random.Random, *, count: int) -> list[str]:
-    """Draw faults: at first perhaps one at the submission, then any."""
-    first = [rng.choice(list(SUBMITTING))] if rng.random() < 0.7 else []
-    return first + rng.sample([name for name in FAULTS if name not in SUBMITTING], count - len(first))
+def schedule(rng: random.Random, *, count: int, only: Collection[str] = ()) -> list[str]:
+    """Draw faults: at first perhaps one at the submission, then any; last those that need the end of an array.
+
+    Args:
+        rng: draws them.
+        count: how many; each at most once, but where there are only few.
+        only: draw from these; empty: from all.
+    """
+    submitting = [name for name in SUBMITTING if name in (only or FAULTS)]
+    others = [name for name in FAULTS if name in (only or FAULTS) and name not in SUBMITTING]
+    first = [rng.choice(submitting)] if submitting and (only or rng.random() < 0.7) else []
+    times = -(-count // len(others)) if others else 0
+    rest = rng.sample(others * times, min(count - len(first), len(others) * times))
+    return first + sorted(rest, key=CLOSING_KILLED.__eq__)
 
 
 def disturb(scene: Scene, names: Sequence[str]) -> list[tuple[str, Evidence]]:
@@ -44,33 +56,44 @@ def disturb(scene: Scene, names: Sequence[str]) -> list[tuple[str, Evidence]]:
     scene.type(*scene.submission())
     for name in waiting:
         scene.pass_time(scene.rng.expovariate(1 / MEAN_PAUSE_S))
-        _see_to_it_that_something_runs(scene)
-        found.append((name, _inject(scene, name)))
+        found.append((name, _strike(scene, name)))
     scene.pass_time(scene.rng.uniform(0, 5))
     scene.settle_debts()
     mend(scene.lab)
+    scene.open()
     scene.recover()
     return found
 
 
 def _see_to_it_that_something_runs(scene: Scene) -> None:
-    if not scene.jobs("RUNNING", "PENDING"):
+    if not scene.jobs("RUNNING", "PENDING", waits_for_others=False):
         scene.type(*scene.submission("--retry-failed", "--retry-cancelled"))
     end = time.monotonic() + RUNS_S
     while time.monotonic() < end and not scene.jobs("RUNNING", closing=False):
         scene.pass_time(0.3)
 
 
+def _strike(scene: Scene, name: str) -> Evidence:
+    """Inject a fault as soon as there is something that it can strike."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        _see_to_it_that_something_runs(scene)
+        try:
+            return _inject(scene, name)
+        except (LabError, LookupError, OSError, subprocess.TimeoutExpired) as error:
+            if time.monotonic() > end:
+                scene.notes.append(f"nothing to strike for {name}: {error!r}"[:300])
+                return ""  # it does not count
+        scene.pass_time(0.5)
+
+
 def _inject(scene: Scene, name: str) -> Evidence:
-    try:
-        return FAULTS[name][1](scene)
-    except (LabError, LookupError, OSError, subprocess.TimeoutExpired):
-        return ""  # there was nothing to strike: it does not count
+    return FAULTS[name][1](scene)
 
 
-def shown(found: Sequence[tuple[str, Evidence]]) -> dict[str, str]:
-    """Return {fault: what shows that it struck}, once the sweep is over."""
-    return {name: evidence if isinstance(evidence, str) else evidence() for name, evidence in found}
+def shown(found: Sequence[tuple[str, Evidence]]) -> list[tuple[str, str]]:
+    """Return (fault, what shows that it struck), once the sweep is over."""
+    return [(name, evidence if isinstance(evidence, str) else evidence()) for name, evidence in found]
 
 
 def mend(lab: Lab) -> None:
@@ -88,15 +111,16 @@ def sweep_by_seed(
     *,
     trainer: str,
     undisturbed: Mapping[str, Any] | None,
+    only: Collection[str] = (),
     count: int = NUM_FAULTS,
     seeds: int = 30,
-) -> tuple[dict[str, str], Outcome, Scene]:
+) -> tuple[list[tuple[str, str]], Outcome, Scene]:
     """Run one sweep under faults in an empty lab; return (fault, evidence) of each, and what came of it."""
     rng = random.Random(seed)
     lab.reset()
     scene = Scene(lab, rng=rng, trainer=trainer, partition=rng.choice(PARTITIONS), seeds=seeds)
-    names = schedule(rng, count=count)
-    lab.set_limits(max_submit=-1 if names[0] == SLOW else rng.choice(LIMITS))
+    names = schedule(rng, count=count, only=only)
+    lab.set_limits(max_submit=-1 if SLOW in names else rng.choice(LIMITS))
     found = disturb(scene, names)
     evidence = shown(found)
     return evidence, scene.judge(undisturbed if undisturbed is not None else scene.undisturbed()), scene
@@ -111,8 +135,17 @@ def real_undisturbed(lab: Lab) -> dict[str, Any]:
     return {folder.name: signature(folder) for folder in scene.sweep.runs.glob("[!.]*")}
 
 
-def bench(ledger: Ledger, *, folder: Path, seed: int, until: float) -> None:
-    """Run sweeps until that time; every fault of a sweep is charged with what the sweep came to."""
+def bench(ledger: Ledger, *, folder: Path, seed: int, until: float, only: Collection[str] = ()) -> None:
+    """Run sweeps until that time; every fault of a sweep is charged with what the sweep came to.
+
+    Args:
+        ledger: where that is written down.
+        folder: for the labs.
+        seed: of the schedule.
+        until: start no sweep after this time.monotonic().
+        only: names of functions of `slurm_faults`, such as "trainer_hung": draw from these; empty: from all.
+    """
+    only = [name for name, (_, fault) in FAULTS.items() if fault.__name__ in only]
     real: dict[str, Any] | None = None
     for number in range(10**6):
         if time.monotonic() > until:
@@ -124,16 +157,16 @@ def bench(ledger: Ledger, *, folder: Path, seed: int, until: float) -> None:
                 real = real_undisturbed(lab)
             begun = time.monotonic()
             evidence, outcome, scene = sweep_by_seed(
-                lab, name, trainer=trainer, undisturbed=real if trainer == "real" else None
+                lab, name, trainer=trainer, undisturbed=real if trainer == "real" else None, only=only
             )
         print(f"{name} ({trainer}, {scene.partition}): {time.monotonic() - begun:.0f} s", flush=True)
-        for fault, words in evidence.items():
+        for fault, words in evidence:
             print(f"    {'hit ' if words else 'miss'} {fault}: {words}", flush=True)
         for note in scene.notes:
             print(f"    note {note}", flush=True)
         for note in outcome.notes:
             print(f"  ! {note}", flush=True)
-        for fault, words in evidence.items():
+        for fault, words in evidence:
             ledger.add(
                 Injection(
                     kind=FAULTS[fault][0],
@@ -147,4 +180,6 @@ def bench(ledger: Ledger, *, folder: Path, seed: int, until: float) -> None:
                 )
             )
         if outcome.notes:
-            (ledger.path.parent / f"chaos-slurm-{name}.log").write_text("\n".join(scene.said))
+            kept = ledger.path.parent / f"chaos-slurm-{name}"
+            shutil.copytree(scene.sweep.events, kept, dirs_exist_ok=True)
+            (kept / "commands.log").write_text("\n".join(scene.said))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 from slurm_lab.lab import Lab
 
-from reliability.slurm_scene import Scene, repeated
-from reliability.slurm_sweeps import disturb, lab_of_three, shown
+from reliability.slurm_faults import CLOSING_KILLED
+from reliability.slurm_scene import Scene, is_of_later, repeated
+from reliability.slurm_sweeps import disturb, lab_of_three, schedule, shown
 
 FAULTS = (
     "`sbatch` queues, and reports a time-out",
@@ -26,7 +28,7 @@ def test_sixty_runs_under_faults_of_slurm_and_of_their_processes_are_as_undistur
     with lab_of_three(tmp_path / "lab") as lab:
         scene = Scene(lab, rng=random.Random(1), epoch_s=0.1)
         struck = shown(disturb(scene, FAULTS))
-        assert sum(map(bool, struck.values())) >= 4, struck
+        assert sum(bool(words) for _, words in struck) >= 4, struck
         outcome = scene.judge(scene.undisturbed())
         assert len(scene.undisturbed()) == 60 and not outcome.notes, "\n".join([*outcome.notes, *scene.said])
 
@@ -56,3 +58,26 @@ def test_a_start_from_before_a_checkpoint_that_was_at_home_or_on_its_node_is_wor
 
     assert not start(9, "c1") and not start(5, "c2")
     assert start(5, "c1") and start(0, "c2")
+
+
+def test_a_run_counts_as_published_twice_only_if_its_folder_was_put_in_place_again(tmp_path: Path) -> None:
+    def bring() -> float:
+        (tmp_path / "incoming").mkdir()
+        (tmp_path / "incoming").replace(tmp_path / "run")
+        time.sleep(0.02)
+        return time.time()
+
+    first = bring()
+    time.sleep(0.02)
+    assert not is_of_later(tmp_path / "run", t=first)
+    assert bring() > first and is_of_later(tmp_path / "run", t=first)
+
+
+def test_a_schedule_draws_from_what_was_asked_for_and_ends_with_what_ends_the_sweep() -> None:
+    few = ("trainer hung", CLOSING_KILLED, FAULTS[0])
+    for seed in range(20):
+        first, *rest = schedule(random.Random(seed), count=9, only=few)
+        assert first == FAULTS[0] and rest == sorted(rest, key=CLOSING_KILLED.__eq__)
+        assert len(rest) == 8 and 3 <= rest.count("trainer hung") <= 5
+        drawn = schedule(random.Random(seed), count=12)
+        assert len(set(drawn)) == 12 and CLOSING_KILLED not in drawn[:-1]

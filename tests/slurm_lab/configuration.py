@@ -62,6 +62,10 @@ class Plan:
         """This lab's own memory cgroup, where the machine has such."""
         return MEMORY_CGROUPS / f"slurm-lab-{self.first_port}"
 
+    def spool(self, node: str) -> Path:
+        """Folder in which a node's slurmd lays out a job that it starts."""
+        return self.root / "nodes" / node / "spool"
+
     def scratch(self, node: str) -> Path:
         """Folder that a node sees as /disk/scratch."""
         return self.root / "nodes" / node / "scratch"

@@ -151,7 +151,7 @@ class Lab:
             (plan.root / folder).mkdir(parents=True, exist_ok=True)
         for name in plan.node_names:
             plan.scratch(name).mkdir(parents=True, exist_ok=True)
-            (plan.root / "nodes" / name / "spool").mkdir(exist_ok=True)
+            plan.spool(name).mkdir(exist_ok=True)
         for number in range(configuration.GPUS_PER_NODE):
             os.mknod(plan.root / f"gpu/nvidia{number}", 0o20666, os.makedev(1, 3))
         self._write("munge.key", secrets.token_hex(64), mode=0o600)

@@ -39,7 +39,7 @@ class Node:
         if is_boot:
             self._host = self._boot()
             self._covers = []
-        if self._slurmd is None or not self._slurmd.is_up():
+        if not self.is_served():
             self._slurmd = self.host.daemon(["slurmd", "-D", "-N", self.name, *(["-b"] if is_boot else [])])
 
     def _boot(self) -> Host:
@@ -54,6 +54,10 @@ class Node:
     def kill(self) -> None:
         """Cut the power: slurmd and every process of every job are gone when this returns; the scratch disk stays."""
         self.host.first.end()
+
+    def is_served(self) -> bool:
+        """Return whether its slurmd is there."""
+        return self._slurmd is not None and self._slurmd.is_up()
 
     def kill_slurmd(self) -> None:
         """Kill -9 the slurmd alone; jobs live on."""

@@ -139,6 +139,24 @@ def test_with_the_controller_down_nothing_is_lost_and_the_next_submit_sends_it_o
     site.check_all_done_once()
 
 
+def test_tasks_that_a_node_could_not_start_are_let_go_by_the_next_submit(slurm_lab: Lab) -> None:
+    site, node = Site(slurm_lab, num_runs=3), slurm_lab.nodes["c1"]
+    node.protect(slurm_lab.plan.spool("c1"))
+    site.submit("--sbatch", "nodelist=c1")
+    reasons = ["squeue", "--noheader", "--array", "--format=%j|%r"]
+
+    def held() -> int:
+        return slurm_lab.run(reasons, check=True).stdout.count("|launch failed requeued held")
+
+    slurm_lab.wait_for(lambda: held() == 3)
+    node.repair()
+    text = site.submit()
+    assert "_[0-2], which Slurm held (launch failed requeued held)" in text and "3 runs of it queued" in text
+    assert not held()
+    site.wait()
+    site.check_all_done_once()
+
+
 def test_what_fits_no_node_is_refused_in_slurms_words_and_does_not_wait_for_ever(slurm_lab: Lab) -> None:
     site = Site(slurm_lab, num_runs=3)
     text = site.submit("--mem", "900G", code=3)

@@ -17,7 +17,7 @@ from stepping import die_after, die_before, run_until_killed
 from band.cli.sweep import dispatch
 from band.run_dir import SweepDir
 from band.slurm import cluster, command, jobs
-from band.slurm.command import SlurmError
+from band.slurm.command import Answer, SlurmError
 from band.sweep import hold, slurm_scheduler
 from band.sweep.journal import planned_tasks, read_journals
 from band.sweep.ledger import read_intents
@@ -183,6 +183,74 @@ def test_what_somebody_cancels_before_its_release_stays_cancelled_until_it_is_re
     assert set(states(sweep).values()) == {"queued"}
 
 
+def hold_for(reason: str, slurm: FakeSlurm) -> None:
+    state = slurm.load()
+    state["jobs"]["100"] |= {"is_held": True, "held_for": reason}
+    slurm.path.write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("reason", ["launch failed requeued held", "JobHoldMaxRequeue"])
+def test_what_slurm_itself_holds_is_let_go_by_the_next_submit_once(
+    sweep: SweepDir,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reason: str,
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm.json")
+    install(slurm, monkeypatch)
+    dispatch(["submit", str(sweep.path), "--cluster", "fake", "--pack", "1"])
+    assert slurm.released == ["100"]
+    hold_for(reason, slurm)
+    assert set(states(sweep).values()) == {"held"}
+    capsys.readouterr()
+    assert submit(sweep) == 0
+    assert slurm.released == ["100", "100_[0-2]"] and set(states(sweep).values()) == {"queued"}
+    said = capsys.readouterr().err
+    assert f"released job 100_[0-2], which Slurm held ({reason})" in said and "3 runs of it queued or running" in said
+    assert submit(sweep) == 0 and len(slurm.released) == 2
+    check_nothing_is_twice_and_nothing_forgotten(sweep, slurm)
+
+
+@pytest.mark.parametrize("reason", ["JobHeldUser", "JobHeldAdmin", "job requeued in held state"])
+def test_what_somebody_holds_stays_held_and_submit_says_how_to_let_it_go(
+    sweep: SweepDir,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reason: str,
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm.json")
+    install(slurm, monkeypatch)
+    dispatch(["submit", str(sweep.path), "--cluster", "fake", "--pack", "1"])
+    hold_for(reason, slurm)
+    capsys.readouterr()
+    assert submit(sweep) == 4
+    said = capsys.readouterr().err
+    assert slurm.released == ["100"] and set(states(sweep).values()) == {"held"}
+    assert f"job 100_[0-2] is held, Slurm's reason is {reason}" in said and "queued or running" not in said
+    assert ("ask them why" if reason == "JobHeldAdmin" else "scontrol release 100_[0-2]") in said
+    assert "3 runs of it held" in said
+
+
+def test_what_slurm_does_not_let_go_is_said(
+    sweep: SweepDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm.json")
+    install(slurm, monkeypatch)
+    submit(sweep)
+    hold_for("JobHoldMaxRequeue", slurm)
+
+    def run(argv: Sequence[str], **options: float) -> str:
+        if "release" in argv:
+            raise SlurmError("scontrol: Access/permission denied", kind="refused")
+        return slurm.run(argv)
+
+    monkeypatch.setattr(command, "ask", lambda argv, **options: Answer(run(argv), ""))
+    assert submit(sweep) == 4
+    assert "stays held (JobHoldMaxRequeue): scontrol: Access/permission denied" in capsys.readouterr().err
+
+
 def test_a_refusal_for_good_is_passed_on_and_the_next_submit_may_ask_otherwise(
     sweep: SweepDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +279,22 @@ def test_max_parallel_is_the_throttle_of_the_array(
     install(slurm, monkeypatch)
     dispatch(["submit", str(sweep.path), "--cluster", "fake", "--max-parallel", given, "--pack", "1"])
     assert [job["array"] for job in slurm.arrays().values()] == expected
+
+
+def test_calls_of_an_array_that_was_taken_back_go_when_the_sweep_is_over(
+    sweep: SweepDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm.json", most=3)
+    install(slurm, monkeypatch)
+    dispatch(["submit", str(sweep.path), "--cluster", "fake", "--pack", "1"])
+    dead, sent, *_ = read_journals(sweep)
+    assert dead.is_dead and sent.is_sent, "there was no room for a closing job"
+    calls = sweep.submission("0001") / "submitit"
+    submit(sweep)
+    assert list(calls.glob(f"{sent.job_id}_*"))
+    dispatch(["cancel", str(sweep.path), "--all"])
+    submit(sweep)
+    assert set(states(sweep).values()) == {"cancelled"} and not calls.exists()
 
 
 def arrays_of(slurm: FakeSlurm) -> list[str]:
