@@ -560,3 +560,15 @@ def test_a_line_is_not_appended_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         append_line(tmp_path / "events.jsonl", {"n": 1})
     assert (tmp_path / "theirs").read_bytes() == OLD
+
+
+def test_new_files_are_as_open_as_the_umask_lets_them_be(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_atomic(tmp_path / "a", NEW)
+        create_exclusive(tmp_path / "b", NEW)
+        copy_verified(tmp_path / "a", tmp_path / "c")
+        append_line(tmp_path / "d", {"n": 1})
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o666}

@@ -219,6 +219,13 @@ def test_what_was_damaged_is_kept_each_time(tmp_path: Path, sweep: SweepDir) -> 
     assert kept == {"first", "second"} and not is_published(sweep, "r")
 
 
+@pytest.mark.parametrize("other", ["a", "z"])
+def test_a_folder_that_holds_another_run_is_not_a_published_one(tmp_path: Path, sweep: SweepDir, other: str) -> None:
+    finished(sweep.run("r"), content="theirs", run_id=other)
+    assert not is_published(sweep, "r")
+    assert bring(finished(tmp_path / "r"), sweep) == "published" and content_of(sweep) == "ours"
+
+
 def test_a_run_that_cannot_be_read_now_is_not_said_to_be_published(
     tmp_path: Path, sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,24 @@ def test_what_was_cut_off_here_and_ended_elsewhere_is_swept_up_by_the_next_task_
         seal(task.sweep.run(run), result={"schema": 1, "run_id": run, "training": {"outcome": "ok"}})
     assert task.attempt() == 0
     assert [path.name for path in task.work.iterdir()] == ["0001.j7_0001-r0"], "c may go on from there"
+
+
+def test_what_another_task_sweeps_up_while_it_is_looked_at_does_not_end_an_attempt(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(a={"epochs": 2})
+    leftover = task.work / "0000.j7_0-r0"
+    (leftover / "0").mkdir(parents=True)
+    real = os.listdir
+
+    def swept_up(path: Any) -> list[str]:
+        if Path(path) == leftover:
+            shutil.rmtree(leftover)
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", swept_up)
+    assert task.attempt() == 0
+    assert_all_published(task, a=2)
 
 
 def test_calling_a_finished_task_again_trains_nothing(make: Any) -> None:
