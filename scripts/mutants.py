@@ -17,7 +17,9 @@ import argparse
 import ast
 import collections
 import ctypes
+import dataclasses
 import difflib
+import hashlib
 import importlib
 import json
 import mmap
@@ -295,11 +297,14 @@ class Bench:
         return ("killed" if status else "survived"), text
 
 
-def occasions(source: str, *, seed: int) -> list[tuple[str, Mutant]]:
+def occasions(source: str, *, seed: int, cache: Path) -> list[tuple[str, Mutant]]:
     """Return every mutant under a name that a change elsewhere in the module leaves, in an order drawn by seed."""
+    kept = cache / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.json"
+    if not kept.exists():  # making them takes a minute
+        kept.write_text(json.dumps([dataclasses.astuple(mutant) for mutant in mutants(source)]))
     times: collections.Counter[tuple[str, str]] = collections.Counter()
     named = []
-    for mutant in mutants(source):
+    for mutant in (Mutant(*values) for values in json.loads(kept.read_text())):
         times[mutant.operator, mutant.change] += 1
         named.append((f"{mutant.operator} {times[mutant.operator, mutant.change]}\n{mutant.change}", mutant))
     random.Random(seed).shuffle(named)
@@ -319,12 +324,12 @@ def main() -> int:
     parser.add_argument("--count", action="store_true", help="only say how many there are")
     wanted = parser.parse_args()
     source = (TREE / wanted.module).read_text()
-    named = occasions(source, seed=wanted.seed)
+    record = TREE / "build/mutants" / f"{wanted.module.replace('/', '.').removesuffix('.py')}.jsonl"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    named = occasions(source, seed=wanted.seed, cache=record.parent)
     if wanted.count:
         print(f"{wanted.module}: {len(named)}")
         return 0
-    record = TREE / "build/mutants" / f"{wanted.module.replace('/', '.').removesuffix('.py')}.jsonl"
-    record.parent.mkdir(parents=True, exist_ok=True)
     before = {entry["name"]: entry["outcome"] for entry in map(json.loads, record.open())} if record.exists() else {}
     named = named[: wanted.number or None]
     if wanted.again:
