@@ -1,0 +1,45 @@
+"""The controller of a Slurm that has one job, as an attempt in that job meets it: it shows what it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from band.node import allocation
+from band.node.allocation import Allocation
+from band.node.stop import StopRequest
+from band.slurm import jobs
+from band.slurm.command import SlurmError
+
+ENVIRONMENT = {
+    "SLURM_ARRAY_JOB_ID": "70", "SLURM_JOB_ID": "73", "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "1",
+    "SLURMD_NODENAME": "n1", "BAND_TIME_LIMIT_S": "3600",
+}  # fmt: skip
+
+
+class Controller:
+    """Takes the place of Slurm's commands within a test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fields = {"JobState": "RUNNING", "Restarts": "1"}  # what it shows of the job
+        self.told: list[str] = []  # commands that change something
+        self.asked = 0
+        self.is_silent = False
+        monkeypatch.setattr(jobs, "run", self.run)
+        monkeypatch.setattr(allocation, "run", self.run)
+
+    def run(self, argv: Sequence[str], *, timeout_s: float = 20.0) -> str:
+        self.asked += 1
+        if self.is_silent:
+            raise SlurmError("no answer", kind="timeout")
+        if argv[:3] == ["scontrol", "show", "job"]:
+            assert argv[-1] == "70_3"
+            return " ".join(f"{key}={value}" for key, value in {"JobId": "73", **self.fields}.items())
+        self.told.append(" ".join(argv))
+        return ""
+
+
+def in_slurm(**environment: str) -> StopRequest:
+    """Return what is to be entered by an attempt in that job."""
+    return StopRequest(Allocation.current({**ENVIRONMENT, **environment}))

@@ -1,0 +1,191 @@
+"""The course of an attempt where more happens than training: a node is left, a limit comes twice, a canary ends."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_task import QUICK, TRAINER, FakeTask, make_task
+from fake_trainer import expected_state
+from told_slurm import Controller, in_slurm
+
+from band.node.stop import StopRequest
+from band.node.task import run_task
+from band.run_dir import EventWriter
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def made(**runs: dict[str, Any]) -> FakeTask:
+        return make_task(tmp_path, runs, monkeypatch=monkeypatch)
+
+    return made
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Controller:
+    controller = Controller(monkeypatch)
+    controller.fields["EndTime"] = f"{time.time() + 3600:.0f}"
+    return controller
+
+
+def attempt(task: FakeTask, stop: StopRequest, *, reason: str = "") -> int:
+    with stop:
+        if reason:
+            stop.ask(reason)
+        return run_task(task.task_json, trainer=TRAINER, timing=QUICK, stop=stop)
+
+
+def died(task: FakeTask, number: int, *, host: str = "", ended: bool = False) -> None:
+    """Write the stream of an attempt that claimed the task and said no more, unless it ended."""
+    events = EventWriter(task.sweep.event_file("0000", attempt=f"j{number}-r0"))
+    host = host or os.uname().nodename
+    events.write("claimed", claim=number, attempt=f"j{number}-r0", host=host, pid=1, scratch="/x", volatile=False)
+    if ended:
+        events.write("ended", code=1)
+
+
+def test_a_node_on_which_attempts_died_without_a_word_is_left_once(make: Any, slurm: Controller) -> None:
+    task = make(a={"epochs": 2})
+    died(task, 1)
+    died(task, 2)
+    assert attempt(task, in_slurm()) == 4
+    assert slurm.told == ["scontrol requeue 70_3", "scontrol update JobId=70_3 ExcNodeList=n1"]
+    (event,) = task.events("interrupted")
+    host = os.uname().nodename
+    assert (event["left"], event["requeued"], event["reason"]) == (
+        host,
+        True,
+        f"2 attempts died on {host} without a word",
+    )
+    assert not task.ledger() and not task.events("staged")
+    died(task, 3)
+    died(task, 4)
+    assert attempt(task, in_slurm()) == 0, "or a task that is at fault itself would go through all nodes"
+    assert len(slurm.told) == 2 and task.published() == {"a": expected_state("a", epochs=2)}
+
+
+@pytest.mark.parametrize("kind", ["once", "elsewhere", "not without a word", "no slurm", "slurm does not answer"])
+def test_a_node_is_not_left_for_less(make: Any, slurm: Controller, kind: str) -> None:
+    task = make(a={"epochs": 2})
+    died(task, 1)
+    if kind != "once":
+        died(task, 2, host="elsewhere" if kind == "elsewhere" else "", ended=kind == "not without a word")
+    slurm.is_silent = kind == "slurm does not answer"
+    assert attempt(task, StopRequest() if kind == "no slurm" else in_slurm()) == 0
+    assert list(task.published()) == ["a"] and not slurm.told
+
+
+def test_a_task_that_comes_to_no_checkpoint_within_its_limit_is_not_queued_again_for_ever(
+    make: Any, slurm: Controller
+) -> None:
+    task = make(a={"epochs": 2}, b={"epochs": 9, "raise_at": 4})
+    assert task.attempt() == 1  # a is published, b has a checkpoint: more than there was at its start
+    requeues = []
+    for _ in range(3):
+        before = len(slurm.told)
+        assert attempt(task, in_slurm(), reason="time limit") == 4
+        requeues.append(len(slurm.told) - before)
+    assert requeues == [1, 0, 0]
+    assert [event["headway"] for event in task.events("interrupted")] == [False, False, False]
+    assert [event["requeued"] for event in task.events("interrupted")] == [True, False, False]
+
+
+def test_one_that_gets_further_within_its_limit_is_queued_again(make: Any, slurm: Controller) -> None:
+    task = make(a={"epochs": 500, "epoch_s": 0.01})
+    for _ in range(3):
+        stop = in_slurm()
+
+        def tell(event: Any, stop: StopRequest = stop) -> None:
+            if event["event"] == "checkpoint" and not stop.reason:
+                stop.ask("time limit")
+
+        with stop:
+            assert run_task(task.task_json, trainer=TRAINER, timing=QUICK, stop=stop, on_event=tell) == 4
+    assert slurm.told == ["scontrol requeue 70_3"] * 3
+    assert [(event["headway"], event["requeued"]) for event in task.events("interrupted")] == [(True, True)] * 3
+
+
+def test_a_canary_ends_by_itself_and_the_next_attempt_goes_on_from_there(
+    make: Any, slurm: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(a={"epochs": 40, "epoch_s": 0.01})
+    with monkeypatch.context() as patch:
+        patch.setenv("BAND_CANARY_S", "0.05")
+        assert attempt(task, in_slurm()) == 4
+    (event,) = task.events("interrupted")
+    assert event["reason"] == "the canary has shown what it takes" and not event["requeued"] and not slurm.told
+    assert 0 < task.events("rehearsed")[0]["share"] < 1 and not task.events("failed")
+    assert task.attempt() == 0
+    assert task.published() == {"a": expected_state("a", epochs=40)} and set(task.ledger().values()) == {1}
+
+
+def test_where_scratch_is_required_home_does_not_take_its_place(
+    make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 2})
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BAND_SCRATCH", str(tmp_path / "file"))
+    monkeypatch.setenv("BAND_SCRATCH_REQUIRED", "1")
+    assert task.attempt() == 1
+    assert "BAND_SCRATCH_REQUIRED is set" in capsys.readouterr().err and not task.ledger()
+    (event,) = task.events("failed")
+    assert event["runs"] == ["a"] and event["error"] == "StageError" and "cannot be used" in event["message"]
+    monkeypatch.setenv("BAND_SCRATCH_REQUIRED", "0")
+    assert task.attempt() == 0
+
+
+@pytest.mark.parametrize(("error", "code"), [("VersionMismatch", 78), ("StageError", 1), ("DeviceError", 1)])
+def test_what_no_division_mends_ends_the_task_with_its_own_code(
+    make: Any, capsys: pytest.CaptureFixture[str], error: str, code: int
+) -> None:
+    task = make(a={"epochs": 3, "raise_at": 1, "raise_as": error}, b={"epochs": 3})
+    assert task.attempt() == code
+    (event,) = task.events("failed")
+    assert event["runs"] == ["a", "b"] and event["error"] == error and event["traceback"] == "Traceback: here"
+    assert event["message"] in capsys.readouterr().err and not task.events("split")
+    assert [event["code"] for event in task.events("ended")] == [code]
+
+
+def test_halves_stay_halves_for_the_next_attempt(make: Any) -> None:
+    broken = {"epochs": 6, "raise_at": 3}
+    task = make(a={"epochs": 6}, b={"epochs": 6}, c={"epochs": 6}, d=broken, e={"epochs": 6})
+    assert task.attempt() == 1
+    (first, *later) = [event["runs"] for event in task.events("started")]
+    assert first == list("abcde") and later == [list("abc"), list("de"), ["d"], ["e"]]
+    parts = [event["parts"] for event in task.events("split")]
+    assert parts == [[list("abc"), list("de")], [["d"], ["e"]]]
+    assert sorted(task.published()) == ["a", "b", "c", "e"]
+    assert {epoch for epoch, times in task.ledger().items() if times > 1} <= {f"epoch {run} 3" for run in "abc"}
+    assert task.attempt() == 1
+    assert [event["runs"] for event in task.events("started")][5:] == [["d"]]
+
+
+@pytest.mark.parametrize("is_volatile", [True, False])
+def test_where_finished_runs_are_that_home_did_not_take_is_said(
+    make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, is_volatile: bool
+) -> None:
+    task = make(a={"epochs": 2}, b={"epochs": 3})
+    if is_volatile:
+        monkeypatch.setenv("BAND_SCRATCH", str(tmp_path / "78" / "scratch"))
+        monkeypatch.setenv("SLURM_JOB_ID", "78")
+    real = os.mkdir
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> None:
+        if Path(path).parent == task.sweep.incoming:
+            raise OSError(30, "Read-only file system", str(path))
+        real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", refuse)
+        assert task.attempt() == 75
+    (event,) = task.events("interrupted")
+    assert event["runs"] == ["a", "b"] and event["host"] == os.uname().nodename and not event["requeued"]
+    assert event["volatile"] is is_volatile and (Path(event["path"]) / "0" / "runs" / "a" / "result.json").exists()
+    said = capsys.readouterr().err
+    assert f"{event['host']} in {event['path']}: a, b;" in said and "Read-only file system" in said
+    assert ("are lost when the job ends" if is_volatile else "are kept") in said
+    assert task.attempt() == 0 and sorted(task.published()) == ["a", "b"] and set(task.ledger().values()) == {1}
