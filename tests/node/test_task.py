@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -12,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,18 @@ import pytest
 from fake_task import HELPERS, QUICK, TRAINER, FakeTask, make_task
 from fake_trainer import expected_state
 from proc import children_of, has_ended, kill, wait_for
+from stepping import failing, hooked
+from told_slurm import Controller, in_slurm
 
-from band.attempts import Attempt, take
+import band
+from band.attempts import Attempt, Claim, take
 from band.errors import BandError
 from band.node import child
 from band.node.course import make_work_folder
 from band.node.job import read_task
-from band.node.task import run_task
-from band.run_dir import seal, signed
+from band.node.stop import StopRequest
+from band.node.task import main, run_task
+from band.run_dir import code_digest, seal, signed
 
 
 @pytest.fixture
@@ -492,3 +499,76 @@ def test_the_module_runs_a_task_from_the_command_line_with_the_trainer_of_the_en
     assert subprocess.run([*command, str(task.task_json)], env=environment).returncode == 0
     assert_all_published(task, a=2)
     assert subprocess.run(command, env=environment, stderr=subprocess.DEVNULL).returncode == 2
+
+
+def test_other_code_than_was_submitted_is_refused_and_said_of_what_was_to_be_trained(
+    make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 1}, b={"epochs": 1}, c={"epochs": 1}, d={"epochs": 1})
+    task.task_json.with_name("skip.json").write_text('{"runs": ["b", "c", "d"]}')
+    assert task.attempt() == 0
+    task.task_json.with_name("skip.json").write_text('{"runs": ["d"]}')
+    before = [task.files(), len(task.events())]
+    for wanted in ("0" * 64, "f" * 64):
+        monkeypatch.setenv("BAND_CODE", wanted)
+        assert task.attempt() == 78
+        said = capsys.readouterr().err
+        assert f"is not what was submitted ({wanted[:12]}…)" in said and "submit again to run the code of now" in said
+        failed, ended = task.events()[-2:]
+        assert (failed["event"], failed["runs"], failed["error"]) == ("failed", ["b", "c"], "CodeMismatch")
+        assert (ended["event"], ended["code"]) == ("ended", 78)
+    assert [task.files(), len(task.events()) - 4] == before, "nothing else may be touched"
+    monkeypatch.setenv("BAND_CODE", code_digest(Path(band.__file__).parent))
+    assert task.attempt() == 0
+    assert sorted(task.published()) == ["a", "b", "c"]
+
+
+def test_a_job_waits_for_a_home_that_shows_its_task_late_and_nobody_else_does(
+    make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 1})
+    Controller(monkeypatch)
+    hidden = task.task_json.with_name("hidden")
+    task.task_json.rename(hidden)
+
+    def attempt(stop: StopRequest, *, wait_s: float = 0.0) -> int:
+        timing = dataclasses.replace(QUICK, claim_wait_s=wait_s)
+        with stop:
+            return run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop)
+
+    start = time.monotonic()
+    assert attempt(StopRequest(), wait_s=60.0) == 75 and attempt(in_slurm()) == 75
+    asked = in_slurm()
+    asked.ask("rescue")
+    assert attempt(asked, wait_s=60.0) == 75
+    assert time.monotonic() - start < 5 and not task.events()
+    assert "the sweep's folder cannot be used: [Errno 2]" in capsys.readouterr().err
+    threading.Timer(0.2, hidden.rename, (task.task_json,)).start()
+    assert attempt(in_slurm(), wait_s=60.0) == 0
+    assert_all_published(task, a=1)
+
+
+def test_a_claim_that_home_does_not_take_back_is_said_and_changes_nothing_else(
+    make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 1})
+    real = Claim.release
+
+    def refused(claim: Claim) -> None:
+        with hooked(failing(errno.EROFS)):
+            real(claim)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Claim, "release", refused)
+        assert task.attempt() == 0
+    assert "the claim could not be given back ([Errno 30]" in capsys.readouterr().err
+    assert_all_published(task, a=1)
+    assert task.events()[-1]["event"] == "ended" and task.attempt() == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--help"]])
+def test_a_wrong_command_line_is_answered_with_the_right_one(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("usage: python -m band.node.task ")
