@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import shutil
 import time
 from collections.abc import Callable
@@ -175,11 +176,11 @@ def unseal(run: Path) -> None:
     (run / "result.json").unlink()
 
 
-def rename_run(run: Path) -> None:
-    seal(run, result={"run_id": "another"})
+def rename_run(run: Path, name: str = "another") -> None:
+    seal(run, result={"run_id": name})
 
 
-@pytest.mark.parametrize("damage", [damage_manifest, unseal, rename_run])
+@pytest.mark.parametrize("damage", [damage_manifest, unseal, rename_run, functools.partial(rename_run, name="zebra")])
 def test_what_is_not_a_finished_run_is_not_published(
     tmp_path: Path, sweep: SweepDir, damage: Callable[[Path], Any]
 ) -> None:
@@ -284,5 +285,13 @@ def test_a_finished_run_that_is_damaged_waits_no_longer_and_is_taken_again_when_
     damage_manifest(run)
     publisher.add("r", folder=run)
     assert not publisher.waiting and not publisher.done and "metrics.csv is not what" in publisher.damaged["r"]
-    publisher.add("r", folder=finished(tmp_path / "anew"))
-    assert publisher.done == {"r"} and not publisher.damaged
+    anew = finished(tmp_path / "anew")
+
+    def keep(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        if name in ("unlink", "rmdir"):
+            raise OSError(errno.EIO, "Input/output error")
+        return call()
+
+    with hooked(keep):  # a scratch that does not let go of what is home already
+        publisher.add("r", folder=anew)
+    assert publisher.done == {"r"} and not publisher.damaged and not publisher.waiting and anew.exists()
