@@ -81,7 +81,7 @@ def test_a_checkpoint_of_more_runs_serves_a_part_of_them_and_one_of_fewer_does_n
     node.train(3, "abc")
     node.train(7, "a", slot=1)
     node.checkpoints.mirror([["a", "b"]])
-    assert node.at_home() == {"population.0.pt": "3 abc"}
+    assert node.at_home() == {"population.0.pt": "3 abc"} and node.checkpoints.is_home([["a", "b"]])
     assert node.checkpoints.newest_step(["a", "b"]) == 7 and node.checkpoints.newest_step(["b"]) == 3
     assert node.checkpoints.newest_step(["z"]) == -1
     assert node.checkpoints.covered(["a", "b"]) == ["a"] and node.checkpoints.covered(["b", "c"]) == ["b", "c"]
