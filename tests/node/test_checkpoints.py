@@ -130,6 +130,14 @@ def test_a_trainer_starts_with_the_two_newest_checkpoints_that_have_all_its_runs
     assert node.checkpoints.newest_step("ab") == 8
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("damaged")])
+def test_a_checkpoint_that_was_damaged_since_makes_way_for_the_next(node: Node, tmp_path: Path, damage: Any) -> None:
+    for slot, step in enumerate((4, 2, 3)):
+        node.train(step, "a", slot=slot)
+    damage(node.here / "population.0.pt")
+    assert seeded(node, "a", tmp_path / "folder") == (3, ["3 a", "2 a"])
+
+
 def test_what_earlier_attempts_left_here_and_at_home_counts_if_a_trainer_vouched_for_it(
     node: Node, tmp_path: Path
 ) -> None:
