@@ -185,7 +185,7 @@ class Chosen:
         """Die of SIGALRM where a test hangs."""
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         self.told.write_text(nodeid)
-        signal.setitimer(signal.ITIMER_REAL, 5 + 10 * self.limits.get(nodeid, 60.0))
+        signal.setitimer(signal.ITIMER_REAL, 5 + 5 * self.limits.get(nodeid, 5.0))
 
 
 class Noted:
@@ -258,11 +258,11 @@ class Bench:
         order.sort(key=lambda name: (-self.found[name], self.reached[name][0]))
         told = self.place / "told"
         told.write_text("")
-        limits = {name: seconds for name, (seconds, _) in self.reached.items()}
+        limits = {name: self.reached[name][0] for name in order}
         tests = sorted({name.partition("::")[0] for name in order})
         self.write(mutant.text)
         chosen = Chosen(order, limits=limits, told=told)
-        outcome, _ = self.in_a_fork(lambda: self.pytest([chosen], tests=tests), seconds=60 + 2 * sum(limits.values()))
+        outcome, _ = self.in_a_fork(lambda: self.pytest([chosen], tests=tests), seconds=20 + 3 * sum(limits.values()))
         found = told.read_text() if outcome != "survived" else ""
         self.found[found] += bool(found)
         return outcome, found
