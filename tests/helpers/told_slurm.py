@@ -23,6 +23,7 @@ class Controller:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fields = {"JobState": "RUNNING", "Restarts": "1"}  # what it shows of the job
+        self.others: dict[str, str] = {}  # states of other jobs
         self.told: list[str] = []  # commands that change something
         self.asked = 0
         self.is_silent = False
@@ -34,6 +35,8 @@ class Controller:
         if self.is_silent:
             raise SlurmError("no answer", kind="timeout")
         if argv[:3] == ["scontrol", "show", "job"]:
+            if argv[-1] in self.others:
+                return f"JobId=1 JobState={self.others[argv[-1]]} Restarts=0"
             assert argv[-1] == "70_3"
             return " ".join(f"{key}={value}" for key, value in {"JobId": "73", **self.fields}.items())
         self.told.append(" ".join(argv))

@@ -537,7 +537,7 @@ def test_a_job_waits_for_a_home_that_shows_its_task_late_and_nobody_else_does(
             return run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop)
 
     start = time.monotonic()
-    assert attempt(StopRequest(), wait_s=60.0) == 75 and attempt(in_slurm()) == 75
+    assert attempt(StopRequest(), wait_s=60.0) == 75 and attempt(in_slurm(), wait_s=0.2) == 75
     asked = in_slurm()
     asked.ask("rescue")
     assert attempt(asked, wait_s=60.0) == 75
@@ -572,3 +572,18 @@ def test_a_wrong_command_line_is_answered_with_the_right_one(
 ) -> None:
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith("usage: python -m band.node.task ")
+
+
+def test_slurm_tells_whether_an_attempt_on_another_node_is_over(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make(a={"epochs": 1})
+    slurm = Controller(monkeypatch)
+    elsewhere = dataclasses.replace(Attempt.current(), host="elsewhere", job_id="60", array_task=2)
+    take(task.task_json.parent, attempt=elsewhere)
+    codes = {}
+    for state in ("RUNNING", "COMPLETING", "NODE_FAIL"):
+        slurm.others["60_2"] = state
+        with in_slurm() as stop:
+            timing = dataclasses.replace(QUICK, claim_wait_s=0.0)
+            codes[state] = run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop)
+    assert codes == {"RUNNING": 4, "COMPLETING": 4, "NODE_FAIL": 0}
+    assert_all_published(task, a=1)
