@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +13,7 @@ from band.node.stop import StopRequest
 from band.slurm import jobs
 from band.slurm.command import SlurmError
 
+START = 1_800_000_000.0
 ENVIRONMENT = {
     "SLURM_ARRAY_JOB_ID": "70", "SLURM_JOB_ID": "73", "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "1",
     "SLURMD_NODENAME": "n1", "BAND_TIME_LIMIT_S": "3600",
@@ -41,6 +43,22 @@ class Controller:
             return " ".join(f"{key}={value}" for key, value in {"JobId": "73", **self.fields}.items())
         self.told.append(" ".join(argv))
         return ""
+
+
+class TimedController(Controller):
+    """One whose job ends in an hour, by a clock that moves when somebody sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
+        self.fields["EndTime"] = f"{START + 3600:.0f}"
+        self.now = 0.0
+        monkeypatch.setattr(time, "time", lambda: START + self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: 5000.0 + self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
 
 
 def in_slurm(**environment: str) -> StopRequest:

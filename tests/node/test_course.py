@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from fake_task import QUICK, TRAINER, FakeTask, make_task
 from fake_trainer import expected_state
-from told_slurm import Controller, in_slurm
+from told_slurm import Controller, TimedController, in_slurm
 
+from band.node.job import Timing
 from band.node.stop import StopRequest
 from band.node.task import run_task
 from band.run_dir import EventWriter
@@ -189,3 +190,33 @@ def test_where_finished_runs_are_that_home_did_not_take_is_said(
     assert f"{event['host']} in {event['path']}: a, b;" in said and "Read-only file system" in said
     assert ("are lost when the job ends" if is_volatile else "are kept") in said
     assert task.attempt() == 0 and sorted(task.published()) == ["a", "b"] and set(task.ledger().values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("where", "reasons", "seconds"),
+    [
+        ("no slurm", [], 600), ("no slurm", ["SIGTERM"], 25), ("no slurm", ["SIGINT", "SIGINT"], 0),
+        ("slurm", [], 3595), ("slurm", ["SIGTERM", "SIGTERM"], 28), ("slurm", ["time limit"], 3595),
+    ],
+)  # fmt: skip
+def test_a_home_that_refuses_is_waited_for_as_long_as_there_is_time(
+    make: Any, monkeypatch: pytest.MonkeyPatch, where: str, reasons: list[str], seconds: float
+) -> None:
+    task = make(a={"epochs": 1})
+    real = os.mkdir
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> None:
+        if Path(path).parent == task.sweep.incoming:
+            raise OSError(30, "Read-only file system", str(path))
+        real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    assert task.attempt(home_wait_s=0.0) == 75
+    clock = TimedController(monkeypatch)
+    stop = in_slurm() if where == "slurm" else StopRequest()
+    with stop:
+        for reason in reasons:
+            stop.ask(reason)
+        timing = Timing(tick_s=1.0, retry_s=20.0)
+        assert run_task(task.task_json, trainer=["/nowhere"], timing=timing, stop=stop) == 75
+    assert clock.now == pytest.approx(seconds, abs=2)

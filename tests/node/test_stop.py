@@ -9,33 +9,15 @@ import time
 from collections.abc import Callable
 
 import pytest
-from told_slurm import Controller, in_slurm
+from told_slurm import START, TimedController, in_slurm
 
 from band.node.allocation import Allocation
 from band.node.stop import StopRequest
 
-START = 1_800_000_000.0
-
-
-class Slurm(Controller):
-    """A controller, and a clock that moves when somebody sleeps."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(monkeypatch)
-        self.fields["EndTime"] = f"{START + 3600:.0f}"
-        self.now = 0.0
-        monkeypatch.setattr(time, "time", lambda: START + self.now)
-        monkeypatch.setattr(time, "monotonic", lambda: 5000.0 + self.now)
-        monkeypatch.setattr(time, "sleep", self.sleep)
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds > 0
-        self.now += seconds
-
 
 @pytest.fixture
-def slurm(monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    return Slurm(monkeypatch)
+def slurm(monkeypatch: pytest.MonkeyPatch) -> TimedController:
+    return TimedController(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +25,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Slurm:
     [(3600, 0, 60), (100, 0, 25), (20, 0, 10), (8, 0, 4), (3600, 30, 100), (3600, 1000, 1800)],
 )
 def test_an_attempt_stops_before_its_time_limit_as_early_as_a_checkpoint_needs(
-    slurm: Slurm, limit_s: int, slowest_s: float, margin_s: float
+    slurm: TimedController, limit_s: int, slowest_s: float, margin_s: float
 ) -> None:
     slurm.fields["EndTime"] = f"{START + limit_s:.0f}"
     with in_slurm() as stop:
@@ -60,7 +42,7 @@ def test_an_attempt_stops_before_its_time_limit_as_early_as_a_checkpoint_needs(
         assert stop.requeue() and len(slurm.told) == 1
 
 
-def test_a_limit_that_was_raised_meanwhile_counts(slurm: Slurm) -> None:
+def test_a_limit_that_was_raised_meanwhile_counts(slurm: TimedController) -> None:
     with in_slurm() as stop:
         slurm.fields["EndTime"] = f"{START + 7200:.0f}"
         slurm.now = 3590.0
@@ -74,7 +56,7 @@ def test_a_limit_that_was_raised_meanwhile_counts(slurm: Slurm) -> None:
     [({}, 3600), ({"SLURM_JOB_END_TIME": f"{START + 600:.0f}"}, 600), ({"BAND_TIME_LIMIT_S": ""}, None)],
 )
 def test_where_slurm_does_not_answer_the_limit_of_the_environment_counts(
-    slurm: Slurm, environment: dict[str, str], end_s: float | None
+    slurm: TimedController, environment: dict[str, str], end_s: float | None
 ) -> None:
     slurm.is_silent = True
     with in_slurm(**environment) as stop:
@@ -96,7 +78,7 @@ def test_where_slurm_does_not_answer_the_limit_of_the_environment_counts(
     ],
 )
 def test_why_slurm_ends_a_job_decides_whether_it_is_queued_again(
-    slurm: Slurm, shown: dict[str, str] | None, reason: str, runs_again: bool, told: bool
+    slurm: TimedController, shown: dict[str, str] | None, reason: str, runs_again: bool, told: bool
 ) -> None:
     with in_slurm() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -111,7 +93,7 @@ def test_why_slurm_ends_a_job_decides_whether_it_is_queued_again(
 
 
 @pytest.mark.parametrize("is_preempted", [True, False])
-def test_a_warning_asks_to_stop_if_another_job_is_to_take_the_place(slurm: Slurm, is_preempted: bool) -> None:
+def test_a_warning_asks_to_stop_if_another_job_is_to_take_the_place(slurm: TimedController, is_preempted: bool) -> None:
     with in_slurm() as stop:
         assert not stop.take_warning()
         if is_preempted:
@@ -122,7 +104,7 @@ def test_a_warning_asks_to_stop_if_another_job_is_to_take_the_place(slurm: Slurm
         assert stop.requeue() == is_preempted and bool(slurm.told) == is_preempted
 
 
-def test_the_first_reason_stands_and_slurms_second_signal_is_no_haste(slurm: Slurm) -> None:
+def test_the_first_reason_stands_and_slurms_second_signal_is_no_haste(slurm: TimedController) -> None:
     for stop, is_hasty in ((in_slurm(), False), (StopRequest(), True)):
         with stop:
             os.kill(os.getpid(), signal.SIGINT)
@@ -133,7 +115,7 @@ def test_the_first_reason_stands_and_slurms_second_signal_is_no_haste(slurm: Slu
             assert stop.waited_s(since=0.0) == 10.0 and stop.waited_s(since=time.monotonic() - 4) == 4.0
 
 
-def test_outside_slurm_nothing_has_a_limit_and_nobody_is_asked(slurm: Slurm) -> None:
+def test_outside_slurm_nothing_has_a_limit_and_nobody_is_asked(slurm: TimedController) -> None:
     slurm.is_silent = True
     assert Allocation.current({"SLURM_JOB_ID": ""}) is None
     with StopRequest() as stop:
@@ -170,7 +152,7 @@ def test_signals_are_taken_within_the_block_alone_and_only_by_the_main_thread() 
 
 
 @pytest.mark.parametrize(("excluded", "nodes"), [("(null)", "n1"), ("n7,n[8-9]", "n7,n[8-9],n1")])
-def test_a_node_is_left_for_any_other(slurm: Slurm, excluded: str, nodes: str) -> None:
+def test_a_node_is_left_for_any_other(slurm: TimedController, excluded: str, nodes: str) -> None:
     slurm.fields["ExcNodeList"] = excluded
     with in_slurm() as stop:
         assert stop.leave_node()
@@ -178,7 +160,7 @@ def test_a_node_is_left_for_any_other(slurm: Slurm, excluded: str, nodes: str) -
 
 
 @pytest.mark.parametrize("is_silent", [True, False])
-def test_a_node_is_not_left_by_who_is_asked_to_stop_or_gets_no_answer(slurm: Slurm, is_silent: bool) -> None:
+def test_a_node_is_not_left_by_who_is_asked_to_stop_or_gets_no_answer(slurm: TimedController, is_silent: bool) -> None:
     with in_slurm() as stop:
         slurm.is_silent = is_silent
         if not is_silent:
@@ -186,14 +168,14 @@ def test_a_node_is_not_left_by_who_is_asked_to_stop_or_gets_no_answer(slurm: Slu
         assert not stop.leave_node() and not slurm.told and slurm.now < 60
 
 
-def seconds_waited(slurm: Slurm, stop: StopRequest) -> float:
+def seconds_waited(slurm: TimedController, stop: StopRequest) -> float:
     start = slurm.now
     stop.wait_to_be_killed()
     return slurm.now - start
 
 
 def test_after_a_requeue_of_ours_the_end_is_awaited_and_not_for_ever(
-    slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+    slurm: TimedController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with in_slurm() as stop:
         assert seconds_waited(slurm, stop) == 0
@@ -211,7 +193,7 @@ def test_after_a_requeue_of_ours_the_end_is_awaited_and_not_for_ever(
         assert seconds_waited(slurm, stop) == pytest.approx(3, abs=0.5)
 
 
-def test_a_job_that_slurm_queued_again_by_itself_ends_at_once(slurm: Slurm) -> None:
+def test_a_job_that_slurm_queued_again_by_itself_ends_at_once(slurm: TimedController) -> None:
     with in_slurm() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         slurm.fields["Restarts"] = "2"
@@ -219,7 +201,7 @@ def test_a_job_that_slurm_queued_again_by_itself_ends_at_once(slurm: Slurm) -> N
 
 
 def test_a_controller_that_answers_late_is_asked_again_for_a_requeue(
-    slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+    slurm: TimedController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sleep(seconds: float) -> None:
         slurm.now += seconds
@@ -232,7 +214,7 @@ def test_a_controller_that_answers_late_is_asked_again_for_a_requeue(
         assert stop.requeue() and slurm.told == ["scontrol requeue 70_3"]
 
 
-def test_slurm_is_asked_why_once_and_not_before_there_is_a_reason(slurm: Slurm) -> None:
+def test_slurm_is_asked_why_once_and_not_before_there_is_a_reason(slurm: TimedController) -> None:
     with in_slurm() as stop:
         before = slurm.asked
         stop.explain()
