@@ -152,17 +152,24 @@ def test_what_no_division_mends_ends_the_task_with_its_own_code(
 
 
 def test_halves_stay_halves_for_the_next_attempt(make: Any) -> None:
-    broken = {"epochs": 6, "raise_at": 3}
-    task = make(a={"epochs": 6}, b={"epochs": 6}, c={"epochs": 6}, d=broken, e={"epochs": 6})
+    whole, broken = {"epochs": 4}, {"epochs": 4, "raise_at": 2}
+    task = make(a=whole, b=whole, c=whole, d=whole, e=whole, f=whole, g=whole, h=broken)
+    splits = []
+    with StopRequest() as stop:
+
+        def tell(event: Any) -> None:
+            if event["event"] == "split":
+                splits.append(event["parts"])
+                if len(splits) == 3:
+                    stop.ask("enough")
+
+        assert run_task(task.task_json, trainer=TRAINER, timing=QUICK, stop=stop, on_event=tell) == 4
+    assert splits == [[list("abcd"), list("efgh")], [list("ef"), list("gh")], [["g"], ["h"]]]
     assert task.attempt() == 1
-    (first, *later) = [event["runs"] for event in task.events("started")]
-    assert first == list("abcde") and later == [list("abc"), list("de"), ["d"], ["e"]]
-    parts = [event["parts"] for event in task.events("split")]
-    assert parts == [[list("abc"), list("de")], [["d"], ["e"]]]
-    assert sorted(task.published()) == ["a", "b", "c", "e"]
-    assert {epoch for epoch, times in task.ledger().items() if times > 1} <= {f"epoch {run} 3" for run in "abc"}
-    assert task.attempt() == 1
-    assert [event["runs"] for event in task.events("started")][5:] == [["d"]]
+    started = [event["runs"] for event in task.events("started")]
+    assert started == [list("abcdefgh"), list("abcd"), list("efgh"), list("ef"), list("gh"), ["g"], ["h"]]
+    assert sorted(task.published()) == list("abcdefg")
+    assert {epoch for epoch, times in task.ledger().items() if times > 1} <= {f"epoch {run} 2" for run in "abcdefg"}
 
 
 @pytest.mark.parametrize("is_volatile", [True, False])

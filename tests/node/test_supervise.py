@@ -72,6 +72,8 @@ def test_an_end_without_words_is_told_by_its_code_or_signal(make: Any) -> None:
     (split,) = task.events("split")
     assert (split["error"], split["message"]) == ("SIGSEGV", "the trainer died of SIGSEGV")
     assert [event["runs"] for event in task.events("failed")] == [["a"], ["b"]]
+    attempt(task, "sys.exit(4)")
+    assert "ended with code 4 before b was finished" in task.events("failed")[-1]["message"], "nobody had asked it to"
     attempt(task, "sys.exit(7)")
     failed = task.events("failed")[-1]
     assert (failed["error"], failed["message"]) == (
@@ -147,11 +149,17 @@ def test_a_trainer_that_loses_one_of_its_processes_is_started_again_and_not_for_
     assert [event["error"] for event in task.events("failed")] == ["RankLost"]
 
 
+def test_checkpoints_come_home_no_oftener_than_they_shall(make: Any) -> None:
+    task = make(a={"epochs": 40, "epoch_s": 0.01})
+    assert task.attempt(mirror_s=1000.0) == 0
+    assert len(task.events("checkpoint")) == 40 and not task.events("mirrored")
+
+
 def test_that_runs_were_cancelled_is_noticed_though_no_signal_told_of_it(make: Any) -> None:
-    task = make(a={"epochs": 1000, "epoch_s": 0.01}, b={"epochs": 60, "epoch_s": 0.01})
+    task = make(a={"epochs": 1000, "epoch_s": 0.01}, b={"epochs": 30, "epoch_s": 0.01})
     process = task.start()
     wait_for(lambda: task.ledger()["epoch a 5"] == 1)
     task.task_json.with_name("skip.json").write_text('{"runs": ["a"]}')
     assert process.wait(60) == 0
-    assert task.published() == {"b": expected_state("b", epochs=60)}
+    assert task.published() == {"b": expected_state("b", epochs=30)}
     assert [event["runs"] for event in task.events("started")] == [["a", "b"], ["b"]]
