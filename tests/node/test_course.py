@@ -45,6 +45,8 @@ def died(task: FakeTask, number: int, *, host: str = "", ended: bool = False) ->
     events = EventWriter(task.sweep.event_file("0000", attempt=f"j{number}-r0"))
     host = host or os.uname().nodename
     events.write("claimed", claim=number, attempt=f"j{number}-r0", host=host, pid=1, scratch="/x", volatile=False)
+    for event in ("staged", "started", "epoch", "mirrored"):
+        events.write(event)
     if ended:
         events.write("ended", code=1)
 
@@ -62,7 +64,7 @@ def test_a_node_on_which_attempts_died_without_a_word_is_left_once(make: Any, sl
         True,
         f"2 attempts died on {host} without a word",
     )
-    assert not task.ledger() and not task.events("staged")
+    assert not task.ledger() and len(task.events("staged")) == 2
     died(task, 3)
     died(task, 4)
     assert attempt(task, in_slurm()) == 0, "or a task that is at fault itself would go through all nodes"
@@ -93,6 +95,8 @@ def test_a_task_that_comes_to_no_checkpoint_within_its_limit_is_not_queued_again
     assert requeues == [1, 0, 0]
     assert [event["headway"] for event in task.events("interrupted")] == [False, False, False]
     assert [event["requeued"] for event in task.events("interrupted")] == [True, False, False]
+    assert attempt(task, in_slurm(), reason="preemption") == 4
+    assert task.events("interrupted")[-1]["requeued"], "which says nothing of the task"
 
 
 def test_one_that_gets_further_within_its_limit_is_queued_again(make: Any, slurm: Controller) -> None:

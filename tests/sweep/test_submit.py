@@ -178,6 +178,7 @@ def test_work_takes_its_share_of_the_slots_but_no_less_than_the_longest_task(loc
     assert planned.walltime_s == pytest.approx(sum(task.seconds for task in planned.new) / 2)
     many = plan(survey(local.sweep), sweep=local.sweep, room=dataclasses.replace(ROOM, slots=100), members=1)
     assert many.walltime_s == max(task.seconds for task in many.new) > many.seconds / 100
+    assert dataclasses.replace(planned, new=[], seconds=0.0).walltime_s == 0
 
 
 def test_what_runs_ahead_is_named_in_the_request_and_nothing_else(local: LocalSweep) -> None:
@@ -208,6 +209,7 @@ def two_recordings(local: LocalSweep) -> None:
     head["datasets"].append({**head["datasets"][0], "path": "/data/other.h5", "digest": "e", "file_digest": "f" * 64})
     for run in runs[-2:]:
         run["dataset"] = 1
+    runs.reverse()
     local.sweep.manifest.write_text("".join(json.dumps(line) + "\n" for line in (head, *runs)))
 
 
@@ -248,18 +250,18 @@ def test_a_task_of_several_populations_says_which_and_one_of_one_does_not(local:
     assert "populations" not in tasks[1]
 
 
-@pytest.mark.parametrize(
-    ("packed_for", "device", "stays"),
-    [("cpu", "cpu", False), ("cpu", "cuda", False), ("cuda", "cpu", False), ("cuda", "cuda", True)],
-)
+@pytest.mark.parametrize("spare", [-1, 0])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("packed_for", ["cpu", "cuda"])
 def test_a_task_stays_on_its_device_and_on_a_gpu_the_trainer_sees_to_memory(
-    local: LocalSweep, packed_for: str, device: str, stays: bool
+    local: LocalSweep, packed_for: str, device: str, spare: int
 ) -> None:
     present = survey(local.sweep)
     room = dataclasses.replace(ROOM, device=packed_for)
     write(plan(present, sweep=local.sweep, room=room), sweep=local.sweep, manifest=present.manifest)
-    needed = read_json_object(local.sweep.task("0001").task_json)["memory_bytes"]
-    room = dataclasses.replace(ROOM, device=device, task_bytes=max(needed - 1, 1))
+    needed = max(read_json_object(path)["memory_bytes"] for path in local.sweep.tasks.glob("*/task.json"))
+    room = dataclasses.replace(ROOM, device=device, task_bytes=max(needed + spare, 1))
+    stays = packed_for == device and (spare == 0 or device == "cuda")
     assert ("0001" in plan(survey(local.sweep), sweep=local.sweep, room=room).continued) == stays
 
 
@@ -268,6 +270,8 @@ def test_what_slurm_runs_is_not_taken_up_by_anybody_else(local: LocalSweep) -> N
     states = {"0001": TaskState(state="running", job="12_1"), "0002": TaskState(state="queued")}
     present = dataclasses.replace(survey(local.sweep, t0001="running", t0002="queued"), scheduled=states)
     assert plan(present, sweep=local.sweep, room=ROOM, adopt=True).runs == ()
+    unknown = survey(local.sweep, t0001="submit_unknown", t0002="held")
+    assert plan(unknown, sweep=local.sweep, room=ROOM, adopt=True).runs == ()
 
 
 def test_of_each_shape_one_run_goes_ahead_alone(tmp_path: Path) -> None:
@@ -280,6 +284,13 @@ def test_of_each_shape_one_run_goes_ahead_alone(tmp_path: Path) -> None:
     ahead = [request.tasks[task] for task in request.options["canary"]]
     assert sorted(map(len, ahead)) == [1, 1] and {run for (run,) in ahead} == set(planned.canaries)
     assert len({int(run[-1]) % 2 for (run,) in ahead}) == 2
+
+
+def test_a_request_with_nothing_that_goes_ahead_does_not_speak_of_it(local: LocalSweep) -> None:
+    present = survey(local.sweep)
+    planned = plan(present, sweep=local.sweep, room=ROOM)
+    write(planned, sweep=local.sweep, manifest=present.manifest, scheduler="slurm", options={"time": 60})
+    assert [request.options for request in read_intents(local.sweep)] == [{"time": 60}]
 
 
 def test_without_options_a_request_asks_for_the_room_of_its_plan(local: LocalSweep) -> None:
