@@ -88,6 +88,16 @@ def test_a_checkpoint_of_more_runs_serves_a_part_of_them_and_one_of_fewer_does_n
     assert node.checkpoints.covered(["y", "z"]) == ["y", "z"]
 
 
+def test_a_copy_that_two_runs_go_on_from_is_not_given_up_for_a_newer_one_of_one_of_them(node: Node) -> None:
+    node.train(3, "ab")
+    node.checkpoints.mirror([["a", "b"]])
+    node.train(7, "a", slot=1)
+    node.checkpoints.mirror([["a", "b"], ["a"]])
+    node.train(1, "z", slot=2)
+    node.checkpoints.mirror([["a", "b"], ["z"]])
+    assert node.at_home() == {"population.0.pt": "3 ab", "population.1.pt": "1 z"}
+
+
 def test_nothing_is_mirrored_before_home_knows_what_it_is(node: Node) -> None:
     node.train(1, "a")
     with hooked(failing(errno.EROFS)):

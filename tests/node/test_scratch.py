@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from stepping import failing, hooked
 
 from band.node import scratch as places
 from band.node.scratch import candidates, find_scratch, is_required, mount_of, prepare, reserve
@@ -104,6 +107,18 @@ def test_where_the_system_does_not_tell_of_mounts_their_kind_is_unknown(
     assert mount_of(place) == places.Mount(kind="", root="")
 
 
+def test_a_scratch_that_is_full_is_called_full(tmp_path: Path) -> None:
+    scratch = ScratchDir(tmp_path / "scratch")
+    prepare(scratch)
+
+    def full(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        return failing(errno.ENOSPC)(name, call, args) if name == "write" else call()
+
+    with hooked(full), pytest.raises(OSError, match="No space left"):
+        prepare(scratch)
+    assert [path.name for path in scratch.path.iterdir()] == ["data"]
+
+
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EOPNOTSUPP])
 def test_a_disk_that_cannot_take_room_beforehand_is_no_full_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -141,6 +156,7 @@ def test_room_is_probed_by_taking_it_and_leaves_no_trace(tmp_path: Path, monkeyp
     asked: list[int] = []
 
     def fallocate(file: int, offset: int, length: int) -> None:
+        assert offset == 0
         asked.append(length)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

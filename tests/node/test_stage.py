@@ -268,7 +268,7 @@ def test_a_scratch_that_others_could_have_made_is_not_used(
 
 
 def test_scratch_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BAND_SCRATCH", str(tmp_path / "a" / "scratch"))
+    monkeypatch.setenv("BAND_SCRATCH", str(tmp_path / "a" / "b" / "scratch"))
     found = find_scratch(SweepDir(tmp_path / "home"))
     assert found.scratch.path.stat().st_mode & 0o777 == 0o700 and not found.why_home
     assert sorted(path.name for path in found.scratch.path.iterdir()) == ["data"]  # the probe is gone
