@@ -85,7 +85,16 @@ def test_an_end_without_words_is_told_by_its_code_or_signal(make: Any) -> None:
 def test_of_a_log_that_grows_beyond_its_size_the_beginning_is_kept(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise, "MAX_LOG_BYTES", 1000)
     task = make()
-    attempt(task, "for letter in 'abcd':\n    print(letter * 599, flush=True)\n    time.sleep(0.1)")
+    script = """
+logs = os.path.join(os.environ["HOME_OF_SWEEP"], "logs")
+for number, letter in enumerate("abcd"):
+    print(letter * 599, flush=True)
+    while number < 2 and not sum(file.stat().st_size >= 600 * (number + 1) for file in os.scandir(logs)):
+        time.sleep(0.01)
+"""
+    monkeypatch.setenv("HOME_OF_SWEEP", str(task.sweep.path))
+    task.sweep.logs.mkdir()
+    attempt(task, script)
     log = log_of(task)
     assert log.startswith(b"a" * 599 + b"\n" + b"b" * 599 + b"\n\n[the log ends here")
     assert log.count(b"[the log ends here") == 1 and len(log) < 1300
