@@ -77,9 +77,9 @@ def test_a_line_that_never_ends_is_not_kept(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(child, "MAX_LINE_BYTES", 1000)
     script = """
 os.write(events, b'{"event": "%s"}\\n' % (b"l" * 900))
-os.write(events, b'"' + b"x" * 5000)
+os.write(events, b'{"event": "' + b"x" * 5000)
 time.sleep(0.2)
-os.write(events, b'"\\n{"event": "after"}\\n')
+os.write(events, b'"}\\n{"event": "after"}\\n')
 """
     process = trainer(tmp_path, script)
     assert [event["event"] for event in heard(process)[0]] == ["l" * 900, "after"]

@@ -49,7 +49,14 @@ def test_an_older_task_file_without_threads_is_for_one(task: FakeTask) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"threads": "many"}, {"threads": 1e999}, {"runs": [{"id": "a"}, {}]}, {"populations": 3}]
+    "values",
+    [
+        {"threads": "many"},
+        {"threads": 1e999},
+        {"runs": [{"id": "a"}, {}]},
+        {"populations": 3},
+        {"populations": [["a", "z"]]},
+    ],
 )
 def test_a_task_file_with_a_value_of_another_kind_is_named(task: FakeTask, values: dict[str, Any]) -> None:
     change(task, **values)
