@@ -224,6 +224,7 @@ def test_a_trainer_that_cannot_be_started_is_named(make: Any, capsys: pytest.Cap
     ("change", "message"),
     [
         ({"schema": 9}, "schema must be 1, got 9"),
+        ({"schema": 0}, "schema must be 1, got 0"),
         ({"task": "0001"}, "is the file of task 0001, but lies in the folder of task 0000"),
         ({"runs": [{"id": "../../x"}]}, "run id must be 1 to 160"),
         ({"runs": 7}, "is no task file"),
