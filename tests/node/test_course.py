@@ -119,7 +119,7 @@ def test_one_that_gets_further_within_its_limit_is_queued_again(make: Any, slurm
 def test_a_canary_ends_by_itself_and_the_next_attempt_goes_on_from_there(
     make: Any, slurm: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = make(a={"epochs": 40, "epoch_s": 0.01})
+    task = make(a={"epochs": 20, "epoch_s": 0.01})
     with monkeypatch.context() as patch:
         patch.setenv("BAND_CANARY_S", "0.05")
         assert attempt(task, in_slurm()) == 4
@@ -127,7 +127,7 @@ def test_a_canary_ends_by_itself_and_the_next_attempt_goes_on_from_there(
     assert event["reason"] == "the canary has shown what it takes" and not event["requeued"] and not slurm.told
     assert 0 < task.events("rehearsed")[0]["share"] < 1 and not task.events("failed")
     assert task.attempt() == 0
-    assert task.published() == {"a": expected_state("a", epochs=40)} and set(task.ledger().values()) == {1}
+    assert task.published() == {"a": expected_state("a", epochs=20)} and set(task.ledger().values()) == {1}
 
 
 def test_where_scratch_is_required_home_does_not_take_its_place(

@@ -159,9 +159,9 @@ def test_a_trainer_that_loses_one_of_its_processes_is_started_again_and_not_for_
 
 
 def test_checkpoints_come_home_no_oftener_than_they_shall(make: Any) -> None:
-    task = make(a={"epochs": 40, "epoch_s": 0.01})
+    task = make(a={"epochs": 20, "epoch_s": 0.01})
     assert task.attempt(mirror_s=1000.0) == 0
-    assert len(task.events("checkpoint")) == 40 and not task.events("mirrored")
+    assert len(task.events("checkpoint")) == 20 and not task.events("mirrored")
 
 
 def test_that_runs_were_cancelled_is_noticed_though_no_signal_told_of_it(make: Any) -> None:
