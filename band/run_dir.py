@@ -58,8 +58,7 @@ class TaskDir:
         return self.path / "task.json"
 
     def population(self, slot: int) -> Path:
-        """Return the path of the mirrored population checkpoint of slot 0 or 1."""
-        assert slot in (0, 1)
+        """Return the path of the mirrored population checkpoint in a slot."""
         return self.path / f"population.{slot}.pt"
 
     @property

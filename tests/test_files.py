@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -32,6 +33,7 @@ from band.files import (
     remove_stale_temporaries,
     rename_exclusive,
     sha256_file,
+    sync_file_system,
     whole_file,
     write_atomic,
 )
@@ -252,8 +254,10 @@ def test_it_is_known_whether_a_disk_refuses_to_replace_and_nothing_is_left_of_tr
 def test_a_missing_source_is_an_error(tmp_path: Path, file_system: str) -> None:
     with pytest.raises(FileNotFoundError):
         rename_exclusive(tmp_path / "nothing", tmp_path / "target")
-    with pytest.raises(FileNotFoundError):
-        rename_exclusive(folder_with(tmp_path / "a", b""), tmp_path / "nowhere" / "target")
+    folder_with(tmp_path / "a", b"")
+    for flush in (True, False):
+        with pytest.raises(FileNotFoundError):
+            rename_exclusive(tmp_path / "a", tmp_path / "nowhere" / "target", flush=flush)
     assert visible(tmp_path) == ["a"]
 
 
@@ -329,10 +333,12 @@ def test_a_disk_that_fails_at_any_call_of_a_copy_leaves_no_torn_copy_and_no_rubb
 def test_a_copy_that_the_disk_garbles_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source").write_bytes(NEW)
     real = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: real(file, bytes(data)[:-1] + b"X"))
-    with pytest.raises(BandError, match="reads back differently"):
-        copy_verified(tmp_path / "source", tmp_path / "target")
-    assert visible(tmp_path) == ["source"]
+    for number in range(8):
+        wrong = bytes([number])
+        monkeypatch.setattr(os, "write", lambda file, data, wrong=wrong: real(file, bytes(data)[:-1] + wrong))
+        with pytest.raises(BandError, match="reads back differently"):
+            copy_verified(tmp_path / "source", tmp_path / "target")
+        assert visible(tmp_path) == ["source"]
 
 
 def test_a_source_that_is_not_what_it_should_be_is_not_copied(tmp_path: Path) -> None:
@@ -512,3 +518,57 @@ def test_a_line_never_goes_on_where_another_was_cut_off(tmp_path: Path, half: by
     append_line(path, {"n": 2})
     lines = path.read_bytes().split(b"\n")
     assert lines[0] == half and json.loads(lines[1]) == {"n": 2} and lines[2:] == [b""]
+
+
+def test_whole_lines_follow_one_another_without_any_between(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    for n in range(4):
+        append_line(path, {"n": n})
+    assert path.read_bytes() == b'{"n":0}\n{"n":1}\n{"n":2}\n{"n":3}\n'
+
+
+def test_a_name_as_long_as_names_can_be_is_written_too(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    write_atomic(path, NEW)
+    assert path.read_bytes() == NEW and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_renamed_under_a_relative_path_too(
+    tmp_path: Path, file_system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_with(tmp_path / "a", NEW)
+    monkeypatch.chdir(tmp_path)
+    assert rename_exclusive(Path("a"), Path("b"))
+    assert (tmp_path / "b/file").read_bytes() == NEW
+
+
+def test_a_file_system_that_cannot_be_flushed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        def syncfs(self, file: int) -> int:
+            ctypes.set_errno(errno.EDQUOT)
+            return -1
+
+    sync_file_system(tmp_path)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, use_errno: Library())
+    with pytest.raises(OSError, match="quota exceeded"):
+        sync_file_system(tmp_path)
+
+
+def test_a_line_is_not_appended_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_bytes(OLD)
+    (tmp_path / "events.jsonl").symlink_to("theirs")
+    with pytest.raises(OSError, match="symbolic links"):
+        append_line(tmp_path / "events.jsonl", {"n": 1})
+    assert (tmp_path / "theirs").read_bytes() == OLD
+
+
+def test_new_files_are_as_open_as_the_umask_lets_them_be(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_atomic(tmp_path / "a", NEW)
+        create_exclusive(tmp_path / "b", NEW)
+        copy_verified(tmp_path / "a", tmp_path / "c")
+        append_line(tmp_path / "d", {"n": 1})
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o666}

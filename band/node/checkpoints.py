@@ -80,7 +80,7 @@ class Checkpoints:
     def seed(self, folder: Path, *, runs: Sequence[str]) -> int:
         """Copy the two newest checkpoints with all of `runs` into a trainer's folder; return the newer one's step."""
         sources = {digest: path for path, digest in self._here.items()}
-        home = {digest: self._job.task.folder.path / f"population.{slot}.pt" for slot, digest in self._home.items()}
+        home = {digest: self._job.task.folder.population(slot) for slot, digest in self._home.items()}
         sources = {**home, **sources}
         steps: list[int] = []
         for digest in self._ranked(runs, digests=sources, whole=True):
@@ -117,12 +117,12 @@ class Checkpoints:
         """Remove the copies at home; errors are passed over."""
         for slot in list(self._home):
             with suppress(OSError):
-                (self._job.task.folder.path / f"population.{slot}.pt").unlink(missing_ok=True)
+                self._job.task.folder.population(slot).unlink(missing_ok=True)
                 del self._home[slot]
 
     def _bring_home(self, digest: str, *, slot: int) -> None:
         source = next(path for path, found in self._here.items() if found == digest)
-        target = self._job.task.folder.path / f"population.{slot}.pt"
+        target = self._job.task.folder.population(slot)
         try:
             copy_verified(source, target, sha256=digest)
         except (BandError, FileNotFoundError):

@@ -201,7 +201,7 @@ class Course:
         if len(rest) > 1:
             middle = (len(rest) + 1) // 2
             self.plan = [rest[:middle], rest[middle:], *later]
-            self.job.reporter.report("split", runs=rest, parts=self.plan, **why)
+            self.job.reporter.report("split", runs=rest, parts=list(self.plan), **why)
         else:
             self.plan = later
             self.failed += rest

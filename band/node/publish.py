@@ -141,8 +141,8 @@ class Publisher:
         if not later:
             self.flush()
 
-    def flush(self) -> bool:
-        """Publish what waits if it is time to try again; return whether nothing waits any more."""
+    def flush(self) -> None:
+        """Publish what waits, if it is time to try again."""
         if self.waiting and time.monotonic() >= self._next_try:
             for run_id, folder in list(self.waiting.items()):
                 try:
@@ -152,7 +152,6 @@ class Publisher:
                     self.refusal = str(error)
                     self._next_try = time.monotonic() + self._job.timing.retry_s
                     break
-        return not self.waiting
 
     def _publish(self, run_id: str, *, folder: Path) -> None:
         job = self._job

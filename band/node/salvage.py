@@ -44,11 +44,12 @@ def salvage(job: Job, *, publisher: Publisher, checkpoints: Checkpoints) -> None
     """Publish every finished run that an earlier attempt left, and find its checkpoints."""
     _publish_incoming(job, publisher=publisher)
     for leftover in leftovers(job):
-        for part in sorted(path for path in leftover.iterdir() if path.is_dir() and not path.is_symlink()):
-            checkpoints.look_at(part)
-            for run in finished_runs(part):
-                if run.name in job.task.run_ids and not is_published(job.sweep, run.name):
-                    publisher.add(run.name, folder=run)
+        with suppress(FileNotFoundError):  # swept up meanwhile by another task, as needless
+            for part in sorted(path for path in leftover.iterdir() if path.is_dir() and not path.is_symlink()):
+                checkpoints.look_at(part)
+                for run in finished_runs(part):
+                    if run.name in job.task.run_ids and not is_published(job.sweep, run.name):
+                        publisher.add(run.name, folder=run)
 
 
 def finished_runs(part: Path) -> list[Path]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import functools
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from stepping import DEATHS, AtCall, Held, failing, hooked, outcome, race, run_until_killed
 
 from band.errors import PublishError
-from band.node.publish import is_published, publish, publish_incoming
+from band.node.job import Timing
+from band.node.publish import Publisher, is_published, publish, publish_incoming
 from band.run_dir import SweepDir, seal, verify
 
 
@@ -172,11 +176,11 @@ def unseal(run: Path) -> None:
     (run / "result.json").unlink()
 
 
-def rename_run(run: Path) -> None:
-    seal(run, result={"run_id": "another"})
+def rename_run(run: Path, name: str = "another") -> None:
+    seal(run, result={"run_id": name})
 
 
-@pytest.mark.parametrize("damage", [damage_manifest, unseal, rename_run])
+@pytest.mark.parametrize("damage", [damage_manifest, unseal, rename_run, functools.partial(rename_run, name="zebra")])
 def test_what_is_not_a_finished_run_is_not_published(
     tmp_path: Path, sweep: SweepDir, damage: Callable[[Path], Any]
 ) -> None:
@@ -205,3 +209,89 @@ def test_a_folder_that_was_deleted_half_way_does_not_count_as_published(tmp_path
     assert bring(run, sweep, attempt="b") in ("published", "superseded")
     shutil.rmtree(sweep.run("r"))
     assert bring(run, sweep, attempt="b") == "published" and content_of(sweep) == "ours"
+
+
+def test_what_was_damaged_is_kept_each_time(tmp_path: Path, sweep: SweepDir) -> None:
+    for content in ("first", "second", "third"):
+        bring(finished(tmp_path / content, content=content), sweep)
+        assert content_of(sweep) == content
+        (sweep.run("r") / "result.json").write_text("{}")
+    kept = {(folder / "metrics.csv").read_text() for folder in sweep.superseded.iterdir()}
+    assert kept == {"first", "second"} and not is_published(sweep, "r")
+
+
+@pytest.mark.parametrize("other", ["a", "z"])
+def test_a_folder_that_holds_another_run_is_not_a_published_one(tmp_path: Path, sweep: SweepDir, other: str) -> None:
+    finished(sweep.run("r"), content="theirs", run_id=other)
+    assert not is_published(sweep, "r")
+    assert bring(finished(tmp_path / "r"), sweep) == "published" and content_of(sweep) == "ours"
+
+
+def test_a_run_that_cannot_be_read_now_is_not_said_to_be_published(
+    tmp_path: Path, sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    bring(finished(tmp_path / "r"), sweep)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        assert not is_published(sweep, "r")
+    assert is_published(sweep, "r")
+
+
+def test_a_home_that_refuses_is_asked_again_after_a_while_for_one_run_and_then_takes_all(
+    tmp_path: Path, sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, tries, reported = [1000.0], [0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    reporter = SimpleNamespace(report=lambda event, *, run, outcome: reported.append((event, run, outcome)))
+    attempt = SimpleNamespace(name="a")
+    job: Any = SimpleNamespace(sweep=sweep, attempt=attempt, timing=Timing(retry_s=10.0), reporter=reporter)
+    publisher = Publisher(job)
+    folders = {run: finished(tmp_path / "work" / run, run_id=run) for run in ("q", "r", "s")}
+
+    def refuse(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        tries[0] += 1
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with hooked(refuse):
+        for seconds, expected in ((0.0, 1), (0.0, 1), (9.9, 1), (0.2, 2)):
+            clock[0] += seconds
+            publisher.add("q", folder=folders["q"]) if tries == [0] else publisher.flush()
+            assert tries == [expected]
+        publisher.add("r", folder=folders["r"])  # no time is lost with a run that has just come
+        assert tries == [3] and "Read-only" in publisher.refusal
+        publisher.add("s", folder=folders["s"], later=True)
+        assert tries == [3]
+    assert publisher.waiting == folders and not publisher.done and not reported
+    publisher.flush()
+    assert not publisher.waiting and publisher.done == {"q", "r", "s"} and publisher.refusal == ""
+    assert reported == [("published", run, "ok") for run in "qrs"]
+    assert all(is_published(sweep, run) for run in "qrs") and not any(map(Path.exists, folders.values()))
+
+
+def test_a_finished_run_that_is_damaged_waits_no_longer_and_is_taken_again_when_made_anew(
+    tmp_path: Path, sweep: SweepDir
+) -> None:
+    job: Any = SimpleNamespace(
+        sweep=sweep,
+        attempt=SimpleNamespace(name="a"),
+        timing=Timing(),
+        reporter=SimpleNamespace(report=lambda event, **fields: None),
+    )
+    publisher = Publisher(job)
+    run = finished(tmp_path / "r")
+    damage_manifest(run)
+    publisher.add("r", folder=run)
+    assert not publisher.waiting and not publisher.done and "metrics.csv is not what" in publisher.damaged["r"]
+    anew = finished(tmp_path / "anew")
+
+    def keep(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        if name in ("unlink", "rmdir"):
+            raise OSError(errno.EIO, "Input/output error")
+        return call()
+
+    with hooked(keep):  # a scratch that does not let go of what is home already
+        publisher.add("r", folder=anew)
+    assert publisher.done == {"r"} and not publisher.damaged and not publisher.waiting and anew.exists()

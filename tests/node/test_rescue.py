@@ -100,3 +100,14 @@ def test_a_home_that_still_refuses_keeps_what_is_on_the_node(
     assert not task.events("missing")
     assert rescue_task(task.task_json, timing=QUICK) == 0
     assert list(task.published()) == ["a"]
+
+
+def test_what_comes_home_is_printed_and_a_task_that_cannot_be_rescued_does_not_keep_others_from_it(
+    task: FakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["rescue", str(tmp_path / "nowhere/task.json"), str(task.task_json)])
+    assert main() == 75
+    said = capsys.readouterr().err
+    assert "task 0000: published a\n" in said and "task 0000: mirrored a checkpoint\n" in said
+    assert "claimed" not in said and "ended" not in said
+    assert list(task.published()) == ["a"] and main([str(task.task_json)]) == 0 and main([]) == 0

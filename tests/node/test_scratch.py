@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from stepping import failing, hooked
 
 from band.node import scratch as places
-from band.node.scratch import candidates, find_scratch, mount_of, prepare, reserve
+from band.node.scratch import candidates, find_scratch, is_required, mount_of, prepare, reserve
 from band.run_dir import ScratchDir, SweepDir
 
 MOUNTS = """\
@@ -19,6 +22,9 @@ MOUNTS = """\
 25 22 0:23 / {place}/hidden rw - nfs4 server:/export rw
 26 25 0:24 / {place}/hidden rw - tmpfs tmpfs rw
 27 22 254:0 /containers/77/.77 {place}/own rw - ext4 /dev/vda rw
+rubbish - ext4
+28 22 0:25 / {place}/nfs/a rw no type
+29 22 0:26 / {place}/nfs rw -
 """
 JOB = {"USER": "ada", "SLURM_JOB_ID": "78", "SLURM_ARRAY_JOB_ID": "77"}
 
@@ -74,6 +80,62 @@ def test_a_scratch_on_the_network_is_passed_over_unwritten_for_home_and_said(pla
     assert not (place / "nfs").exists()
 
 
+def test_a_disk_on_the_network_makes_way_for_the_next(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "ROOTS", (f"{place}/nfs", str(place / "second")))
+    for folder in ("nfs/ada", "second"):
+        (place / folder).mkdir(parents=True)
+    found = find_scratch(SweepDir(place / "home"), environment=JOB)
+    assert (found.scratch.path, found.why_home) == (place / "second/ada/band", "")
+    assert (place / "second/ada/band").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_tmpdir_of_the_job_is_used_and_goes_with_it(place: Path) -> None:
+    (place / "78").mkdir()
+    found = find_scratch(SweepDir(place / "home"), environment={**JOB, "TMPDIR": f"{place}/78"})
+    assert (found.scratch.path, found.why_home, found.is_volatile) == (place / "78/band", "", True)
+
+
+@pytest.mark.parametrize(("value", "required"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])
+def test_scratch_is_required_where_the_environment_says_so(value: str | None, required: bool) -> None:
+    assert is_required({} if value is None else {"BAND_SCRATCH_REQUIRED": value}) is required
+
+
+def test_where_the_system_does_not_tell_of_mounts_their_kind_is_unknown(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "MOUNTS", place / "nowhere")
+    assert mount_of(place) == places.Mount(kind="", root="")
+
+
+def test_a_scratch_that_is_full_is_called_full(tmp_path: Path) -> None:
+    scratch = ScratchDir(tmp_path / "scratch")
+    prepare(scratch)
+
+    def full(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        return failing(errno.ENOSPC)(name, call, args) if name == "write" else call()
+
+    with hooked(full), pytest.raises(OSError, match="No space left"):
+        prepare(scratch)
+    assert [path.name for path in scratch.path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EOPNOTSUPP])
+def test_a_disk_that_cannot_take_room_beforehand_is_no_full_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fallocate(file: int, offset: int, length: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    if number == errno.EOPNOTSUPP:
+        reserve(tmp_path, size_bytes=5000)
+    else:
+        with pytest.raises(OSError, match="for 5000 bytes") as caught:
+            reserve(tmp_path, size_bytes=5000)
+        assert caught.value.errno == number and caught.value.filename == str(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_place_that_cannot_be_used_makes_way_for_the_next(place: Path) -> None:
     (place / "first/ada").mkdir(parents=True)
     (place / "first/ada/band").write_text("no folder")
@@ -94,6 +156,7 @@ def test_room_is_probed_by_taking_it_and_leaves_no_trace(tmp_path: Path, monkeyp
     asked: list[int] = []
 
     def fallocate(file: int, offset: int, length: int) -> None:
+        assert offset == 0
         asked.append(length)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

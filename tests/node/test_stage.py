@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,12 +143,13 @@ def test_a_recording_that_is_missing_or_another_is_refused(
 ) -> None:
     dataset = recording(tmp_path)
     place = scratch if with_scratch else None
-    Path(dataset["path"]).write_bytes(b"another")
-    with (
-        pytest.raises(StageError, match=r"recording\.h5 is not the recording that the sweep was generated for"),
-        staged(dataset, scratch=place),
-    ):
-        pass
+    for other in range(8):
+        Path(dataset["path"]).write_bytes(b"another %d" % other)
+        with (
+            pytest.raises(StageError, match=r"recording\.h5 is not the recording that the sweep was generated for"),
+            staged(dataset, scratch=place),
+        ):
+            pass
     Path(dataset["path"]).unlink()
     with pytest.raises(StageError, match=r"recording\.h5 is missing; put"), staged(dataset, scratch=place):
         pass
@@ -172,6 +176,29 @@ def test_a_new_copy_makes_room_for_itself_under_the_cap(tmp_path: Path, scratch:
         with staged(dataset, scratch=scratch, max_bytes=1500):
             pass
     assert copies(scratch) == [second["file_digest"]]
+
+
+def test_a_cap_leaves_as_many_copies_as_go_under_it(tmp_path: Path, scratch: ScratchDir) -> None:
+    datasets = [recording(tmp_path, f"{n}.h5", content=bytes([n]) * 1000) for n in range(5)]
+    for age, dataset in zip((500, 400, 300, 200, 100), datasets, strict=True):
+        with staged(dataset, scratch=scratch, max_bytes=3000):
+            pass
+        os.utime(scratch.data / f"{dataset['file_digest']}.lock", (time.time() - age,) * 2)
+    assert copies(scratch) == sorted(dataset["file_digest"] for dataset in datasets[2:])
+
+
+def test_a_copy_that_nobody_has_touched_is_not_read_again(
+    tmp_path: Path, scratch: ScratchDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = recording(tmp_path)
+    stage_once(dataset, scratch)
+
+    def read(path: Path) -> str:
+        raise AssertionError(f"{path} was read, which takes minutes where it is large")
+
+    monkeypatch.setattr(stage, "sha256_file", read)
+    with staged(dataset, scratch=scratch) as data:
+        assert not data.copied and not data.fallback
 
 
 def test_a_full_scratch_gives_up_copies_that_nobody_uses(
@@ -213,6 +240,9 @@ def test_the_cap_comes_from_the_environment_or_the_disk(scratch: ScratchDir, mon
     assert default_max_bytes(scratch) == 12345
     monkeypatch.delenv("BAND_SCRATCH_MAX_BYTES")
     assert 0 < default_max_bytes(scratch) <= stage.DEFAULT_MAX_BYTES
+    for total, most in ((1001, 500), (10**15, 200 * 2**30)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, total=total: SimpleNamespace(total=total))
+        assert default_max_bytes(scratch) == most
 
 
 def make_link(path: Path) -> None:
@@ -238,7 +268,7 @@ def test_a_scratch_that_others_could_have_made_is_not_used(
 
 
 def test_scratch_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BAND_SCRATCH", str(tmp_path / "a" / "scratch"))
+    monkeypatch.setenv("BAND_SCRATCH", str(tmp_path / "a" / "b" / "scratch"))
     found = find_scratch(SweepDir(tmp_path / "home"))
     assert found.scratch.path.stat().st_mode & 0o777 == 0o700 and not found.why_home
     assert sorted(path.name for path in found.scratch.path.iterdir()) == ["data"]  # the probe is gone

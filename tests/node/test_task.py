@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +22,18 @@ import pytest
 from fake_task import HELPERS, QUICK, TRAINER, FakeTask, make_task
 from fake_trainer import expected_state
 from proc import children_of, has_ended, kill, wait_for
+from stepping import failing, hooked
+from told_slurm import Controller, in_slurm
 
-from band.attempts import Attempt, take
+import band
+from band.attempts import Attempt, Claim, take
 from band.errors import BandError
 from band.node import child
 from band.node.course import make_work_folder
 from band.node.job import read_task
-from band.node.task import run_task
-from band.run_dir import seal, signed
+from band.node.stop import StopRequest
+from band.node.task import main, run_task
+from band.run_dir import code_digest, seal, signed
 
 
 @pytest.fixture
@@ -76,6 +84,24 @@ def test_what_was_cut_off_here_and_ended_elsewhere_is_swept_up_by_the_next_task_
         seal(task.sweep.run(run), result={"schema": 1, "run_id": run, "training": {"outcome": "ok"}})
     assert task.attempt() == 0
     assert [path.name for path in task.work.iterdir()] == ["0001.j7_0001-r0"], "c may go on from there"
+
+
+def test_what_another_task_sweeps_up_while_it_is_looked_at_does_not_end_an_attempt(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(a={"epochs": 2})
+    leftover = task.work / "0000.j7_0-r0"
+    (leftover / "0").mkdir(parents=True)
+    real = os.listdir
+
+    def swept_up(path: Any) -> list[str]:
+        if Path(path) == leftover:
+            shutil.rmtree(leftover)
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", swept_up)
+    assert task.attempt() == 0
+    assert_all_published(task, a=2)
 
 
 def test_calling_a_finished_task_again_trains_nothing(make: Any) -> None:
@@ -198,6 +224,7 @@ def test_a_trainer_that_cannot_be_started_is_named(make: Any, capsys: pytest.Cap
     ("change", "message"),
     [
         ({"schema": 9}, "schema must be 1, got 9"),
+        ({"schema": 0}, "schema must be 1, got 0"),
         ({"task": "0001"}, "is the file of task 0001, but lies in the folder of task 0000"),
         ({"runs": [{"id": "../../x"}]}, "run id must be 1 to 160"),
         ({"runs": 7}, "is no task file"),
@@ -473,3 +500,91 @@ def test_the_module_runs_a_task_from_the_command_line_with_the_trainer_of_the_en
     assert subprocess.run([*command, str(task.task_json)], env=environment).returncode == 0
     assert_all_published(task, a=2)
     assert subprocess.run(command, env=environment, stderr=subprocess.DEVNULL).returncode == 2
+
+
+def test_other_code_than_was_submitted_is_refused_and_said_of_what_was_to_be_trained(
+    make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 1}, b={"epochs": 1}, c={"epochs": 1}, d={"epochs": 1})
+    task.task_json.with_name("skip.json").write_text('{"runs": ["b", "c", "d"]}')
+    assert task.attempt() == 0
+    task.task_json.with_name("skip.json").write_text('{"runs": ["d"]}')
+    before = [task.files(), len(task.events())]
+    for wanted in ("0" * 64, "f" * 64):
+        monkeypatch.setenv("BAND_CODE", wanted)
+        assert task.attempt() == 78
+        said = capsys.readouterr().err
+        assert f"is not what was submitted ({wanted[:12]}…)" in said and "submit again to run the code of now" in said
+        failed, ended = task.events()[-2:]
+        assert (failed["event"], failed["runs"], failed["error"]) == ("failed", ["b", "c"], "CodeMismatch")
+        assert (ended["event"], ended["code"]) == ("ended", 78)
+    assert [task.files(), len(task.events()) - 4] == before, "nothing else may be touched"
+    monkeypatch.setenv("BAND_CODE", code_digest(Path(band.__file__).parent))
+    assert task.attempt() == 0
+    assert sorted(task.published()) == ["a", "b", "c"]
+
+
+def test_a_job_waits_for_a_home_that_shows_its_task_late_and_nobody_else_does(
+    make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 1})
+    Controller(monkeypatch)
+    hidden = task.task_json.with_name("hidden")
+    task.task_json.rename(hidden)
+
+    def attempt(stop: StopRequest, *, wait_s: float = 0.0) -> int:
+        timing = dataclasses.replace(QUICK, claim_wait_s=wait_s)
+        with stop:
+            return run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop)
+
+    start = time.monotonic()
+    assert attempt(StopRequest(), wait_s=60.0) == 75 and attempt(in_slurm(), wait_s=0.2) == 75
+    asked = in_slurm()
+    asked.ask("rescue")
+    assert attempt(asked, wait_s=60.0) == 75
+    assert time.monotonic() - start < 5 and not task.events()
+    assert "the sweep's folder cannot be used: [Errno 2]" in capsys.readouterr().err
+    threading.Timer(0.2, hidden.rename, (task.task_json,)).start()
+    assert attempt(in_slurm(), wait_s=60.0) == 0
+    assert_all_published(task, a=1)
+
+
+def test_a_claim_that_home_does_not_take_back_is_said_and_changes_nothing_else(
+    make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 1})
+    real = Claim.release
+
+    def refused(claim: Claim) -> None:
+        with hooked(failing(errno.EROFS)):
+            real(claim)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Claim, "release", refused)
+        assert task.attempt() == 0
+    assert "the claim could not be given back ([Errno 30]" in capsys.readouterr().err
+    assert_all_published(task, a=1)
+    assert task.events()[-1]["event"] == "ended" and task.attempt() == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--help"]])
+def test_a_wrong_command_line_is_answered_with_the_right_one(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("usage: python -m band.node.task ")
+
+
+def test_slurm_tells_whether_an_attempt_on_another_node_is_over(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make(a={"epochs": 1})
+    slurm = Controller(monkeypatch)
+    elsewhere = dataclasses.replace(Attempt.current(), host="elsewhere", job_id="60", array_task=2)
+    take(task.task_json.parent, attempt=elsewhere)
+    codes = {}
+    for state in ("RUNNING", "COMPLETING", "NODE_FAIL"):
+        slurm.others["60_2"] = state
+        with in_slurm() as stop:
+            timing = dataclasses.replace(QUICK, claim_wait_s=0.0)
+            codes[state] = run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop)
+    assert codes == {"RUNNING": 4, "COMPLETING": 4, "NODE_FAIL": 0}
+    assert_all_published(task, a=1)

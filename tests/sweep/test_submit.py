@@ -19,7 +19,7 @@ from band.sweep.ledger import read_intents, record
 from band.sweep.manifest import read_manifest
 from band.sweep.pack import Room
 from band.sweep.status import Survey, TaskState, take_survey
-from band.sweep.submit import Plan, leave_alone, plan, write, write_skip
+from band.sweep.submit import Plan, leave_alone, packed_before, plan, write, write_skip
 
 ROOM = Room(slots=2, threads=1, device="cpu", memory_bytes=2**40)
 
@@ -178,6 +178,7 @@ def test_work_takes_its_share_of_the_slots_but_no_less_than_the_longest_task(loc
     assert planned.walltime_s == pytest.approx(sum(task.seconds for task in planned.new) / 2)
     many = plan(survey(local.sweep), sweep=local.sweep, room=dataclasses.replace(ROOM, slots=100), members=1)
     assert many.walltime_s == max(task.seconds for task in many.new) > many.seconds / 100
+    assert dataclasses.replace(planned, new=[], seconds=0.0).walltime_s == 0
 
 
 def test_what_runs_ahead_is_named_in_the_request_and_nothing_else(local: LocalSweep) -> None:
@@ -200,3 +201,115 @@ def test_runs_to_be_left_alone_are_written_for_the_next_attempt_and_forgotten_ag
     leave_alone(local.sweep, "0001", runs=[])
     leave_alone(local.sweep, "0001", runs=[])
     assert not skip.exists()
+
+
+def two_recordings(local: LocalSweep) -> None:
+    """Have the last two runs of the manifest made for another recording."""
+    head, *runs = map(json.loads, local.sweep.manifest.read_text().splitlines())
+    head["datasets"].append({**head["datasets"][0], "path": "/data/other.h5", "digest": "e", "file_digest": "f" * 64})
+    for run in runs[-2:]:
+        run["dataset"] = 1
+    runs.reverse()
+    local.sweep.manifest.write_text("".join(json.dumps(line) + "\n" for line in (head, *runs)))
+
+
+def recordings(local: LocalSweep) -> dict[str, str]:
+    """Return {run: name of the recording that its task reads}."""
+    tasks = [read_json_object(path) for path in local.sweep.tasks.glob("*/task.json")]
+    return {run["id"]: Path(task["dataset"]["path"]).name for task in tasks for run in task["runs"]}
+
+
+def test_of_several_recordings_each_task_reads_and_follows_its_own(local: LocalSweep) -> None:
+    two_recordings(local)
+    submit(local.sweep, members=2)
+    expected = {f"run-{n}": "other.h5" if n > 2 else "recording.h5" for n in range(5)}
+    assert recordings(local) == expected
+    text = local.sweep.manifest.read_text()
+    local.sweep.manifest.write_text(text.replace("other.h5", "far.h5").replace("recording.h5", "near.h5"))
+    submit(local.sweep)
+    assert recordings(local) == {run: "far.h5" if name == "other.h5" else "near.h5" for run, name in expected.items()}
+    before = {path: path.read_bytes() for path in local.sweep.tasks.glob("*/task.json")}
+    runs = local.sweep.manifest.read_text().splitlines()[1:]
+    gone = [line for line in runs if "run-4" in line or "run-3" in line]
+    head = local.sweep.manifest.read_text().splitlines()[0].replace("far.h5", "farther.h5")
+    local.sweep.manifest.write_text("\n".join([head, *(line for line in runs if line not in gone)]) + "\n")
+    submit(local.sweep)
+    assert {path: path.read_bytes() for path in before} == before, "of runs that are gone nobody knows the recording"
+
+
+def test_a_task_of_several_populations_says_which_and_one_of_one_does_not(local: LocalSweep) -> None:
+    present = survey(local.sweep)
+    planned = plan(present, sweep=local.sweep, room=ROOM)
+    (first, second) = planned.new
+    a, b, c = ((run,) for run in first.runs)
+    new = [dataclasses.replace(first, populations=(a, (*b, *c))), second]
+    write(dataclasses.replace(planned, new=new), sweep=local.sweep, manifest=present.manifest)
+    tasks = [read_json_object(path) for path in sorted(local.sweep.tasks.glob("*/task.json"))]
+    ids = [run.id for run in first.runs]
+    assert tasks[0]["populations"] == [ids[:1], ids[1:]] and [run["id"] for run in tasks[0]["runs"]] == ids
+    assert "populations" not in tasks[1]
+
+
+@pytest.mark.parametrize("spare", [-1, 0])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("packed_for", ["cpu", "cuda"])
+def test_a_task_stays_on_its_device_and_on_a_gpu_the_trainer_sees_to_memory(
+    local: LocalSweep, packed_for: str, device: str, spare: int
+) -> None:
+    present = survey(local.sweep)
+    room = dataclasses.replace(ROOM, device=packed_for)
+    write(plan(present, sweep=local.sweep, room=room), sweep=local.sweep, manifest=present.manifest)
+    needed = max(read_json_object(path)["memory_bytes"] for path in local.sweep.tasks.glob("*/task.json"))
+    room = dataclasses.replace(ROOM, device=device, task_bytes=max(needed + spare, 1))
+    stays = packed_for == device and (spare == 0 or device == "cuda")
+    assert ("0001" in plan(survey(local.sweep), sweep=local.sweep, room=room).continued) == stays
+
+
+def test_what_slurm_runs_is_not_taken_up_by_anybody_else(local: LocalSweep) -> None:
+    submit(local.sweep)
+    states = {"0001": TaskState(state="running", job="12_1"), "0002": TaskState(state="queued")}
+    present = dataclasses.replace(survey(local.sweep, t0001="running", t0002="queued"), scheduled=states)
+    assert plan(present, sweep=local.sweep, room=ROOM, adopt=True).runs == ()
+    unknown = survey(local.sweep, t0001="submit_unknown", t0002="held")
+    assert plan(unknown, sweep=local.sweep, room=ROOM, adopt=True).runs == ()
+
+
+def test_of_each_shape_one_run_goes_ahead_alone(tmp_path: Path) -> None:
+    runs = {f"run-{n}": {"seed": n, "arch.gen_dim": 20 + 10 * (n % 2)} for n in range(6)}
+    local = make_sweep(tmp_path, runs)
+    present = survey(local.sweep)
+    planned = plan(present, sweep=local.sweep, room=ROOM, has_canary=True)
+    write(planned, sweep=local.sweep, manifest=present.manifest, scheduler="slurm", options={})
+    (request,) = read_intents(local.sweep)
+    ahead = [request.tasks[task] for task in request.options["canary"]]
+    assert sorted(map(len, ahead)) == [1, 1] and {run for (run,) in ahead} == set(planned.canaries)
+    assert len({int(run[-1]) % 2 for (run,) in ahead}) == 2
+
+
+def test_a_request_with_nothing_that_goes_ahead_does_not_speak_of_it(local: LocalSweep) -> None:
+    present = survey(local.sweep)
+    planned = plan(present, sweep=local.sweep, room=ROOM)
+    write(planned, sweep=local.sweep, manifest=present.manifest, scheduler="slurm", options={"time": 60})
+    assert [request.options for request in read_intents(local.sweep)] == [{"time": 60}]
+
+
+def test_without_options_a_request_asks_for_the_room_of_its_plan(local: LocalSweep) -> None:
+    submit(local.sweep)
+    (request,) = read_intents(local.sweep)
+    assert request.scheduler == "local" and "canary" not in request.options
+    assert {key: request.options[key] for key in ("slots", "threads", "device")} == {
+        "slots": 2, "threads": 1, "device": "cpu",
+    }  # fmt: skip
+
+
+def test_a_task_that_goes_on_costs_what_is_left_of_it(local: LocalSweep) -> None:
+    two_recordings(local)
+    for task in submit(local.sweep, members=3).new:
+        runs = task.runs
+        name = next(n for n, names in survey(local.sweep).ledger.tasks.items() if runs[0].id in names)
+        before = packed_before(local.sweep, name, survey=survey(local.sweep))
+        assert (before.runs, before.dataset, before.memory_bytes) == (runs, task.dataset, task.memory_bytes)
+        assert before.seconds == pytest.approx(task.seconds)
+        record(local.sweep, "cancel", runs=[runs[0].id])
+        left = packed_before(local.sweep, name, survey=survey(local.sweep))
+        assert left.runs == runs[1:] and left.seconds == pytest.approx(task.seconds * (len(runs) - 1) / len(runs))

@@ -1,0 +1,183 @@
+"""Which checkpoints an attempt goes on from, and which of them are brought home into which slot."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from stepping import failing, hooked
+
+from band.files import sha256_file
+from band.node.checkpoints import Checkpoints
+from band.node.job import Reporter
+from band.run_dir import TaskDir, read_events
+
+
+class Node:
+    """A node, the task's folder at home, and what one attempt knows of checkpoints."""
+
+    def __init__(self, place: Path) -> None:
+        self.here, self.home = place / "here", TaskDir(place / "home" / "sweep" / "tasks" / "0001")
+        self.here.mkdir()
+        self.home.path.mkdir(parents=True)
+        self.stream = place / "events.jsonl"
+        self.told: list[Any] = []
+        self.reporter = Reporter(self.stream, on_event=self.told.append, epoch_s=0.0)
+        self.checkpoints = self.attempt()
+
+    def attempt(self) -> Checkpoints:
+        """Return what an attempt knows that has just begun."""
+        job: Any = SimpleNamespace(task=SimpleNamespace(folder=self.home), reporter=self.reporter)
+        return Checkpoints(job)
+
+    def train(self, step: int, runs: str, *, slot: int = 0) -> None:
+        """Have a trainer write and report a checkpoint of the runs, a letter each."""
+        path = self.here / f"population.{slot}.pt"
+        path.write_text(f"{step} {runs}")
+        event = {"event": "checkpoint", "step": step, "slot": slot, "sha256": sha256_file(path), "runs": list(runs)}
+        self.checkpoints.add({"t": 1.0, **event}, folder=self.here, runs=list(runs))
+
+    def at_home(self) -> dict[str, str]:
+        return {path.name: path.read_text() for path in sorted(self.home.path.iterdir())}
+
+    def mirrored(self) -> list[tuple[int, int]]:
+        return [(event["step"], event["slot"]) for event in self.told if event["event"] == "mirrored"]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def test_copies_at_home_alternate_and_none_is_brought_twice(node: Node) -> None:
+    assert node.checkpoints.is_home([["a", "b"]])  # there is none that could be
+    for step in range(1, 5):
+        node.train(step, "ab", slot=step % 2)
+        assert not node.checkpoints.is_home([["a", "b"]])
+        node.checkpoints.mirror([["a", "b"]])
+        node.checkpoints.mirror([["a", "b"]])
+        assert node.checkpoints.is_home([["a", "b"]])
+    assert node.mirrored() == [(1, 0), (2, 1), (3, 0), (4, 1)]
+    assert node.at_home() == {"population.0.pt": "3 ab", "population.1.pt": "4 ab"}
+
+
+def test_each_part_keeps_its_newest_copy_at_home_while_others_go_on(node: Node) -> None:
+    node.train(9, "cd", slot=1)
+    parts = [["a", "b"], ["c", "d"]]
+    for step in range(1, 6):
+        node.train(step, "ab")
+        node.checkpoints.mirror(parts)
+        assert node.checkpoints.is_home(parts)
+        kept = node.at_home().values()
+        assert "9 cd" in kept and f"{step} ab" in kept and len(kept) <= 3
+    assert len(node.mirrored()) == 6
+
+
+def test_a_checkpoint_of_more_runs_serves_a_part_of_them_and_one_of_fewer_does_not(node: Node) -> None:
+    node.train(3, "abc")
+    node.train(7, "a", slot=1)
+    node.checkpoints.mirror([["a", "b"]])
+    assert node.at_home() == {"population.0.pt": "3 abc"} and node.checkpoints.is_home([["a", "b"]])
+    assert node.checkpoints.newest_step(["a", "b"]) == 7 and node.checkpoints.newest_step(["b"]) == 3
+    assert node.checkpoints.newest_step(["z"]) == -1
+    assert node.checkpoints.covered(["a", "b"]) == ["a"] and node.checkpoints.covered(["b", "c"]) == ["b", "c"]
+    assert node.checkpoints.covered(["y", "z"]) == ["y", "z"]
+
+
+def test_a_copy_that_two_runs_go_on_from_is_not_given_up_for_a_newer_one_of_one_of_them(node: Node) -> None:
+    node.train(3, "ab")
+    node.checkpoints.mirror([["a", "b"]])
+    node.train(7, "a", slot=1)
+    node.checkpoints.mirror([["a", "b"], ["a"]])
+    node.train(1, "z", slot=2)
+    node.checkpoints.mirror([["a", "b"], ["z"]])
+    assert node.at_home() == {"population.0.pt": "3 ab", "population.1.pt": "1 z"}
+
+
+def test_nothing_is_mirrored_before_home_knows_what_it_is(node: Node) -> None:
+    node.train(1, "a")
+    with hooked(failing(errno.EROFS)):
+        node.reporter.report("note")
+        with pytest.raises(OSError, match="event stream"):
+            node.checkpoints.mirror([["a"]])
+    assert node.at_home() == {}
+    node.checkpoints.mirror([["a"]])
+    assert node.at_home() == {"population.0.pt": "1 a"}
+    assert [event["event"] for event in read_events(node.stream)[0]] == ["checkpoint", "note", "mirrored"]
+
+
+def test_a_file_that_the_trainer_has_just_replaced_is_left_for_its_next_event(node: Node) -> None:
+    node.train(1, "a")
+    (node.here / "population.0.pt").write_text("2 a")  # whose event has not come yet
+    node.checkpoints.mirror([["a"]])
+    assert node.at_home() == {} and not node.checkpoints.is_home([["a"]]) and node.mirrored() == []
+    node.train(2, "a")
+    node.checkpoints.mirror([["a"]])
+    assert node.at_home() == {"population.0.pt": "2 a"}
+
+
+def seeded(node: Node, runs: str, folder: Path) -> tuple[int, list[str]]:
+    folder.mkdir()
+    step = node.checkpoints.seed(folder, runs=list(runs))
+    return step, [path.read_text() for path in sorted(folder.iterdir())]
+
+
+def test_a_trainer_starts_with_the_two_newest_checkpoints_that_have_all_its_runs(node: Node, tmp_path: Path) -> None:
+    assert seeded(node, "ab", tmp_path / "none") == (-1, [])
+    for slot, step in enumerate((2, 5, 3)):
+        node.train(step, "ab", slot=slot)
+    node.train(8, "a", slot=3)
+    assert seeded(node, "ab", tmp_path / "first") == (5, ["5 ab", "3 ab"])
+    assert seeded(node, "a", tmp_path / "second") == (8, ["8 a", "5 ab"])
+    for copy in ("first", "second"):
+        (tmp_path / copy / "population.0.pt").write_text("damaged")
+    (node.here / "population.1.pt").write_text("damaged")
+    assert seeded(node, "ab", tmp_path / "third") == (5, ["5 ab", "3 ab"])  # from the copy in "second"
+    assert node.checkpoints.newest_step("ab") == 8
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("damaged")])
+def test_a_checkpoint_that_was_damaged_since_makes_way_for_the_next(node: Node, tmp_path: Path, damage: Any) -> None:
+    for slot, step in enumerate((4, 2, 3)):
+        node.train(step, "a", slot=slot)
+    damage(node.here / "population.0.pt")
+    assert seeded(node, "a", tmp_path / "folder") == (3, ["3 a", "2 a"])
+
+
+def test_what_earlier_attempts_left_here_and_at_home_counts_if_a_trainer_vouched_for_it(
+    node: Node, tmp_path: Path
+) -> None:
+    node.train(1, "a")
+    node.train(2, "a", slot=1)
+    node.checkpoints.mirror([["a"]])
+    (node.here / "checkpoints.jsonl").write_text(
+        "rubbish\n" + json.dumps({"event": "checkpoint", "step": "x", "sha256": "0", "runs": []}) + "\n"
+    )
+    (node.here / "population.1.pt").unlink()
+    (node.here / "population.7.pt").write_text("unknown")
+    (node.here / "population.7.pt.old").write_text("no checkpoint")
+    later = node.checkpoints = node.attempt()
+    later.learn(read_events(node.stream)[0])
+    assert later.newest_step("a") == -1
+    later.look_at(node.here)
+    assert later.newest_step("a") == 1
+    later.look_at_home()
+    assert later.newest_step("a") == 2
+    assert seeded(node, "a", tmp_path / "folder") == (2, ["2 a", "1 a"])
+    later.clear_home()
+    assert node.at_home() == {} and later.is_home([["z"]])
+
+
+def test_a_checkpoint_whose_line_came_before_the_trainer_died_is_found_without_its_event(
+    node: Node, tmp_path: Path
+) -> None:
+    path = node.here / "population.1.pt"
+    path.write_text("4 a")
+    line = {"event": "checkpoint", "step": 4, "sha256": sha256_file(path), "runs": ["a"], "slot": 1}
+    (node.here / "checkpoints.jsonl").write_text(json.dumps(line) + "\n")
+    node.checkpoints.look_at(node.here)
+    assert seeded(node, "a", tmp_path / "folder") == (4, ["4 a"])

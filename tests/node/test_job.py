@@ -1,0 +1,133 @@
+"""What the parts of an attempt share: the task file, the runs to be skipped, and what is reported where."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_task import FakeTask, make_task
+from stepping import failing, hooked
+
+from band.errors import BandError
+from band.node.job import Reporter, Skip, read_task, say
+from band.run_dir import read_events
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTask:
+    return make_task(tmp_path, {"a": {}, "b": {}}, monkeypatch=monkeypatch)
+
+
+def change(task: FakeTask, **values: Any) -> None:
+    task.task_json.write_text(json.dumps({**json.loads(task.task_json.read_text()), **values}))
+
+
+def test_a_task_is_read_whole(task: FakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(task.task_json.parent)
+    change(task, threads=3)
+    read = read_task(Path("task.json"))
+    assert (read.path, read.name, read.run_ids, read.threads) == (task.task_json, "0000", ("a", "b"), 3)
+    assert read.populations == (("a", "b"),) and read.folder.path == task.task_json.parent
+    assert read.sweep == task.sweep
+    assert read.dataset == json.loads(task.task_json.read_text())["dataset"]
+
+
+@pytest.mark.parametrize(("threads", "read"), [(0, 1), (-3, 1), ("2", 2)])
+def test_a_task_has_a_thread_at_least(task: FakeTask, threads: object, read: int) -> None:
+    change(task, threads=threads)
+    assert read_task(task.task_json).threads == read
+
+
+def test_an_older_task_file_without_threads_is_for_one(task: FakeTask) -> None:
+    values = json.loads(task.task_json.read_text())
+    del values["threads"]
+    task.task_json.write_text(json.dumps(values))
+    assert read_task(task.task_json).threads == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"threads": "many"},
+        {"threads": 1e999},
+        {"runs": [{"id": "a"}, {}]},
+        {"populations": 3},
+        {"populations": [["a", "z"]]},
+    ],
+)
+def test_a_task_file_with_a_value_of_another_kind_is_named(task: FakeTask, values: dict[str, Any]) -> None:
+    change(task, **values)
+    with pytest.raises(BandError, match=r"task\.json"):
+        read_task(task.task_json)
+
+
+def test_the_runs_to_be_skipped_only_become_more(task: FakeTask) -> None:
+    path = task.task_json.with_name("skip.json")
+    skip = Skip(read_task(task.task_json))
+    assert skip.runs == frozenset()
+    for text, runs in (('{"runs": ["a"]}', "a"), ('{"runs": ["b"]}', "ab"), ("{", "ab"), ("{}", "ab"), ("[]", "ab")):
+        path.write_text(text)
+        skip.look()
+        assert skip.runs == set(runs)
+    path.unlink()
+    path.mkdir()  # cannot be read
+    skip.look()
+    assert skip.runs == {"a", "b"}
+
+
+def test_a_damaged_file_of_runs_to_be_skipped_is_named_before_anything_is_trained(
+    task: FakeTask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task.task_json.with_name("skip.json").write_text("{")
+    assert task.attempt() == 1
+    assert "skip.json is not valid JSON" in capsys.readouterr().err and not task.events()
+
+
+def told(tmp_path: Path, events: list[tuple[str, float]], *, epoch_s: float = 5.0) -> tuple[list[Any], list[Any]]:
+    """Return what the file has of events and what the listener has heard."""
+    heard: list[tuple[str, float]] = []
+    path = tmp_path / "events.jsonl"
+    reporter = Reporter(path, on_event=lambda e: heard.append((e["event"], e["t"])), epoch_s=epoch_s)
+    for event, t in events:
+        reporter.forward({"event": event, "t": t})
+    return [(event["event"], event["t"]) for event in read_events(path)[0]], heard
+
+
+def epochs(*times: float) -> list[tuple[str, float]]:
+    return [("epoch", t) for t in times]
+
+
+def test_the_file_gets_an_epoch_now_and_then_and_a_listener_all(tmp_path: Path) -> None:
+    events = epochs(100, 101, 104.9, 105, 106, 110)
+    assert told(tmp_path, events) == (epochs(100, 105, 110), events)
+
+
+@pytest.mark.parametrize("ending", ["failed", "interrupted", "split", "restarted"])
+def test_before_an_ending_the_file_gets_the_last_epoch(tmp_path: Path, ending: str) -> None:
+    events = [*epochs(100, 101, 102), ("published", 102), (ending, 103), (ending, 104)]
+    expected = [*epochs(100), ("published", 102), *epochs(102), (ending, 103), (ending, 104)]
+    assert told(tmp_path, events) == (expected, events)
+
+
+def test_an_epoch_that_a_later_one_has_overtaken_is_not_told_again(tmp_path: Path) -> None:
+    events = [*epochs(100, 101, 105), ("failed", 106)]
+    assert told(tmp_path, events)[0] == [*epochs(100, 105), ("failed", 106)]
+
+
+def test_messages_are_printed_where_nobody_listens_and_a_full_disk_for_them_harms_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for on_event, printed in ((None, "hello\n"), (print, "")):
+        Reporter(tmp_path / "events.jsonl", on_event=on_event, epoch_s=0.0).say("hello")
+        assert capsys.readouterr().err == printed
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stderr", full)
+        say("hello")
+        monkeypatch.undo()
+        with hooked(failing(errno.ENOSPC)):
+            Reporter(tmp_path / "other.jsonl", on_event=None, epoch_s=0.0).report("kept")
+        with pytest.raises(OSError, match="No space"):
+            full.close()

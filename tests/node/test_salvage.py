@@ -1,0 +1,85 @@
+"""What earlier attempts left on a node or on the way home is brought in, and what is not needed any more goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_task import FakeTask, make_task
+from fake_trainer import expected_state
+
+from band.run_dir import seal
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def made(*runs: str) -> FakeTask:
+        return make_task(tmp_path, {run: {"epochs": 2} for run in runs}, monkeypatch=monkeypatch)
+
+    return made
+
+
+def left(folder: Path, run: str, *, half: bool = False) -> Path:
+    """Leave a finished run in a folder, or what has come of one that was broken off."""
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("state\nearlier\n")
+    seal(folder, result={"run_id": run, "training": {"outcome": "diverged"}})
+    if half:
+        (folder / "result.json").unlink()
+    return folder
+
+
+def test_a_run_that_had_come_home_whole_is_published_and_not_trained_again(make: Any) -> None:
+    task = make("a", "b")
+    left(task.sweep.incoming_run("a", attempt="j5-r0"), "a")
+    half = left(task.sweep.incoming_run("b", attempt="j5-r0"), "b", half=True)
+    assert task.attempt() == 0
+    assert task.published() == {"a": "earlier", "b": expected_state("b", epochs=2)}
+    (event,) = [event for event in task.events("published") if event["run"] == "a"]
+    assert event["outcome"] == "diverged" and [event["runs"] for event in task.events("started")] == [["b"]]
+    assert not half.exists() and list(task.sweep.incoming.iterdir()) == []
+
+
+def test_the_second_of_a_run_that_came_home_twice_is_kept_aside(make: Any) -> None:
+    task = make("a")
+    for number in (4, 5):
+        folder = left(task.sweep.incoming_run("a", attempt=f"j{number}-r0"), "a")
+        (folder / "metrics.csv").write_text(f"state\n{number}\n")
+        seal(folder, result={"run_id": "a", "training": {"outcome": "ok"}})
+    assert task.attempt() == 0
+    assert task.published() == {"a": "4"} and not task.ledger()
+    assert [path.name for path in task.sweep.superseded.iterdir()] == ["a.j5-r0"]
+    assert [event["event"] for event in task.events() if event.get("run") == "a"] == ["published", "superseded"]
+
+
+def test_what_is_on_its_way_for_a_run_of_a_longer_name_is_left_alone(make: Any) -> None:
+    task = make("a")
+    others = [left(task.sweep.incoming_run(run, attempt="j5-r0"), run, half=run == "a.b") for run in ("a.b", "a.c")]
+    assert task.attempt() == 0
+    assert sorted(task.published()) == ["a"] and all(path.exists() for path in others)
+
+
+def test_a_finished_run_on_the_node_is_published_unless_it_is_another_tasks(make: Any) -> None:
+    task = make("a", "b")
+    for run in ("a", "z"):
+        left(task.work / "0000.j5-r0" / "0" / "runs" / run, run)
+    left(task.work / "0000.j5-r0" / "1" / "runs" / "b", "b", half=True)
+    stranger = left(task.work / "0001.j5-r0" / "0" / "runs" / "b", "b")
+    assert task.attempt() == 0
+    assert task.published() == {"a": "earlier", "b": expected_state("b", epochs=2)}
+    assert [path.name for path in task.work.iterdir()] == ["0001.j5-r0"] and stranger.exists()
+
+
+@pytest.mark.parametrize("is_volatile", [True, False])
+def test_a_copy_of_the_recording_stays_on_a_node_unless_its_scratch_goes_with_the_job(
+    make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_volatile: bool
+) -> None:
+    task = make("a")
+    scratch = tmp_path / "78" / "scratch"
+    monkeypatch.setenv("BAND_SCRATCH", str(scratch))
+    monkeypatch.setenv("SLURM_JOB_ID", "78" if is_volatile else "79")
+    assert task.attempt() == 0
+    assert task.events("claimed")[0]["volatile"] is is_volatile
+    assert [path.name for path in scratch.glob("data/*/recording.h5")] == ([] if is_volatile else ["recording.h5"])
+    assert not (scratch / "work").exists()
