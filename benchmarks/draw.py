@@ -51,6 +51,11 @@ def bars(rows: Sequence[Sequence[str]], header: Sequence[str], group: str, bar: 
     where = {name: header.index(name) for name in (group, bar, drawn) if name}
     names, lengths, places, shades = [], [], [], []
     place = 0.0
+    # Of populations of several sizes that are not what the bars differ in, the size belongs to the group's name.
+    size = header.index("members") if bar and bar != "members" and "members" in header else None
+    rows = [list(row) for row in rows]
+    for row in rows if size is not None else ():
+        row[where[group]] += f" x {row[size]}"
     groups = list(dict.fromkeys(row[where[group]] for row in rows))
     for number, row in enumerate(rows):
         is_new = number > 0 and row[where[group]] != rows[number - 1][where[group]]

@@ -156,14 +156,20 @@ def _given(model: Reference, like: Params) -> Params:
     return Params(torch.cat(rows)[None], like.shapes)
 
 
+def recording(folder: Path) -> Path:
+    """Write what is trained on, and return its path."""
+    path = folder / "lorenz.h5"
+    sizes = ["--neurons", "20", "--bins", "40", "--trials", "8", "2", "1", "--conditions", "40"]
+    assert band_data(["simulate", "lorenz", str(path), *sizes, "--json"]) == 0
+    return path
+
+
 def main() -> None:
     """Print a JSON line: the loss, and for each way the seconds until it and the epochs."""
     keep_freed_memory()
     torch.set_num_threads(int(sys.argv[1]))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "lorenz.h5"
-        sizes = ["--neurons", "20", "--bins", "40", "--trials", "8", "2", "1", "--conditions", "40"]
-        assert band_data(["simulate", "lorenz", str(path), *sizes, "--json"]) == 0
+        path = recording(Path(folder))
         curves = {"reference": reference(path), "one": ours(path, 1), "population": ours(path, MEMBERS)}
     target = max(min(loss for _, loss in found) for found in curves.values())
     seconds = {name: next(s for s, loss in found if loss <= target) for name, found in curves.items()}

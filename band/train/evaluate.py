@@ -26,7 +26,7 @@ SCORES = (
 @torch.no_grad()
 def evaluate(
     params: Params, batch: Batch, draws: Sequence[Noise], *,
-    arch: Arch, widths: Widths, scales: Scales, ramps: Tensor, trials_at_once: int,
+    arch: Arch, widths: Widths, scales: Scales, ramps: Tensor, trials_at_once: int = 0,
 ) -> Tensor:  # fmt: skip
     """Return losses and scores (len(SCORES), M) of each member on some trials, averaged over posterior draws.
 
