@@ -21,7 +21,7 @@ from band.sizes import FLOAT_BYTES, RECOMPUTED, Shapes, Sizes, layers, sizes_of,
 FLOPS_PER_S = 40e9  # of one CPU core inside the large matrix products of a training step
 SECONDS_PER_BIN = 0.5e-3  # of one step, whatever its sizes: recurrent cells called one bin after the other, and back
 BACKWARD = 2.0  # backward pass, in forward passes
-PROCESS_BYTES = 500 * 2**20  # a supervisor, and an interpreter with the training library loaded: paid once a task
+PROCESS_BYTES = 400 * 2**20  # a supervisor, and an interpreter with the training library loaded: paid once a task
 METRICS_BYTES_PER_EPOCH = 300
 RESULT_BYTES = 24_000
 NOISE_BYTES = 8_192  # file headers and attributes

@@ -21,6 +21,12 @@ def can_run_slurm() -> None:
         pytest.skip(done.stderr.strip())
 
 
+@pytest.fixture
+def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for a lab of one's own; that of `tmp_path` has the test's name in it, too long for a socket."""
+    return tmp_path_factory.mktemp("lab")
+
+
 @pytest.fixture(scope="session")
 def shared_slurm_lab(can_run_slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab with accounting, as the last test left it."""

@@ -67,7 +67,8 @@ class Lab:
         Raises:
             LabError: the path of `root` is too long for a socket, or no port is free.
         """
-        if len(os.fsencode(root.resolve() / "run/munge")) > LONGEST_SOCKET:
+        longest = root.resolve() / "nodes/c1/spool/c1_9999.4294967291"  # by which slurmd finds the script of a job
+        if len(os.fsencode(longest)) > LONGEST_SOCKET:
             raise LabError(f"{root.resolve()} is too long a path for a lab: its sockets have {LONGEST_SOCKET} bytes")
         self._claim, first_port = claim_ports()
         self.plan = Plan(

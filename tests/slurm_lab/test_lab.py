@@ -228,13 +228,13 @@ def test_other_settings_hold_for_a_while(slurm_lab: Lab) -> None:
     slurm_lab.sbatch("--hold", "--array=0-3", wrap="true")
 
 
-def test_nothing_is_left_of_a_lab_whose_owner_is_killed(tmp_path: Path, slurm_lab: Lab) -> None:
+def test_nothing_is_left_of_a_lab_whose_owner_is_killed(lab_folder: Path, slurm_lab: Lab) -> None:
     owner = textwrap.dedent(
         f"""
         import sys, time
         from pathlib import Path
         from slurm_lab.lab import Lab
-        lab = Lab(Path({str(tmp_path)!r}), accounting=False).__enter__()
+        lab = Lab(Path({str(lab_folder)!r}), accounting=False).__enter__()
         job = lab.sbatch("--nodes=2", wrap="setsid sleep 600 & sleep 600")
         lab.wait_for(lambda: lab.pids(job=job, command="sleep 600"))
         lab.nodes["c2"].stop()
@@ -247,11 +247,11 @@ def test_nothing_is_left_of_a_lab_whose_owner_is_killed(tmp_path: Path, slurm_la
     with subprocess.Popen([sys.executable, "-c", owner], env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         cgroup = Path(process.stdout.readline().strip())
-        assert any("slurmd -D -N c2" in words for words in processes_in(tmp_path))
+        assert any("slurmd -D -N c2" in words for words in processes_in(lab_folder))
         assert process.poll() is None
         process.send_signal(signal.SIGKILL)
-    wait_for(lambda: not processes_in(tmp_path) and not cgroup.exists(), what="the lab to be gone")
-    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    wait_for(lambda: not processes_in(lab_folder) and not cgroup.exists(), what="the lab to be gone")
+    assert str(lab_folder) not in Path("/proc/self/mountinfo").read_text()
     assert slurm_lab.is_idle(), "another lab was touched"
 
 

@@ -212,11 +212,13 @@ def test_ctrl_c_cancels_the_job(slurm_lab: Lab) -> None:
     assert not list(slurm_lab.home.glob(".band-doctor*"))
 
 
-def test_scratch_that_an_epilog_wipes_missing_accounts_and_a_silent_controller_are_found(tmp_path: Path) -> None:
+def test_scratch_that_an_epilog_wipes_missing_accounts_and_a_silent_controller_are_found(
+    tmp_path: Path, lab_folder: Path
+) -> None:
     epilog = executable(tmp_path / "epilog", "#!/bin/sh\nrm -rf /disk/scratch/*\n")
     if shutil.which("slurmctld") is None or os.getuid() != 0:
         pytest.skip("no Slurm here, or not root")
-    with Lab(tmp_path / "lab", nodes=1, accounting=False, settings={"Epilog": str(epilog), "JobRequeue": 0}) as lab:
+    with Lab(lab_folder, nodes=1, accounting=False, settings={"Epilog": str(epilog), "JobRequeue": 0}) as lab:
         executable(lab.home / "trainer", TRAINER)
         clinic = Clinic(lab)
         late = "#SBATCH --qos=long"  # below a command: sbatch reads no option there

@@ -162,10 +162,12 @@ def test_without_accounts_the_queue_and_the_events_are_enough(
     assert found["d"]["words"] == "gone from Slurm's queue, no accounts are kept"
 
 
-def test_accounts_tell_what_the_queue_has_forgotten_and_make_nothing_lost_before_its_time(tmp_path: Path) -> None:
+def test_accounts_tell_what_the_queue_has_forgotten_and_make_nothing_lost_before_its_time(
+    tmp_path: Path, lab_folder: Path
+) -> None:
     if shutil.which("slurmdbd") is None:
         pytest.skip("no Slurm here: apt-get install slurm-wlm slurmdbd slurm-wlm-mysql-plugin munge mariadb-server")
-    with Lab(tmp_path / "lab", nodes=1) as lab:
+    with Lab(lab_folder, nodes=1) as lab:
         sent = SentSweep(tmp_path, lab, ["a", "b", "c"], base=LONG)
         jobs = {"a": sent.send("a"), "b": sent.send("b", script="exit 3"), "c": sent.send("c", "--begin=now+1hour")}
         lab.run(["scancel", jobs["c"]], check=True)

@@ -54,7 +54,7 @@ def load_kernels(wanted: str = "") -> Any:
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", "") or str(error)
         warnings.warn(
-            f"training goes without compiled recurrences, about a third slower: {detail[-500:]}", stacklevel=2
+            f"training goes without compiled recurrences, 1.4 to 2.4 times as slow: {detail[-500:]}", stacklevel=2
         )
         return None
     return torch.ops.band
