@@ -143,10 +143,10 @@ def test_tasks_that_a_node_could_not_start_are_let_go_by_the_next_submit(slurm_l
     site, node = Site(slurm_lab, num_runs=3), slurm_lab.nodes["c1"]
     node.protect(slurm_lab.plan.spool("c1"))
     site.submit("--sbatch", "nodelist=c1")
-    reasons = ["squeue", "--noheader", "--array", "--format=%j|%r"]
+    reasons = ["squeue", "--noheader", "--array", "--format=%T|%r"]
 
     def held() -> int:
-        return slurm_lab.run(reasons, check=True).stdout.count("|launch failed requeued held")
+        return slurm_lab.run(reasons, check=True).stdout.count("PENDING|launch failed requeued held")
 
     slurm_lab.wait_for(lambda: held() == 3)
     node.repair()
