@@ -13,7 +13,7 @@ from typing import Any
 FLOAT_BYTES = 4
 COPIES = 5  # weights, gradients, two moments of the optimiser, best copy
 RECOMPUTED = 1.4  # times as long a step takes whose way back begins with the way forward once more
-# Floats a trial and bin of a training step at its peak, fitted to sixteen measured processes and to benchmarks/GPU.md:
+# Floats a trial and bin of a training step at its peak, rounded from sixteen measured processes and benchmarks/GPU.md:
 UNIT_FLOATS = 10  # of a unit of a recurrent cell, what its way back needs of its way forward, and adds to it
 LASTING_FLOATS = 2  # of the same, what stays where few trials are on their way at once: states, masks
 LINEAR_FLOATS = 4  # of what is read in and out
