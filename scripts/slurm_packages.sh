@@ -7,8 +7,8 @@
 # A Slurm that was installed in another way than by apt is good enough.
 set -euo pipefail
 
-PACKAGES=(slurm-wlm slurmdbd slurm-wlm-mysql-plugin munge mariadb-server util-linux)
-COMMANDS=(slurmctld slurmd slurmdbd sbatch sacctmgr munged mariadbd mariadb-install-db unshare nsenter setpriv)
+PACKAGES=(slurm-wlm slurmdbd slurm-wlm-mysql-plugin munge mariadb-server util-linux bindfs)
+COMMANDS=(slurmctld slurmd slurmdbd sbatch sacctmgr munged mariadbd mariadb-install-db unshare nsenter setpriv bindfs)
 PATH=$PATH:/usr/sbin:/sbin
 
 missing_parts() {
@@ -42,5 +42,9 @@ if [ -n "$missing" ]; then
 fi
 if ! reason=$(unshare --mount --uts --pid --fork mount -t tmpfs lab /mnt 2>&1); then
     echo "no Slurm lab: it needs root and the right to mount ($reason); try: sudo make test" >&2
+    exit 1
+fi
+if [ ! -w /dev/fuse ]; then
+    echo "no Slurm lab: it needs /dev/fuse; try: sudo modprobe fuse, and in a container its option --device /dev/fuse" >&2
     exit 1
 fi

@@ -23,12 +23,14 @@ MEAN_PAUSE_S = 1.0
 RUNS_S = 10.0  # how long to wait before a fault for something to run …
 PATIENCE_S = 45.0  # … and for something that it can strike
 NUM_FAULTS = 12
-REAL_EVERY = 4  # sweeps, one is of the real trainer
+REAL_EVERY = 4  # sweeps, one is of the real trainer …
+LATE_EVERY = 2  # … and one with nodes that see of home for so long what they saw before
+LATE_S = 2.0
 
 
-def lab_of_three(folder: Path) -> Lab:
-    """Return the lab that the sweeps run on."""
-    return Lab(folder, nodes=NODES, cpus=CPUS, settings=QUICK_FAILURE)
+def lab_of_three(folder: Path, *, late: bool = False) -> Lab:
+    """Return the lab that the sweeps run on; if `late`, its nodes see changes of home late, as clients of NFS do."""
+    return Lab(folder, nodes=NODES, cpus=CPUS, settings=QUICK_FAILURE, home_seen_late_s=LATE_S if late else 0)
 
 
 def schedule(rng: random.Random, *, count: int, only: Collection[str] = ()) -> list[str]:
@@ -152,14 +154,16 @@ def bench(ledger: Ledger, *, folder: Path, seed: int, until: float, only: Collec
             return
         name = f"{seed}.{number}"
         trainer = "real" if number % REAL_EVERY == REAL_EVERY - 1 else "fake"
-        with lab_of_three(folder / f"lab{number}") as lab:
+        late = number % LATE_EVERY == LATE_EVERY - 1
+        with lab_of_three(folder / f"lab{number}", late=late) as lab:
             if trainer == "real" and real is None:
                 real = real_undisturbed(lab)
             begun = time.monotonic()
             evidence, outcome, scene = sweep_by_seed(
                 lab, name, trainer=trainer, undisturbed=real if trainer == "real" else None, only=only
             )
-        print(f"{name} ({trainer}, {scene.partition}): {time.monotonic() - begun:.0f} s", flush=True)
+        kind = f"{trainer}, {scene.partition}{', home seen late' if late else ''}"
+        print(f"{name} ({kind}): {time.monotonic() - begun:.0f} s", flush=True)
         for fault, words in evidence:
             print(f"    {'hit ' if words else 'miss'} {fault}: {words}", flush=True)
         for note in scene.notes:

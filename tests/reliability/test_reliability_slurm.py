@@ -25,7 +25,7 @@ FAULTS = (
 def test_sixty_runs_under_faults_of_slurm_and_of_their_processes_are_as_undisturbed(
     can_run_slurm: None, lab_folder: Path
 ) -> None:
-    with lab_of_three(lab_folder) as lab:
+    with lab_of_three(lab_folder, late=True) as lab:
         scene = Scene(lab, rng=random.Random(1), epoch_s=0.1)
         struck = shown(disturb(scene, FAULTS))
         assert sum(bool(words) for _, words in struck) >= 4, struck

@@ -43,6 +43,11 @@ class Plan:
     first_port: int  # claimed by the lab itself; the daemons use those after it
 
     @property
+    def home(self) -> Path:
+        """Folder that the login host and all nodes share."""
+        return self.root / "home"
+
+    @property
     def dbd_port(self) -> int:
         """Port of slurmdbd."""
         return self.first_port + 2

@@ -61,8 +61,19 @@ class Lab:
         memory_mb: int = 16000,
         accounting: bool = True,
         settings: Settings | None = None,
+        home_seen_late_s: float = 0,
     ) -> None:
-        """Plan a lab; `settings` are lines of slurm.conf that replace or join those of `configuration.base_settings`.
+        """Plan a lab.
+
+        Args:
+            root: the folder of all that is the lab's.
+            nodes: how many.
+            cpus: of a node.
+            memory_mb: of a node.
+            accounting: whether there is a slurmdbd.
+            settings: lines of slurm.conf that replace or join those of `configuration.base_settings`.
+            home_seen_late_s: for how long each node's kernel goes on seeing names, absent ones too, and sizes of home
+                as it saw them last, as a client of NFS does (needs bindfs); the login host sees home at once.
 
         Raises:
             LabError: the path of `root` is too long for a socket, or no port is free.
@@ -79,8 +90,10 @@ class Lab:
             accounting=accounting,
             first_port=first_port,
         )
-        self.home = self.plan.root / "home"  # shared by all nodes
-        self.nodes = {name: Node(name, plan=self.plan) for name in self.plan.node_names}
+        self.home = self.plan.home
+        self.nodes = {
+            name: Node(name, plan=self.plan, home_seen_late_s=home_seen_late_s) for name in self.plan.node_names
+        }
         self._settings: Settings = dict(settings or {})
         self._changed: Settings = {}  # settings of `configure`, until `reset`
         self._guardian: subprocess.Popen[str] | None = None  # outside of the lab, and alive as long as it

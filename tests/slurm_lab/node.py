@@ -16,9 +16,10 @@ from slurm_lab.namespaces import UNSHARE, Host, LabError, Process
 class Node:
     """A node; its faults happen at once and last until `start`, `wake` or `repair`."""
 
-    def __init__(self, name: str, *, plan: Plan) -> None:
-        """Name the node; `start` brings it up."""
+    def __init__(self, name: str, *, plan: Plan, home_seen_late_s: float = 0) -> None:
+        """Name the node; `start` brings it up. It may see of home, for some seconds, what it has seen before."""
         self.name = name
+        self._home_seen_late_s = home_seen_late_s
         self.scratch = plan.scratch(name)  # the disk that is mounted as /disk/scratch, seen from outside
         self._plan = plan
         self._login: Host | None = None
@@ -44,11 +45,14 @@ class Node:
 
     def _boot(self) -> Host:
         assert self._login is not None
+        late = f"-o entry_timeout={self._home_seen_late_s:g},negative_timeout={self._home_seen_late_s:g}"
+        late += f",attr_timeout={self._home_seen_late_s:g}"
+        home = f'bindfs {late} "$2" "$2"' if self._home_seen_late_s else "true"
         script = (
-            f'hostname {self.name} && mount -t proc proc /proc && mount --bind "$1" {SCRATCH} && '
+            f'hostname {self.name} && mount -t proc proc /proc && mount --bind "$1" {SCRATCH} && {home} && '
             "readlink /proc/self/ns/uts && trap '' CHLD && exec sleep infinity"  # the kernel reaps the node's orphans
         )
-        with self._login.detach([*UNSHARE, "sh", "-c", script, "sh", self.scratch]) as starter:
+        with self._login.detach([*UNSHARE, "sh", "-c", script, "sh", self.scratch, self._plan.home]) as starter:
             return Host.of(starter, log=self._login.log, environment=self._login.environment)
 
     def kill(self) -> None:

@@ -201,6 +201,16 @@ def test_home_can_be_read_only_on_one_node(slurm_lab: Lab) -> None:
         node.run(["touch", slurm_lab.home / "here"])
 
 
+def test_home_can_be_seen_late_on_each_node(can_run_slurm: None, lab_folder: Path) -> None:
+    with Lab(lab_folder, nodes=2, cpus=1, accounting=False, home_seen_late_s=30) as lab:
+        look = ["sh", "-c", f"cat {lab.home}/name 2>/dev/null || echo absent"]
+        first, second = lab.nodes.values()
+        assert first.run(look).stdout == "absent\n"
+        (lab.home / "name").write_text("there\n")
+        assert lab.run(["cat", "name"]).stdout == second.run(look).stdout == "there\n"
+        assert first.run(look).stdout == "absent\n"
+
+
 def test_without_accounting_sacct_says_so_and_jobs_run(slurm_lab_without_accounting: Lab) -> None:
     lab = slurm_lab_without_accounting
     lab.wait_for_job(lab.sbatch(wrap="true"), "COMPLETED")
