@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from band.errors import PublishError, SweepError
-from band.files import write_atomic
+from band.files import whole_file
 from band.run_dir import RESULT, SweepDir, read_result
 from band.sweep.identity import UNHASHED
 from band.sweep.manifest import read_manifest
@@ -84,38 +84,38 @@ def collect(folder: Path, *others: Path) -> Collection:
     Raises:
         SweepError: a sweep has no manifest, or no run of it is published, or two have one name.
     """
-    found: list[tuple[str, Path, dict[str, Any]]] = []
+    found: list[PublishedRun] = []
     left_out: list[str] = []
     names: list[str] = []
     for one in (folder, *others):
-        name, results, missing = _read_results(one)
+        name, runs, missing = _read_runs(one)
         if name in names:
             raise SweepError(f"{one}: a sweep named {name} is given already; sweeps that are compared differ in name")
         names.append(name)
-        found += [(name, path, result) for path, result in results]
+        found += runs
         left_out += [f"{name}: {words}" if others else words for words in missing]
-    labels = _session_labels(result for _, _, result in found)
-    runs = [_published(path, result, labels=labels, sweep=name) for name, path, result in found]
+    labels = _session_labels(found)
+    runs = [replace(run, session=labels[_recording(run)]) for run in found]
     return Collection(name="+".join(names), folder=folder, runs=runs, left_out=left_out, folders=(folder, *others))
 
 
-def _read_results(folder: Path) -> tuple[str, list[tuple[Path, dict[str, Any]]], list[str]]:
-    """Return a sweep's name, its runs' folders with their results, and what is left out, in words."""
+def _read_runs(folder: Path) -> tuple[str, list[PublishedRun], list[str]]:
+    """Return a sweep's name, its published runs, whose session is yet to be named, and what is left out, in words."""
     sweep = SweepDir(folder)
     manifest = read_manifest(folder)
-    results: list[tuple[Path, dict[str, Any]]] = []
+    runs: list[PublishedRun] = []
     left_out: list[str] = []
     missing: list[str] = []
     for run in manifest.active():
         path = sweep.run(run.id)
         try:
-            results.append((path, _checked(read_result(path), path)))
+            runs.append(_published(path, read_result(path), sweep=manifest.name))
         except PublishError as error:
             if path.exists():
                 left_out.append(str(error))
             else:
                 missing.append(run.id)
-    if not results:
+    if not runs:
         raise SweepError(
             f"{folder}: no run of this sweep is published yet; `band-sweep status {manifest.name}` says how far it is"
         )
@@ -123,14 +123,14 @@ def _read_results(folder: Path) -> tuple[str, list[tuple[Path, dict[str, Any]]],
         left_out.append(f"not published yet: {named(missing)}")
     if num_retired := len(manifest.runs) - len(manifest.active()):
         left_out.append(f"no longer in the sweep (retired): {num_retired} runs")
-    return manifest.name, results, left_out
+    return manifest.name, runs, left_out
 
 
-def _checked(result: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a result whose parts are of the kinds that tables and figures need.
+def _published(folder: Path, result: Mapping[str, Any], *, sweep: str) -> PublishedRun:
+    """Return a run whose parts are of the kinds that tables and figures need; what many share is held once.
 
     Raises:
-        PublishError: one is missing, or of another kind.
+        PublishError: a part is missing, or of another kind.
     """
     try:
         parameters = flatten(_mapping(result["config"]))
@@ -148,7 +148,24 @@ def _checked(result: dict[str, Any], folder: Path) -> dict[str, Any]:
         raise PublishError(
             f"{folder / RESULT} is not the result of a run ({error!r}); restore it or delete it"
         ) from None
-    return result
+    return PublishedRun(
+        id=folder.name,
+        folder=folder,
+        session="",
+        parameters=_held_once(parameters),
+        outcome=result["training"]["outcome"],
+        scores={split: _held_once(scores) for split, scores in result["scores"].items()},
+        split=_held_once(result["split"]),
+        training=_held_once(result["training"]),
+        sweep=sweep,
+        dataset=_held_once(result["dataset"]),
+        provenance=_held_once(result.get("provenance", {})),
+    )
+
+
+def _held_once(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping whose names, and values of text, are the same objects in every run."""
+    return {sys.intern(k): sys.intern(v) if type(v) is str else v for k, v in values.items()}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -182,37 +199,19 @@ def named(names: Sequence[str], *, limit: int = 5) -> str:
     return ", ".join(names[:limit]) + rest
 
 
-def _recording(result: Mapping[str, Any]) -> tuple[str, float | None]:
+def _recording(run: PublishedRun) -> tuple[str, float | None]:
     """Return what makes a session: the digest of its dataset, and the width of a bin where that is set."""
-    return result["dataset"]["digest"], result["config"]["data"]["bin_ms"]
+    return run.dataset["digest"], run.parameters["data.bin_ms"]
 
 
-def _session_labels(results: Iterable[Mapping[str, Any]]) -> dict[tuple[str, float | None], str]:
+def _session_labels(runs: Iterable[PublishedRun]) -> dict[tuple[str, float | None], str]:
     """Return a short name for each session: its file's stem, with more of what makes it where several share that."""
-    stems = {_recording(result): Path(result["dataset"]["path"]).stem for result in results}
+    stems = {_recording(run): Path(run.dataset["path"]).stem for run in runs}
     labels = dict(stems)
     for part in range(2):
         shared = Counter(labels.values())
         labels = {r: label if shared[label] == 1 else f"{label}-{str(r[part])[:6]}" for r, label in labels.items()}
     return labels
-
-
-def _published(
-    folder: Path, result: Mapping[str, Any], *, labels: Mapping[tuple[str, float | None], str], sweep: str
-) -> PublishedRun:
-    return PublishedRun(
-        id=folder.name,
-        folder=folder,
-        session=labels[_recording(result)],
-        parameters=flatten(result["config"]),
-        outcome=result["training"]["outcome"],
-        scores=result["scores"],
-        split=result["split"],
-        training=result["training"],
-        sweep=sweep,
-        dataset=result["dataset"],
-        provenance=result.get("provenance", {}),
-    )
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,13 +224,16 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_csv(path: Path, runs: Sequence[PublishedRun]) -> None:
     """Write one row a run: what it is, every parameter, how training ended, every score as SPLIT/NAME."""
-    rows = [{_cell(key): _cell(value) for key, value in table_row(run).items()} for run in runs]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    columns = list(dict.fromkeys(column for run in runs for column in table_row(run)))
+    with (
+        whole_file(path, replace=True) as temporary,
+        temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([_cell(column) for column in columns])
+        for run in runs:
+            row = table_row(run)
+            writer.writerow([_cell(row.get(column, "")) for column in columns])
 
 
 def _cell(value: Any) -> Any:

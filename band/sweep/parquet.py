@@ -26,9 +26,11 @@ def write_parquet(path: Path, runs: Sequence[PublishedRun]) -> Path:
     import pyarrow
     import pyarrow.parquet
 
-    rows = [table_row(run) for run in runs]
-    columns = dict.fromkeys(column for row in rows for column in row)
-    table = pyarrow.table({column: _column([row.get(column) for row in rows]) for column in columns})
+    columns: dict[str, list[Any]] = {}
+    for number, run in enumerate(runs):
+        for column, value in table_row(run).items():
+            columns.setdefault(column, [None] * len(runs))[number] = value
+    table = pyarrow.table({column: _column(values) for column, values in columns.items()})
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer)
     write_atomic(path, buffer.getvalue())
