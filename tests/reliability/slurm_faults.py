@@ -196,8 +196,8 @@ def _requeue(scene: Scene, job: str) -> Evidence:
 
 
 def array_held(scene: Scene) -> Evidence:
-    """Somebody holds what waits, and lets it go later."""
-    job = _some_job(scene, "PENDING", closing=False).partition("_")[0]
+    """Somebody holds what waits, closing jobs included, and lets it go later."""
+    job = _some_job(scene, "PENDING").partition("_")[0]
     scene.lab.run(["scontrol", "hold", job], check=True)
     scene.later(scene.rng.uniform(3, 20), lambda: _try(scene, "release", job))
     return f"scontrol hold {job}"
@@ -414,7 +414,7 @@ SLURM: dict[str, Fault] = {
     "time limit cut short": time_limit_reached,
     "task requeued": task_requeued,
     "array requeued": array_requeued,
-    "array held": array_held,
+    "array, or closing job, held": array_held,
     "`scancel` of a task": task_cancelled,
     "`scancel` of an array": array_cancelled,
     "`scancel` of what waits": waiting_cancelled,
