@@ -26,7 +26,7 @@ class Look:
     state: str
     restarts: int
     is_preempted: bool  # another job is to take its place, and it is in its time of grace
-    end_t: float | None  # unix seconds; None: no limit
+    end_t: float | None  # unix seconds, at the latest, by this node's clock; None: no limit
     excluded: str  # nodes that it must not run on, as Slurm writes them
 
 
@@ -74,11 +74,15 @@ class Allocation:
         if not fields.get("JobState"):
             return None
         excluded = fields.get("ExcNodeList", "")
+        begin_t, end_t = (jobs.unix_time(fields.get(name, "")) for name in ("StartTime", "EndTime"))
+        if begin_t is not None and end_t is not None:
+            # This node's clock may be behind Slurm's; the job is older than this process, by whatever clock.
+            end_t = min(end_t, self.start_t + (end_t - begin_t))
         return Look(
             state=fields["JobState"],
             restarts=jobs.whole(fields.get("Restarts", "")) or 0,
             is_preempted=jobs.unix_time(fields.get("PreemptTime", "")) is not None,
-            end_t=jobs.unix_time(fields.get("EndTime", "")),
+            end_t=end_t,
             excluded="" if excluded == "(null)" else excluded,
         )
 

@@ -51,6 +51,19 @@ def test_a_limit_that_was_raised_meanwhile_counts(slurm: TimedController) -> Non
         assert stop.is_asked()
 
 
+@pytest.mark.parametrize(("ahead_s", "end_s"), [(240, 3600), (-5, 3595)])
+def test_a_node_whose_clock_is_behind_slurms_does_not_outstay_the_limit(
+    slurm: TimedController, ahead_s: float, end_s: float
+) -> None:
+    begin = START + ahead_s  # by Slurm's clock; an attempt begins some seconds after its job
+    slurm.fields |= {"StartTime": f"{begin:.0f}", "EndTime": f"{begin + 3600:.0f}"}
+    with in_slurm() as stop:
+        slurm.now = end_s - 61
+        assert not stop.is_asked()
+        slurm.now += 2
+        assert stop.is_asked()
+
+
 @pytest.mark.parametrize(
     ("environment", "end_s"),
     [({}, 3600), ({"SLURM_JOB_END_TIME": f"{START + 600:.0f}"}, 600), ({"BAND_TIME_LIMIT_S": ""}, None)],
