@@ -21,6 +21,7 @@ from band.errors import BandError
 from band.run_dir import SweepDir, read_events, verify
 from band.sweep.journal import read_journals
 from band.sweep.manifest import read_manifest
+from reliability.shim import library
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 EPOCHS = 8
@@ -43,12 +44,17 @@ TEMPLATE = """#!/bin/bash
 #SBATCH --mem=500M
 #SBATCH --cpus-per-task=1
 #SBATCH --partition={partition}
+case $(hostname) in
+{clocks}
+esac
 export PATH={wrappers}:$PATH
 export PYTHONPATH={helpers}
 export BAND_SCRATCH=/disk/scratch/band BAND_SETTLE_S={settle} BAND_KERNELS=plain
 export BAND_TRAINER="{python} {helpers}/{trainer}" FAKE_LEDGER={home}/epochs PACED_STEP_S=1 PACED_WHILE={home}/gate
 export FAKE_CONFIG='{{"epoch_s": {epoch_s}, "checkpoint_every": 2, "gated": true, "paced": true}}'
 """
+# What a job sees of the time, but for that of files, is so many seconds off; munge bears five minutes.
+CLOCK = "{node}) export LD_PRELOAD={library} CHAOS_SKEW_S={skew_s:g} ;;"
 QUIET = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 
 
@@ -77,6 +83,7 @@ class Scene:
     partition: str = "normal"
     seeds: int = 30  # pairs of runs
     epoch_s: float = 0.4  # of a run of the fake trainer's
+    skews_s: Mapping[str, float] = field(default_factory=dict)  # by how much clocks of nodes are ahead
     said: list[str] = field(default_factory=list)  # what commands printed
     notes: list[str] = field(default_factory=list)  # worth telling, and not wrong
     outcome: Outcome = field(default_factory=Outcome)
@@ -93,7 +100,9 @@ class Scene:
         write_recording(self.folder / "one.h5")
         (self.folder / "reference.yaml").write_text(SWEEP.format(epochs=EPOCHS, seeds=self.seeds))
         words = {"partition": self.partition, "wrappers": self.wrappers, "helpers": HELPERS, "settle": SETTLE_S}
+        clocks = [CLOCK.format(node=n, library=library(), skew_s=s) for n, s in self.skews_s.items()]
         words |= {
+            "clocks": "\n".join(clocks),
             "python": sys.executable,
             "trainer": TRAINERS[self.trainer],
             "home": self.lab.home,
@@ -245,13 +254,14 @@ class Scene:
         return self.outcome
 
     def events(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return (task, host, event) of all streams, those of a stream in their order."""
+        """Return (task, host, event) of all streams, those of a stream in their order; times are the login host's."""
         found = []
         for path in sorted(self.sweep.events.glob("*.jsonl")):
             host = ""
             for event in read_events(path)[0]:
                 host = event.get("host", host) if event["event"] == "claimed" else host
-                found.append((path.name.partition(".")[0], host, event))
+                true_t = event["t"] - self.skews_s.get(host, 0.0)
+                found.append((path.name.partition(".")[0], host, {**event, "t": true_t}))
         return found
 
     def _left(self) -> Iterator[str]:

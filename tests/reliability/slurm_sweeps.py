@@ -24,13 +24,14 @@ RUNS_S = 10.0  # how long to wait before a fault for something to run …
 PATIENCE_S = 45.0  # … and for something that it can strike
 NUM_FAULTS = 12
 REAL_EVERY = 4  # sweeps, one is of the real trainer …
-LATE_EVERY = 2  # … and one with nodes that see of home for so long what they saw before
+APART_EVERY = 2  # … and one with nodes that are apart: for so long they see of home what they saw before …
 LATE_S = 2.0
+SKEWS_S = {"c1": 240.0, "c3": -240.0}  # … and their clocks are off
 
 
-def lab_of_three(folder: Path, *, late: bool = False) -> Lab:
-    """Return the lab that the sweeps run on; if `late`, its nodes see changes of home late, as clients of NFS do."""
-    return Lab(folder, nodes=NODES, cpus=CPUS, settings=QUICK_FAILURE, home_seen_late_s=LATE_S if late else 0)
+def lab_of_three(folder: Path, *, apart: bool = False) -> Lab:
+    """Return the lab that the sweeps run on; if `apart`, its nodes see changes of home late, as clients of NFS do."""
+    return Lab(folder, nodes=NODES, cpus=CPUS, settings=QUICK_FAILURE, home_seen_late_s=LATE_S if apart else 0)
 
 
 def schedule(rng: random.Random, *, count: int, only: Collection[str] = ()) -> list[str]:
@@ -114,13 +115,15 @@ def sweep_by_seed(
     trainer: str,
     undisturbed: Mapping[str, Any] | None,
     only: Collection[str] = (),
+    skews_s: Mapping[str, float] | None = None,
     count: int = NUM_FAULTS,
     seeds: int = 30,
 ) -> tuple[list[tuple[str, str]], Outcome, Scene]:
     """Run one sweep under faults in an empty lab; return (fault, evidence) of each, and what came of it."""
     rng = random.Random(seed)
     lab.reset()
-    scene = Scene(lab, rng=rng, trainer=trainer, partition=rng.choice(PARTITIONS), seeds=seeds)
+    partition = rng.choice(PARTITIONS)
+    scene = Scene(lab, rng=rng, trainer=trainer, partition=partition, seeds=seeds, skews_s=skews_s or {})
     names = schedule(rng, count=count, only=only)
     lab.set_limits(max_submit=-1 if SLOW in names else rng.choice(LIMITS))
     found = disturb(scene, names)
@@ -154,15 +157,20 @@ def bench(ledger: Ledger, *, folder: Path, seed: int, until: float, only: Collec
             return
         name = f"{seed}.{number}"
         trainer = "real" if number % REAL_EVERY == REAL_EVERY - 1 else "fake"
-        late = number % LATE_EVERY == LATE_EVERY - 1
-        with lab_of_three(folder / f"lab{number}", late=late) as lab:
+        apart = number % APART_EVERY == APART_EVERY - 1
+        with lab_of_three(folder / f"lab{number}", apart=apart) as lab:
             if trainer == "real" and real is None:
                 real = real_undisturbed(lab)
             begun = time.monotonic()
             evidence, outcome, scene = sweep_by_seed(
-                lab, name, trainer=trainer, undisturbed=real if trainer == "real" else None, only=only
+                lab,
+                name,
+                trainer=trainer,
+                undisturbed=real if trainer == "real" else None,
+                only=only,
+                skews_s=SKEWS_S if apart else None,
             )
-        kind = f"{trainer}, {scene.partition}{', home seen late' if late else ''}"
+        kind = f"{trainer}, {scene.partition}{', nodes apart' if apart else ''}"
         print(f"{name} ({kind}): {time.monotonic() - begun:.0f} s", flush=True)
         for fault, words in evidence:
             print(f"    {'hit ' if words else 'miss'} {fault}: {words}", flush=True)

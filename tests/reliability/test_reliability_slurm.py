@@ -10,7 +10,7 @@ from slurm_lab.lab import Lab
 
 from reliability.slurm_faults import CLOSING_KILLED
 from reliability.slurm_scene import Scene, is_of_later, repeated
-from reliability.slurm_sweeps import disturb, lab_of_three, schedule, shown
+from reliability.slurm_sweeps import SKEWS_S, disturb, lab_of_three, schedule, shown
 
 FAULTS = (
     "`sbatch` queues, and reports a time-out",
@@ -25,10 +25,15 @@ FAULTS = (
 def test_sixty_runs_under_faults_of_slurm_and_of_their_processes_are_as_undisturbed(
     can_run_slurm: None, lab_folder: Path
 ) -> None:
-    with lab_of_three(lab_folder, late=True) as lab:
-        scene = Scene(lab, rng=random.Random(1), epoch_s=0.1)
+    begun = time.time()
+    with lab_of_three(lab_folder, apart=True) as lab:
+        scene = Scene(lab, rng=random.Random(1), epoch_s=0.1, skews_s=SKEWS_S)
         struck = shown(disturb(scene, FAULTS))
         assert sum(bool(words) for _, words in struck) >= 4, struck
+        assert {host for _, host, _ in scene.events()} > set(SKEWS_S)
+        assert all(begun < event["t"] < time.time() for _, _, event in scene.events()), (
+            "clocks are as off as they should"
+        )
         outcome = scene.judge(scene.undisturbed())
         assert len(scene.undisturbed()) == 60 and not outcome.notes, "\n".join([*outcome.notes, *scene.said])
 
