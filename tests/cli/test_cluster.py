@@ -22,7 +22,7 @@ def cluster(lab: Lab, *arguments: str, code: int = 0) -> str:
 def test_what_is_free_and_what_is_ones_own(slurm_lab: Lab) -> None:
     job = slurm_lab.sbatch("--gres=gpu:1", "--nodelist=c1", "--cpus-per-task=2", wrap="sleep 100")
     slurm_lab.sbatch("--begin=now+1hour", wrap="true")
-    slurm_lab.wait_for(lambda: slurm_lab.job_states()[job] == "RUNNING")
+    slurm_lab.wait_for_job(job, "RUNNING")
     text = cluster(slurm_lab)
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
     assert rows["normal*"][1] == "UP" and " ".join(rows["normal*"][4:]) == "2 of 2 3 of 4 6 of 8"

@@ -129,7 +129,7 @@ def test_a_job_is_given_the_users_environment_and_none_of_the_askers(lab: Lab, m
     monkeypatch.setenv("MINE", "kept")
     monkeypatch.setenv("SBATCH_MINE", "not kept")
     job = run(["sbatch", "--parsable", "--output=env", "--wrap", "env"]).strip()
-    lab.wait_for(lambda: lab.job_states()[job] == "COMPLETED")
+    lab.wait_for_job(job, "COMPLETED")
     lines = (lab.home / "env").read_text().splitlines()
     assert "MINE=kept" in lines and "LC_ALL=POSIX" in lines
     assert not [line for line in lines if line.startswith(("SLURM_TIME_FORMAT=", "SBATCH_MINE=", "SLURM_BITSTR_LEN="))]
@@ -177,6 +177,6 @@ def test_without_accounting_the_accounts_say_so_and_the_queue_knows_how_jobs_end
         jobs.accounted(["1"])
     assert caught.value.no_accounting and caught.value.kind == "refused"
     job = lab.sbatch("--output=/dev/null", wrap="exit 3")
-    lab.wait_for(lambda: lab.job_states()[job] == "FAILED")
+    lab.wait_for_job(job, "FAILED")
     (ended,) = [found for found in jobs.queued() if found.job_id == job]
     assert (ended.state, ended.exit_code, ended.exit_signal, ended.reason) == ("FAILED", 3, 0, "NonZeroExitCode")
