@@ -92,7 +92,7 @@ def candidates(environment: Mapping[str, str]) -> Iterator[tuple[ScratchDir, boo
 
 def _names_job(path: str, environment: Mapping[str, str]) -> bool:
     """Return whether a part of a path is, or ends in, the job's id: "/tmp/123", "/local/slurm.123", "/x/job123/y"."""
-    ids = {environment.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")} - {""}
+    ids = {environment.get(name) for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")}
     found = re.findall(r"(?:/|[^/0-9A-Za-z]|job)([0-9]+)(?=/|$)", path)
     return not ids.isdisjoint(found)
 

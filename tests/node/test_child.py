@@ -110,6 +110,26 @@ def test_what_slurm_sends_to_all_processes_of_a_job_does_not_reach_the_trainer(t
     assert process.close() == -signal.SIGKILL
 
 
+def test_a_trainer_is_killed_when_its_supervisor_dies_and_does_not_begin_where_that_has_died_already(
+    tmp_path: Path,
+) -> None:
+    script = """
+import ctypes
+number = ctypes.c_int()
+assert ctypes.CDLL(None).prctl(2, ctypes.byref(number)) == 0  # PR_GET_PDEATHSIG
+print(number.value, os.getsid(0) == os.getpid(), flush=True)
+"""
+    process = trainer(tmp_path, script)
+    assert heard(process)[1] == b"9 True\n"
+    assert process.close() == 0
+    for parent, code in ((os.getpid(), 0), (1 << 30, 3)):
+        pid = os.fork()
+        if not pid:
+            child._deaf_and_mortal(parent)()
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
+
+
 def test_whatever_a_trainer_started_ends_with_it(tmp_path: Path) -> None:
     script = """
 pid = os.fork()

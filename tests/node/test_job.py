@@ -56,6 +56,9 @@ def test_an_older_task_file_without_threads_is_for_one(task: FakeTask) -> None:
         {"runs": [{"id": "a"}, {}]},
         {"populations": 3},
         {"populations": [["a", "z"]]},
+        {"populations": [["a", 3]]},
+        {"populations": [["a", ["b"]]]},
+        {"dataset": {"path": "r.h5", "digest": "d", "file_digest": "f", "size_bytes": "many"}},
     ],
 )
 def test_a_task_file_with_a_value_of_another_kind_is_named(task: FakeTask, values: dict[str, Any]) -> None:
@@ -78,12 +81,17 @@ def test_the_runs_to_be_skipped_only_become_more(task: FakeTask) -> None:
     assert skip.runs == {"a", "b"}
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("{", "is not valid JSON"), ('{"runs": 3}', "must be a list"), ('{"runs": "ab"}', "must be a list")],
+)
 def test_a_damaged_file_of_runs_to_be_skipped_is_named_before_anything_is_trained(
-    task: FakeTask, capsys: pytest.CaptureFixture[str]
+    task: FakeTask, capsys: pytest.CaptureFixture[str], text: str, why: str
 ) -> None:
-    task.task_json.with_name("skip.json").write_text("{")
+    task.task_json.with_name("skip.json").write_text(text)
     assert task.attempt() == 1
-    assert "skip.json is not valid JSON" in capsys.readouterr().err and not task.events()
+    said = capsys.readouterr().err
+    assert "skip.json" in said and why in said and not task.events()
 
 
 def told(tmp_path: Path, events: list[tuple[str, float]], *, epoch_s: float = 5.0) -> tuple[list[Any], list[Any]]:
