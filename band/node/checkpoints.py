@@ -19,6 +19,7 @@ from band.node.job import Job
 from band.run_dir import CHECKPOINTS, read_events
 
 _FILE = re.compile(r"population\.([0-9]{1,3})\.pt")
+_OF_ANOTHER_KIND = (KeyError, TypeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Checkpoints:
         """Take note of the checkpoints that events report."""
         for event in events:
             if event.get("event") == "checkpoint":
-                with suppress(KeyError, TypeError, ValueError):
+                with suppress(*_OF_ANOTHER_KIND):
                     self._records[str(event["sha256"])] = Record(int(event["step"]), frozenset(event["runs"]))
 
     def look_at_home(self) -> None:
@@ -61,10 +62,10 @@ class Checkpoints:
 
     def add(self, event: Mapping[str, Any], *, folder: Path, runs: Sequence[str]) -> None:
         """Take a checkpoint event of the trainer that works in `folder` on `runs`, and report it."""
-        fields = {**event, "runs": list(event.get("runs", runs))}
+        fields = {"runs": list(runs), **event}
         self._job.reporter.forward(fields)
         self.learn([fields])
-        with suppress(KeyError, TypeError, ValueError):
+        with suppress(*_OF_ANOTHER_KIND):
             self._here[folder / f"population.{int(fields['slot'])}.pt"] = str(fields["sha256"])
 
     def newest_step(self, runs: Iterable[str]) -> int:
@@ -158,4 +159,8 @@ def task_events(job: Job) -> list[list[dict[str, Any]]]:
         OSError: they cannot be read.
     """
     streams = [read_events(path)[0] for path in job.sweep.event_files(job.task.name)]
-    return sorted(streams, key=lambda events: next((event["claim"] for event in events if "claim" in event), 0))
+    return sorted(streams, key=_claim)
+
+
+def _claim(events: Sequence[Mapping[str, Any]]) -> int:
+    return next((event["claim"] for event in events if isinstance(event.get("claim"), int)), 0)
