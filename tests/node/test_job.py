@@ -12,7 +12,7 @@ from fake_task import FakeTask, make_task
 from stepping import failing, hooked
 
 from band.errors import BandError
-from band.node.job import Reporter, Skip, read_task, say
+from band.node.job import Reporter, Skip, Timing, read_task, say
 from band.run_dir import read_events
 
 
@@ -139,3 +139,10 @@ def test_messages_are_printed_where_nobody_listens_and_a_full_disk_for_them_harm
             Reporter(tmp_path / "other.jsonl", on_event=None, epoch_s=0.0).report("kept")
         with pytest.raises(OSError, match="No space"):
             full.close()
+
+
+def test_the_usual_times_are_those_that_the_pages_tell_and_slurm_grants() -> None:
+    pages = Path(__file__).parents[2] / "docs"
+    assert "(every two minutes)" in (pages / "failures.md").read_text() and Timing().mirror_s == 120
+    assert "ten minutes as tasks do" in (pages / "reliability.md").read_text() and Timing().home_wait_s == 600
+    assert Timing().stop_s + 5 <= 30, "KillWait: Slurm kills so long after it has asked, and something is to be written"

@@ -73,6 +73,8 @@ def test_a_finished_run_on_the_node_is_published_unless_it_is_another_tasks(make
     (task.work / "0000.j6-r0").symlink_to(left(tmp_path / "elsewhere" / "0" / "runs" / "b", "b").parents[2])
     (task.work / "0000.j7-r0").write_text("no folder")
     (task.work / "0000.j5-r0" / "0" / "population.2.pt").mkdir()  # no file
+    (task.work / "0000.j5-r0" / "2").symlink_to(tmp_path / "elsewhere" / "0")
+    (task.work / "0000.j5-r0" / "notes.txt").write_text("no folder")
     assert task.attempt() == 0
     assert task.published() == {"a": "earlier", "b": expected_state("b", epochs=2)}
     assert sorted(path.name for path in task.work.iterdir()) == ["000.j5-r0", "0000.j6-r0", "0000.j7-r0", "0001.j5-r0"]
