@@ -73,16 +73,24 @@ for number in range(3000):
     assert process.close() == 0
 
 
-def test_a_line_that_never_ends_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "MAX_LINE_BYTES", 1000)
+def test_a_line_that_does_not_end_is_kept_up_to_16_mib(tmp_path: Path) -> None:
     script = """
-os.write(events, b'{"event": "%s"}\\n' % (b"l" * 900))
-os.write(events, b'{"event": "' + b"x" * 5000)
-time.sleep(0.2)
-os.write(events, b'"}\\n{"event": "after"}\\n')
+for size in (16 << 20, (16 << 20) + 1):
+    part = b'{"event": "'
+    part += b"x" * (size - len(part))
+    while part:
+        part = part[os.write(events, part):]
+    print("written", flush=True)
+    sys.stdin.readline()
+    os.write(events, b'"}\\n{"event": "after"}\\n')
 """
     process = trainer(tmp_path, script)
-    assert [event["event"] for event in heard(process)[0]] == ["l" * 900, "after"]
+    for kept in (True, False):
+        events, _ = heard(process, until=lambda events, printed: printed == b"written\n")
+        assert events == [] and process.read(timeout_s=0.0) == ([], b"")  # the rest of what was in the pipe
+        process.command("go on")
+        events, _ = heard(process, until=lambda events, printed: bool(events) and events[-1]["event"] == "after")
+        assert [len(event["event"]) for event in events] == [(16 << 20) - 11] * kept + [5]
     process.close()
 
 
@@ -122,7 +130,7 @@ print(number.value, os.getsid(0) == os.getpid(), flush=True)
     process = trainer(tmp_path, script)
     assert heard(process)[1] == b"9 True\n"
     assert process.close() == 0
-    for parent, code in ((os.getpid(), 0), (1 << 30, 3)):
+    for parent, code in ((os.getpid(), 0), (0, 3), (1 << 30, 3)):
         pid = os.fork()
         if not pid:
             child._deaf_and_mortal(parent)()
@@ -166,7 +174,7 @@ def test_kills_for_want_of_memory_are_those_that_the_kernel_counts_since_the_sta
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = tmp_path / "vmstat"
-    counted.write_text("nr_free_pages 17\noom_kill 4\noom_kill_more 99\n")
+    counted.write_text("nr_free_pages 17\npgfault 8\noom_kill 4\noom_kill_more 99\n")
     real = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda path: real(counted if str(path) == "/proc/vmstat" else path))
     assert oom_kills() == 4
