@@ -67,6 +67,15 @@ def test_a_task_file_with_a_value_of_another_kind_is_named(task: FakeTask, value
         read_task(task.task_json)
 
 
+@pytest.mark.parametrize("folder", ["000", "0001"])
+def test_a_task_file_in_the_folder_of_another_task_is_refused(task: FakeTask, folder: str) -> None:
+    path = task.sweep.task(folder).task_json
+    path.parent.mkdir()
+    path.write_bytes(task.task_json.read_bytes())
+    with pytest.raises(BandError, match=f"of task 0000, but lies in the folder of task {folder}"):
+        read_task(path)
+
+
 def test_the_runs_to_be_skipped_only_become_more(task: FakeTask) -> None:
     path = task.task_json.with_name("skip.json")
     skip = Skip(read_task(task.task_json))

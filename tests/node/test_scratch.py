@@ -169,7 +169,7 @@ def test_room_is_probed_by_taking_it_and_leaves_no_trace(tmp_path: Path, monkeyp
     asked: list[int] = []
 
     def fallocate(file: int, offset: int, length: int) -> None:
-        assert offset == 0
+        assert offset == 0 and os.fstat(file).st_mode & 0o777 == 0o600
         asked.append(length)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
