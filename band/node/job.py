@@ -155,7 +155,7 @@ class Reporter:
 def say(message: str) -> None:
     """Print one line, unless what it goes to is a home that cannot be written."""
     with suppress(OSError):
-        print(message, file=sys.stderr, flush=True)
+        print(message, file=sys.stderr)
 
 
 @dataclass(frozen=True, kw_only=True)
