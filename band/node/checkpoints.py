@@ -6,6 +6,7 @@ it as an event, which is kept at home; so a file counts exactly if its content i
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -134,7 +135,7 @@ class Checkpoints:
     def _free_slot(self, parts: Sequence[Sequence[str]]) -> int:
         newest = [self._ranked(part, digests=self._home.values(), whole=True)[:1] for part in parts]
         needed = {digest for found in newest for digest in found}
-        return next(slot for slot in range(1000) if self._home.get(slot) not in needed)
+        return next(slot for slot in itertools.count() if self._home.get(slot) not in needed)
 
     def _ranked(self, runs: Iterable[str], *, digests: Iterable[str], whole: bool = False) -> list[str]:
         """Return the known digests, newest first, of checkpoints with any (or, if `whole`, all) of `runs`."""
