@@ -102,9 +102,9 @@ def mount_of(path: Path) -> Mount:
     real = Path(os.path.realpath(path))
     found, depth = Mount(kind="", root=""), -1
     with contextlib.suppress(OSError):
-        for line in MOUNTS.read_text().splitlines():
+        for line in os.fsdecode(MOUNTS.read_bytes()).split("\n"):  # the kernel writes names as they are, text or not
             before, _, after = line.partition(" - ")
-            words = [re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word) for word in before.split()]
+            words = [re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word) for word in before.split(" ")]
             if len(words) < 5 or not after:
                 continue
             point = Path(words[4])

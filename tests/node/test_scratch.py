@@ -74,6 +74,14 @@ def test_the_last_mount_on_the_longest_path_tells_the_file_system(place: Path) -
     assert mount_of(place / "link" / "new").kind == "nfs4"
 
 
+def test_a_mount_whose_name_is_no_text_is_told_from_others(place: Path) -> None:
+    line = b"30 22 0:27 / %s/caf\xe9\x85 rw - nfs4 server:/export rw\n" % os.fsencode(place)
+    places.MOUNTS.write_bytes(line + places.MOUNTS.read_bytes())
+    assert (
+        mount_of(place / os.fsdecode(b"caf\xe9\x85") / "a").kind == "nfs4" and mount_of(place / "else").kind == "ext4"
+    )
+
+
 def test_a_scratch_on_the_network_is_passed_over_unwritten_for_home_and_said(place: Path) -> None:
     found = find_scratch(SweepDir(place / "home"), environment={"BAND_SCRATCH": f"{place}/nfs/band"})
     assert found.scratch.path == place / "home/.scratch" and not found.is_volatile
