@@ -29,13 +29,14 @@ def _is_of(job: Job, path: Path) -> bool:
 
 
 def _needless(job: Job) -> list[Path]:
-    """Return the work folders on this node of tasks whose runs are all published."""
+    """Return the work folders on this node of other tasks whose runs are all published."""
     found = []
     with suppress(OSError):
         for path in job.scratch.sweep_work(job.sweep).iterdir():
-            with suppress(BandError, OSError):  # then nobody knows what is in it
-                task = read_task(job.sweep.task(path.name.partition(".")[0]).task_json)
-                found += [path] if all(is_published(job.sweep, run) for run in task.run_ids) else []
+            if not _is_of(job, path):
+                with suppress(BandError, OSError):  # then nobody knows what is in it
+                    task = read_task(job.sweep.task(path.name.partition(".")[0]).task_json)
+                    found += [path] if all(is_published(job.sweep, run) for run in task.run_ids) else []
     return found
 
 
