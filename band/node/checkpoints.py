@@ -6,7 +6,6 @@ it as an event, which is kept at home; so a file counts exactly if its content i
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,6 @@ from band.node.job import Job
 from band.run_dir import CHECKPOINTS, read_events
 
 _FILE = re.compile(r"population\.([0-9]{1,3})\.pt")
-_OF_ANOTHER_KIND = (KeyError, TypeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Checkpoints:
         """Take note of the checkpoints that events report."""
         for event in events:
             if event.get("event") == "checkpoint":
-                with suppress(*_OF_ANOTHER_KIND):
+                with suppress(KeyError, TypeError, ValueError, OverflowError):
                     self._records[str(event["sha256"])] = Record(int(event["step"]), frozenset(event["runs"]))
 
     def look_at_home(self) -> None:
@@ -66,7 +64,7 @@ class Checkpoints:
         fields = {"runs": list(runs), **event}
         self._job.reporter.forward(fields)
         self.learn([fields])
-        with suppress(*_OF_ANOTHER_KIND):
+        with suppress(KeyError, TypeError, ValueError, OverflowError):
             self._here[folder / f"population.{int(fields['slot'])}.pt"] = str(fields["sha256"])
 
     def newest_step(self, runs: Iterable[str]) -> int:
@@ -135,7 +133,7 @@ class Checkpoints:
     def _free_slot(self, parts: Sequence[Sequence[str]]) -> int:
         newest = [self._ranked(part, digests=self._home.values(), whole=True)[:1] for part in parts]
         needed = {digest for found in newest for digest in found}
-        return next(slot for slot in itertools.count() if self._home.get(slot) not in needed)
+        return next(slot for slot in range(1000) if self._home.get(slot) not in needed)
 
     def _ranked(self, runs: Iterable[str], *, digests: Iterable[str], whole: bool = False) -> list[str]:
         """Return the known digests, newest first, of checkpoints with any (or, if `whole`, all) of `runs`."""
