@@ -202,6 +202,7 @@ def _task() -> dict[str, Any]:
         "sweep": "maze",
         "task": "0001",
         "runs": runs,
+        "populations": [[run] for run in RUNS],
         "dataset": dataset,
         "threads": 1,
         "device": "cpu",
@@ -382,12 +383,16 @@ def _results(folder: Path) -> Callable[[bytes], None]:
 def _tasks(folder: Path) -> Callable[[bytes], None]:
     sweep = _sweep(folder)
     path = sweep.task("0001").task_json
+    path.write_bytes(encoded(_task()))
+    task = read_task(path)
 
     def take(data: bytes) -> None:
         for name in ("skip.json", "claim.3.json", "task.json"):
             path.with_name(name).write_bytes(data)
         with suppress(BandError):
-            Skip(read_task(path))
+            read_task(path)
+        with suppress(BandError):
+            Skip(task)
         read_claim(path.parent)
 
     return take

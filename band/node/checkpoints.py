@@ -64,7 +64,7 @@ class Checkpoints:
         fields = {"runs": list(runs), **event}
         self._job.reporter.forward(fields)
         self.learn([fields])
-        with suppress(KeyError, TypeError, ValueError, OverflowError):
+        with suppress(KeyError, TypeError, ValueError):
             self._here[folder / f"population.{int(fields['slot'])}.pt"] = str(fields["sha256"])
 
     def newest_step(self, runs: Iterable[str]) -> int:
