@@ -147,7 +147,7 @@ def _make_copy(dataset: Mapping[str, Any], *, folder: Path, scratch: ScratchDir,
     folder.mkdir(exist_ok=True)
     for leftover in folder.iterdir():
         leftover.unlink()
-    evict(scratch, max_bytes=max(0, max_bytes - int(dataset["size_bytes"])))
+    evict(scratch, max_bytes=max_bytes - int(dataset["size_bytes"]))
     try:
         _copy_in(dataset, folder=folder)
     except OSError as error:

@@ -178,6 +178,15 @@ def test_halves_stay_halves_for_the_next_attempt(make: Any) -> None:
     assert {epoch for epoch, times in task.ledger().items() if times > 1} <= {f"epoch {run} 2" for run in "abcdefg"}
 
 
+def test_a_division_that_makes_no_sense_is_passed_over_for_the_one_before(make: Any) -> None:
+    task = make(a={"epochs": 1}, b={"epochs": 1}, c={"epochs": 1})
+    stream = EventWriter(task.sweep.event_file("0000", attempt="j5-r0"))
+    for parts in ([["a"], ["b", "c"]], None, 3, "ab", [["a"], 3], {"a": ["b"]}):
+        stream.write("split", parts=parts)
+    assert task.attempt() == 0
+    assert [event["runs"] for event in task.events("started")] == [["a"], ["b", "c"]]
+
+
 @pytest.mark.parametrize("is_volatile", [True, False])
 def test_where_finished_runs_are_that_home_did_not_take_is_said(
     make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, is_volatile: bool

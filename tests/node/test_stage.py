@@ -226,6 +226,22 @@ def test_copies_are_evicted_oldest_first_but_never_while_they_are_leased(tmp_pat
     assert evict(scratch, max_bytes=0) == [digests[0]]
 
 
+def test_a_copy_that_another_task_evicts_meanwhile_is_passed_over(
+    tmp_path: Path, scratch: ScratchDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(2):
+        stage_once(recording(tmp_path, f"{n}.h5", content=bytes([n]) * 1000), scratch)
+    first, real = scratch.dataset(copies(scratch)[0]), os.listdir
+
+    def evicted(path: Any) -> list[str]:
+        if Path(path) == first:
+            shutil.rmtree(first)
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", evicted)
+    assert evict(scratch, max_bytes=1000) == [] and not first.exists()
+
+
 def test_a_folder_that_the_disk_does_not_let_go_keeps_no_other_from_being_evicted(
     tmp_path: Path, scratch: ScratchDir
 ) -> None:
