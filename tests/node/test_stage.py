@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -231,14 +231,14 @@ def test_a_copy_that_another_task_evicts_meanwhile_is_passed_over(
 ) -> None:
     for n in range(2):
         stage_once(recording(tmp_path, f"{n}.h5", content=bytes([n]) * 1000), scratch)
-    first, real = scratch.dataset(copies(scratch)[0]), os.listdir
+    first, real = scratch.dataset(copies(scratch)[0]), Path.iterdir
 
-    def evicted(path: Any) -> list[str]:
-        if Path(path) == first:
+    def evicted(path: Path) -> Iterator[Path]:
+        if path == first:
             shutil.rmtree(first)
         return real(path)
 
-    monkeypatch.setattr(os, "listdir", evicted)
+    monkeypatch.setattr(Path, "iterdir", evicted)
     assert evict(scratch, max_bytes=1000) == [] and not first.exists()
 
 
