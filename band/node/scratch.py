@@ -154,7 +154,7 @@ def reserve(folder: Path, *, size_bytes: int) -> None:
     path = folder / f".reserve.{os.getpid()}"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        os.posix_fallocate(file, 0, max(size_bytes, 1))
+        os.posix_fallocate(file, 0, size_bytes)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OSError(error.errno, f"{os.strerror(error.errno)} for {size_bytes} bytes", str(folder)) from None
