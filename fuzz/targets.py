@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -36,7 +37,10 @@ from band.config import RunConfig, to_dict
 from band.data import inspect, recording
 from band.errors import BandError
 from band.files import canonical_json
-from band.node.job import Skip, read_task
+from band.node.checkpoints import task_events
+from band.node.course import Course
+from band.node.job import Skip, Timing, read_task
+from band.node.stop import StopRequest
 from band.run_dir import SweepDir, absent_files, read_result, verify
 from band.slurm import cluster, jobs, share
 from band.slurm.options import OPTIONS, arguments, directives, merge, num_gpus, num_processes
@@ -202,6 +206,7 @@ def _task() -> dict[str, Any]:
         "sweep": "maze",
         "task": "0001",
         "runs": runs,
+        "populations": [[run] for run in RUNS],
         "dataset": dataset,
         "threads": 1,
         "device": "cpu",
@@ -382,12 +387,16 @@ def _results(folder: Path) -> Callable[[bytes], None]:
 def _tasks(folder: Path) -> Callable[[bytes], None]:
     sweep = _sweep(folder)
     path = sweep.task("0001").task_json
+    path.write_bytes(encoded(_task()))
+    task = read_task(path)
 
     def take(data: bytes) -> None:
         for name in ("skip.json", "claim.3.json", "task.json"):
             path.with_name(name).write_bytes(data)
         with suppress(BandError):
-            Skip(read_task(path))
+            read_task(path)
+        with suppress(BandError):
+            Skip(task)
         read_claim(path.parent)
 
     return take
@@ -428,11 +437,19 @@ def _event_streams(folder: Path) -> Callable[[bytes], None]:
     sweep = _sweep(folder)
     found = manifest.read_manifest(sweep.path)
     stream, index = sweep.event_file("0001", attempt="j7_0-r0"), sweep.index / "0001.jsonl"
+    sweep.task("0001").task_json.write_bytes(encoded(_task()))
+    task = read_task(sweep.task("0001").task_json)
+    job: Any = SimpleNamespace(task=task, sweep=sweep, attempt=Attempt.current(), skip=Skip(task), timing=Timing())
+    course = Course(job, command=[], stop=StopRequest(), why_home="")
 
     def take(data: bytes) -> None:
         stream.write_bytes(data)
         index.write_bytes(data)
         _show(status.take_survey(sweep, found, scheduler=NoScheduler()), sweep)
+        streams = task_events(job)
+        course.checkpoints.learn(event for events in streams for event in events)
+        course._shall_leave(streams)
+        course._parts(streams)
 
     return take
 

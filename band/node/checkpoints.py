@@ -42,7 +42,7 @@ class Checkpoints:
         """Take note of the checkpoints that events report."""
         for event in events:
             if event.get("event") == "checkpoint":
-                with suppress(KeyError, TypeError, ValueError):
+                with suppress(KeyError, TypeError, ValueError, OverflowError):
                     self._records[str(event["sha256"])] = Record(int(event["step"]), frozenset(event["runs"]))
 
     def look_at_home(self) -> None:
@@ -61,7 +61,7 @@ class Checkpoints:
 
     def add(self, event: Mapping[str, Any], *, folder: Path, runs: Sequence[str]) -> None:
         """Take a checkpoint event of the trainer that works in `folder` on `runs`, and report it."""
-        fields = {**event, "runs": list(event.get("runs", runs))}
+        fields = {"runs": list(runs), **event}
         self._job.reporter.forward(fields)
         self.learn([fields])
         with suppress(KeyError, TypeError, ValueError):
@@ -158,4 +158,8 @@ def task_events(job: Job) -> list[list[dict[str, Any]]]:
         OSError: they cannot be read.
     """
     streams = [read_events(path)[0] for path in job.sweep.event_files(job.task.name)]
-    return sorted(streams, key=lambda events: next((event["claim"] for event in events if "claim" in event), 0))
+    return sorted(streams, key=_claim)
+
+
+def _claim(events: Sequence[Mapping[str, Any]]) -> int:
+    return next((event["claim"] for event in events if isinstance(event.get("claim"), int)), 0)

@@ -20,7 +20,7 @@ MAX_LINE_BYTES = 16 << 20
 READ_BYTES = 1 << 16
 MAX_READS = 64
 _PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC = ctypes.CDLL(None)
 
 
 class Trainer:
@@ -125,8 +125,7 @@ class Trainer:
         status = self.process.wait()
         self._selector.close()
         os.close(self._events)
-        with suppress(OSError):
-            self._stdin.close()
+        self._stdin.close()
         assert self.process.stdout is not None
         self.process.stdout.close()
         return status

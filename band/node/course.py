@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from band.errors import BandError, DeviceError, StageError, VersionMismatch
 from band.files import remove_stale_temporaries
@@ -117,9 +117,9 @@ class Course:
     def _parts(self, streams: Streams) -> list[list[str]]:
         """Return the populations to train: as packed, as earlier attempts split them, as checkpoints go together."""
         rest = self._open(self.job.task.run_ids)
-        splits = [event for events in streams for event in events if event["event"] == "split"]
+        splits = [event.get("parts") for events in streams for event in events if event["event"] == "split"]
         parts: list[list[str]] = []
-        for part in splits[-1].get("parts", []) if splits else []:
+        for part in next(filter(_are_parts, reversed(splits)), []):
             parts.append([run for run in part if run in rest])
             rest = [run for run in rest if run not in part]
         plan = []
@@ -285,3 +285,7 @@ class Course:
             f"{job.attempt.host} in {job.work}: {', '.join(runs)}; an attempt on that machine brings them home"
         )
         return HOME_UNWRITABLE
+
+
+def _are_parts(value: object) -> TypeGuard[list[list[str]]]:
+    return isinstance(value, list) and all(isinstance(part, list) for part in value)

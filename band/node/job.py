@@ -17,6 +17,8 @@ from band.run_dir import SCHEMA, EventWriter, ScratchDir, SweepDir, TaskDir, che
 
 ENDINGS = ("failed", "interrupted", "split", "restarted")  # before which it is told how far training has come
 
+DATASET = {"path": str, "digest": str, "file_digest": str, "size_bytes": int}
+
 OnEvent = Callable[[Mapping[str, Any]], None]
 
 
@@ -73,8 +75,8 @@ def read_task(path: Path) -> Task:
             path=path,
             name=check_name(values["task"], what=f"{path}: task"),
             run_ids=run_ids,
-            populations=tuple(tuple(part) for part in values.get("populations", [run_ids])),
-            dataset={key: values["dataset"][key] for key in ("path", "digest", "file_digest", "size_bytes")},
+            populations=tuple(tuple(map(str, part)) for part in values.get("populations", [run_ids])),
+            dataset={key: kind(values["dataset"][key]) for key, kind in DATASET.items()},
             threads=max(1, int(values.get("threads", 1))),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -106,9 +108,12 @@ class Skip:
 
     def _read(self) -> frozenset[str]:
         try:
-            return frozenset(str(run) for run in read_json_object(self._path).get("runs", ()))
+            runs = read_json_object(self._path).get("runs", [])
         except FileNotFoundError:
             return frozenset()
+        if not isinstance(runs, list):
+            raise SweepError(f"{self._path}: runs must be a list of ids, got {str(runs)[:80]!r}; submit again")
+        return frozenset(map(str, runs))
 
 
 class Reporter:
@@ -150,7 +155,7 @@ class Reporter:
 def say(message: str) -> None:
     """Print one line, unless what it goes to is a home that cannot be written."""
     with suppress(OSError):
-        print(message, file=sys.stderr, flush=True)
+        print(message, file=sys.stderr)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,8 @@ def _needless(job: Job) -> list[Path]:
     """Return the work folders on this node of other tasks whose runs are all published."""
     found = []
     with suppress(OSError):
-        for path in sorted(job.scratch.sweep_work(job.sweep).iterdir()):
-            if path.is_dir() and not path.is_symlink() and not _is_of(job, path):
+        for path in job.scratch.sweep_work(job.sweep).iterdir():
+            if not _is_of(job, path):
                 with suppress(BandError, OSError):  # then nobody knows what is in it
                     task = read_task(job.sweep.task(path.name.partition(".")[0]).task_json)
                     found += [path] if all(is_published(job.sweep, run) for run in task.run_ids) else []

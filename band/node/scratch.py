@@ -92,7 +92,7 @@ def candidates(environment: Mapping[str, str]) -> Iterator[tuple[ScratchDir, boo
 
 def _names_job(path: str, environment: Mapping[str, str]) -> bool:
     """Return whether a part of a path is, or ends in, the job's id: "/tmp/123", "/local/slurm.123", "/x/job123/y"."""
-    ids = {environment.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")} - {""}
+    ids = {environment.get(name) for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")}
     found = re.findall(r"(?:/|[^/0-9A-Za-z]|job)([0-9]+)(?=/|$)", path)
     return not ids.isdisjoint(found)
 
@@ -102,9 +102,9 @@ def mount_of(path: Path) -> Mount:
     real = Path(os.path.realpath(path))
     found, depth = Mount(kind="", root=""), -1
     with contextlib.suppress(OSError):
-        for line in MOUNTS.read_text().splitlines():
+        for line in os.fsdecode(MOUNTS.read_bytes()).split("\n"):  # the kernel writes names as they are, text or not
             before, _, after = line.partition(" - ")
-            words = [re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word) for word in before.split()]
+            words = [re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word) for word in before.split(" ")]
             if len(words) < 5 or not after:
                 continue
             point = Path(words[4])
@@ -154,7 +154,7 @@ def reserve(folder: Path, *, size_bytes: int) -> None:
     path = folder / f".reserve.{os.getpid()}"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        os.posix_fallocate(file, 0, max(size_bytes, 1))
+        os.posix_fallocate(file, 0, size_bytes)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OSError(error.errno, f"{os.strerror(error.errno)} for {size_bytes} bytes", str(folder)) from None

@@ -83,7 +83,7 @@ def evict(scratch: ScratchDir, *, max_bytes: int) -> list[str]:
     Returns:
         Digests of what was removed.
     """
-    sizes = {path.name: _size(path / FILE_NAME) for path in scratch.data.iterdir() if path.is_dir()}
+    sizes = {path.name: _size(path) for path in scratch.data.iterdir() if path.is_dir()}
     total, removed = sum(sizes.values()), []
     for digest in sorted(sizes, key=lambda digest: _last_use(scratch, digest=digest)):
         if total <= max_bytes:
@@ -138,16 +138,16 @@ def _lease(
             time.sleep(POLL_S)
         elif not _is_verified(folder, digest=digest):
             limit = default_max_bytes(scratch) if max_bytes is None else max_bytes
-            evict(scratch, max_bytes=max(0, limit - int(dataset["size_bytes"])))
-            _make_copy(dataset, folder=folder, scratch=scratch)
+            _make_copy(dataset, folder=folder, scratch=scratch, max_bytes=limit)
             copied = True
         # Exchanging the lock for a shared one lets go of it for a moment, so the copy is looked at once more.
 
 
-def _make_copy(dataset: Mapping[str, Any], *, folder: Path, scratch: ScratchDir) -> None:
+def _make_copy(dataset: Mapping[str, Any], *, folder: Path, scratch: ScratchDir, max_bytes: int) -> None:
     folder.mkdir(exist_ok=True)
     for leftover in folder.iterdir():
         leftover.unlink()
+    evict(scratch, max_bytes=max_bytes - int(dataset["size_bytes"]))
     try:
         _copy_in(dataset, folder=folder)
     except OSError as error:
@@ -177,9 +177,10 @@ def _is_verified(folder: Path, *, digest: str) -> bool:
         return False
 
 
-def _size(path: Path) -> int:
+def _size(folder: Path) -> int:
+    """Return what a copy takes, or what a task has left of one that was killed while it copied."""
     try:
-        return path.lstat().st_size
+        return sum(path.lstat().st_size for path in folder.iterdir() if path.name != STAMP_NAME)
     except OSError:
         return 0
 

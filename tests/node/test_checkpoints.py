@@ -12,9 +12,9 @@ import pytest
 from stepping import failing, hooked
 
 from band.files import sha256_file
-from band.node.checkpoints import Checkpoints
+from band.node.checkpoints import Checkpoints, task_events
 from band.node.job import Reporter
-from band.run_dir import TaskDir, read_events
+from band.run_dir import SweepDir, TaskDir, read_events
 
 
 class Node:
@@ -156,6 +156,7 @@ def test_what_earlier_attempts_left_here_and_at_home_counts_if_a_trainer_vouched
     node.checkpoints.mirror([["a"]])
     (node.here / "checkpoints.jsonl").write_text(
         "rubbish\n" + json.dumps({"event": "checkpoint", "step": "x", "sha256": "0", "runs": []}) + "\n"
+        '{"event": "checkpoint", "step": 1e999, "sha256": "0", "runs": []}\n'
     )
     (node.here / "population.1.pt").unlink()
     (node.here / "population.7.pt").write_text("unknown")
@@ -163,6 +164,8 @@ def test_what_earlier_attempts_left_here_and_at_home_counts_if_a_trainer_vouched
     later = node.checkpoints = node.attempt()
     later.learn(read_events(node.stream)[0])
     assert later.newest_step("a") == -1
+    digest = sha256_file(node.here / "population.7.pt")
+    later.learn({"event": name, "step": 9, "sha256": digest, "runs": ["a"]} for name in ("a", "z"))  # no checkpoints
     later.look_at(node.here)
     assert later.newest_step("a") == 1
     later.look_at_home()
@@ -170,6 +173,17 @@ def test_what_earlier_attempts_left_here_and_at_home_counts_if_a_trainer_vouched
     assert seeded(node, "a", tmp_path / "folder") == (2, ["2 a", "1 a"])
     later.clear_home()
     assert node.at_home() == {} and later.is_home([["z"]])
+
+
+def test_copies_that_were_cleared_away_come_home_anew_though_somebody_had_deleted_one(node: Node) -> None:
+    for step in (1, 2):
+        node.train(step, "a", slot=step % 2)
+        node.checkpoints.mirror([["a"]])
+    next(node.home.path.iterdir()).unlink()
+    node.checkpoints.clear_home()
+    assert node.at_home() == {} and not node.checkpoints.is_home([["a"]])
+    node.checkpoints.mirror([["a"]])
+    assert list(node.at_home().values()) == ["2 a"]
 
 
 def test_a_checkpoint_whose_line_came_before_the_trainer_died_is_found_without_its_event(
@@ -181,3 +195,26 @@ def test_a_checkpoint_whose_line_came_before_the_trainer_died_is_found_without_i
     (node.here / "checkpoints.jsonl").write_text(json.dumps(line) + "\n")
     node.checkpoints.look_at(node.here)
     assert seeded(node, "a", tmp_path / "folder") == (4, ["4 a"])
+
+
+@pytest.mark.parametrize("wrong", [{"runs": 3}, {"runs": None}, {"runs": [["a"]]}, {"step": "last"}, {"slot": "first"}])
+def test_a_trainers_word_of_a_checkpoint_that_makes_no_sense_is_passed_on_and_not_counted_on(
+    node: Node, wrong: dict[str, Any]
+) -> None:
+    node.train(1, "a")
+    event = {"t": 2.0, "event": "checkpoint", "step": 5, "slot": 1, "sha256": "0" * 64, **wrong}
+    node.checkpoints.add(event, folder=node.here, runs=["a"])
+    assert node.told[-1] == {"runs": ["a"], **event}
+    assert node.checkpoints.newest_step("a") == 1
+
+
+def test_streams_come_in_the_order_of_their_claims_those_of_judges_first(tmp_path: Path) -> None:
+    sweep = SweepDir(tmp_path / "sweep")
+    sweep.events.mkdir(parents=True)
+    for attempt, claims in {"a": [None, 1], "b": [3, 99], "c": ["x", 4], "d": [], "e": ["x"], "f": [2]}.items():
+        events = [{"t": 1.0, "event": attempt, **({} if claim is None else {"claim": claim})} for claim in claims]
+        lines = [json.dumps(event) + "\n" for event in events or [{"t": 1.0, "event": attempt}]]
+        sweep.event_file("0001", attempt=attempt).write_text("".join(lines))
+    sweep.event_file("0002", attempt="g").write_text('{"t": 1.0, "event": "g", "claim": 1}\n')
+    job: Any = SimpleNamespace(task=SimpleNamespace(name="0001"), sweep=sweep)
+    assert "".join(events[0]["event"] for events in task_events(job)) == "deafbc"

@@ -73,16 +73,24 @@ for number in range(3000):
     assert process.close() == 0
 
 
-def test_a_line_that_never_ends_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "MAX_LINE_BYTES", 1000)
+def test_a_line_that_does_not_end_is_kept_up_to_16_mib(tmp_path: Path) -> None:
     script = """
-os.write(events, b'{"event": "%s"}\\n' % (b"l" * 900))
-os.write(events, b'{"event": "' + b"x" * 5000)
-time.sleep(0.2)
-os.write(events, b'"}\\n{"event": "after"}\\n')
+for size in (16 << 20, (16 << 20) + 1):
+    part = b'{"event": "'
+    part += b"x" * (size - len(part))
+    while part:
+        part = part[os.write(events, part):]
+    print("written", flush=True)
+    sys.stdin.readline()
+    os.write(events, b'"}\\n{"event": "after"}\\n')
 """
     process = trainer(tmp_path, script)
-    assert [event["event"] for event in heard(process)[0]] == ["l" * 900, "after"]
+    for kept in (True, False):
+        events, _ = heard(process, until=lambda events, printed: printed == b"written\n")
+        assert events == [] and process.read(timeout_s=0.0) == ([], b"")  # the rest of what was in the pipe
+        process.command("go on")
+        events, _ = heard(process, until=lambda events, printed: bool(events) and events[-1]["event"] == "after")
+        assert [len(event["event"]) for event in events] == [(16 << 20) - 11] * kept + [5]
     process.close()
 
 
@@ -108,6 +116,26 @@ def test_what_slurm_sends_to_all_processes_of_a_job_does_not_reach_the_trainer(t
         os.kill(process.process.pid, number)
     assert process.read(timeout_s=0.2) == ([], b"") and not process.has_ended()
     assert process.close() == -signal.SIGKILL
+
+
+def test_a_trainer_is_killed_when_its_supervisor_dies_and_does_not_begin_where_that_has_died_already(
+    tmp_path: Path,
+) -> None:
+    script = """
+import ctypes
+number = ctypes.c_int()
+assert ctypes.CDLL(None).prctl(2, ctypes.byref(number)) == 0  # PR_GET_PDEATHSIG
+print(number.value, os.getsid(0) == os.getpid(), flush=True)
+"""
+    process = trainer(tmp_path, script)
+    assert heard(process)[1] == b"9 True\n"
+    assert process.close() == 0
+    for parent, code in ((os.getpid(), 0), (0, 3), (1 << 30, 3)):
+        pid = os.fork()
+        if not pid:
+            child._deaf_and_mortal(parent)()
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
 
 
 def test_whatever_a_trainer_started_ends_with_it(tmp_path: Path) -> None:
@@ -146,7 +174,7 @@ def test_kills_for_want_of_memory_are_those_that_the_kernel_counts_since_the_sta
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = tmp_path / "vmstat"
-    counted.write_text("nr_free_pages 17\noom_kill 4\noom_kill_more 99\n")
+    counted.write_text("nr_free_pages 17\npgfault 8\noom_kill 4\noom_kill_more 99\n")
     real = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda path: real(counted if str(path) == "/proc/vmstat" else path))
     assert oom_kills() == 4

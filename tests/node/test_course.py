@@ -157,6 +157,15 @@ def test_what_no_division_mends_ends_the_task_with_its_own_code(
     assert [event["code"] for event in task.events("ended")] == [code]
 
 
+def test_a_division_that_makes_no_sense_is_passed_over_for_the_one_before(make: Any) -> None:
+    task = make(a={"epochs": 1}, b={"epochs": 1}, c={"epochs": 1})
+    stream = EventWriter(task.sweep.event_file("0000", attempt="j5-r0"))
+    for parts in ([["a"], ["b", "c"]], None, 3, "ab", [["a"], 3], {"a": ["b"]}):
+        stream.write("split", parts=parts)
+    assert task.attempt() == 0
+    assert [event["runs"] for event in task.events("started")] == [["a"], ["b", "c"]]
+
+
 def test_halves_stay_halves_for_the_next_attempt(make: Any) -> None:
     whole, broken = {"epochs": 4}, {"epochs": 4, "raise_at": 2}
     task = make(a=whole, b=whole, c=whole, d=whole, e=whole, f=whole, g=whole, h=broken)

@@ -12,7 +12,7 @@ from fake_task import FakeTask, make_task
 from stepping import failing, hooked
 
 from band.errors import BandError
-from band.node.job import Reporter, Skip, read_task, say
+from band.node.job import Reporter, Skip, Timing, read_task, say
 from band.run_dir import read_events
 
 
@@ -56,12 +56,31 @@ def test_an_older_task_file_without_threads_is_for_one(task: FakeTask) -> None:
         {"runs": [{"id": "a"}, {}]},
         {"populations": 3},
         {"populations": [["a", "z"]]},
+        {"populations": [["a", 3]]},
+        {"populations": [["a", ["b"]]]},
+        {"dataset": {"path": "r.h5", "digest": "d", "file_digest": "f", "size_bytes": "many"}},
     ],
 )
 def test_a_task_file_with_a_value_of_another_kind_is_named(task: FakeTask, values: dict[str, Any]) -> None:
     change(task, **values)
     with pytest.raises(BandError, match=r"task\.json"):
         read_task(task.task_json)
+
+
+@pytest.mark.parametrize("schema", [0, 2, "1", None])
+def test_a_task_file_of_another_schema_is_refused(task: FakeTask, schema: object) -> None:
+    change(task, schema=schema)
+    with pytest.raises(BandError, match=rf"task\.json: schema must be 1, got {schema!r}; generate and submit again"):
+        read_task(task.task_json)
+
+
+@pytest.mark.parametrize("folder", ["000", "0001"])
+def test_a_task_file_in_the_folder_of_another_task_is_refused(task: FakeTask, folder: str) -> None:
+    path = task.sweep.task(folder).task_json
+    path.parent.mkdir()
+    path.write_bytes(task.task_json.read_bytes())
+    with pytest.raises(BandError, match=f"of task 0000, but lies in the folder of task {folder}"):
+        read_task(path)
 
 
 def test_the_runs_to_be_skipped_only_become_more(task: FakeTask) -> None:
@@ -78,12 +97,17 @@ def test_the_runs_to_be_skipped_only_become_more(task: FakeTask) -> None:
     assert skip.runs == {"a", "b"}
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("{", "is not valid JSON"), ('{"runs": 3}', "must be a list"), ('{"runs": "ab"}', "must be a list")],
+)
 def test_a_damaged_file_of_runs_to_be_skipped_is_named_before_anything_is_trained(
-    task: FakeTask, capsys: pytest.CaptureFixture[str]
+    task: FakeTask, capsys: pytest.CaptureFixture[str], text: str, why: str
 ) -> None:
-    task.task_json.with_name("skip.json").write_text("{")
+    task.task_json.with_name("skip.json").write_text(text)
     assert task.attempt() == 1
-    assert "skip.json is not valid JSON" in capsys.readouterr().err and not task.events()
+    said = capsys.readouterr().err
+    assert "skip.json" in said and why in said and not task.events()
 
 
 def told(tmp_path: Path, events: list[tuple[str, float]], *, epoch_s: float = 5.0) -> tuple[list[Any], list[Any]]:
@@ -92,7 +116,7 @@ def told(tmp_path: Path, events: list[tuple[str, float]], *, epoch_s: float = 5.
     path = tmp_path / "events.jsonl"
     reporter = Reporter(path, on_event=lambda e: heard.append((e["event"], e["t"])), epoch_s=epoch_s)
     for event, t in events:
-        reporter.forward({"event": event, "t": t})
+        reporter.forward(json.loads(json.dumps({"event": event, "t": t})))  # as from the trainer's pipe
     return [(event["event"], event["t"]) for event in read_events(path)[0]], heard
 
 
@@ -107,8 +131,9 @@ def test_the_file_gets_an_epoch_now_and_then_and_a_listener_all(tmp_path: Path) 
 
 @pytest.mark.parametrize("ending", ["failed", "interrupted", "split", "restarted"])
 def test_before_an_ending_the_file_gets_the_last_epoch(tmp_path: Path, ending: str) -> None:
-    events = [*epochs(100, 101, 102), ("published", 102), (ending, 103), (ending, 104)]
-    expected = [*epochs(100), ("published", 102), *epochs(102), (ending, 103), (ending, 104)]
+    others = [("checkpoint", 102), ("published", 102)]
+    events = [*epochs(100, 101, 102), *others, (ending, 103), (ending, 104)]
+    expected = [*epochs(100), *others, *epochs(102), (ending, 103), (ending, 104)]
     assert told(tmp_path, events) == (expected, events)
 
 
@@ -123,7 +148,7 @@ def test_messages_are_printed_where_nobody_listens_and_a_full_disk_for_them_harm
     for on_event, printed in ((None, "hello\n"), (print, "")):
         Reporter(tmp_path / "events.jsonl", on_event=on_event, epoch_s=0.0).say("hello")
         assert capsys.readouterr().err == printed
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", buffering=1) as full:  # by lines, as the standard error is
         monkeypatch.setattr("sys.stderr", full)
         say("hello")
         monkeypatch.undo()
@@ -131,3 +156,11 @@ def test_messages_are_printed_where_nobody_listens_and_a_full_disk_for_them_harm
             Reporter(tmp_path / "other.jsonl", on_event=None, epoch_s=0.0).report("kept")
         with pytest.raises(OSError, match="No space"):
             full.close()
+
+
+def test_the_usual_times_are_those_that_the_pages_tell_and_slurm_grants() -> None:
+    pages = Path(__file__).parents[2] / "docs"
+    assert "(every two minutes)" in (pages / "failures.md").read_text() and Timing().mirror_s == 120
+    assert "ten minutes as tasks do" in (pages / "reliability.md").read_text() and Timing().home_wait_s == 600
+    assert Timing().stop_s + 5 <= 30, "KillWait: Slurm kills so long after it has asked, and something is to be written"
+    assert 0 < Timing().tick_s < 1

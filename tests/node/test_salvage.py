@@ -9,6 +9,7 @@ import pytest
 from fake_task import FakeTask, make_task
 from fake_trainer import expected_state
 
+from band.node.scratch import home_scratch
 from band.run_dir import seal
 
 
@@ -42,15 +43,18 @@ def test_a_run_that_had_come_home_whole_is_published_and_not_trained_again(make:
 
 
 def test_the_second_of_a_run_that_came_home_twice_is_kept_aside(make: Any) -> None:
-    task = make("a")
+    task = make("run-a")
     for number in (4, 5):
-        folder = left(task.sweep.incoming_run("a", attempt=f"j{number}-r0"), "a")
+        folder = left(task.sweep.incoming_run("run-a", attempt=f"j{number}-r0"), "run-a")
         (folder / "metrics.csv").write_text(f"state\n{number}\n")
-        seal(folder, result={"run_id": "a", "training": {"outcome": "ok"}})
+        seal(folder, result={"run_id": "run-a", "training": {"outcome": "ok"}})
+    stray = task.sweep.incoming / "run-a.stray"
+    stray.write_text("a file, which is nobody's run")
     assert task.attempt() == 0
-    assert task.published() == {"a": "4"} and not task.ledger()
-    assert [path.name for path in task.sweep.superseded.iterdir()] == ["a.j5-r0"]
-    assert [event["event"] for event in task.events() if event.get("run") == "a"] == ["published", "superseded"]
+    assert task.published() == {"run-a": "4"} and not task.ledger()
+    assert [path.name for path in task.sweep.superseded.iterdir()] == ["run-a.j5-r0"]
+    assert [event["event"] for event in task.events() if event.get("run") == "run-a"] == ["published", "superseded"]
+    assert list(task.sweep.incoming.iterdir()) == [stray]
 
 
 def test_what_is_on_its_way_for_a_run_of_a_longer_name_is_left_alone(make: Any) -> None:
@@ -60,15 +64,29 @@ def test_what_is_on_its_way_for_a_run_of_a_longer_name_is_left_alone(make: Any) 
     assert sorted(task.published()) == ["a"] and all(path.exists() for path in others)
 
 
-def test_a_finished_run_on_the_node_is_published_unless_it_is_another_tasks(make: Any) -> None:
+def test_a_finished_run_on_the_node_is_published_unless_it_is_another_tasks(make: Any, tmp_path: Path) -> None:
     task = make("a", "b")
     for run in ("a", "z"):
         left(task.work / "0000.j5-r0" / "0" / "runs" / run, run)
     left(task.work / "0000.j5-r0" / "1" / "runs" / "b", "b", half=True)
-    stranger = left(task.work / "0001.j5-r0" / "0" / "runs" / "b", "b")
+    strangers = [left(task.work / name / "0" / "runs" / "b", "b") for name in ("0001.j5-r0", "000.j5-r0")]
+    (task.work / "0000.j6-r0").symlink_to(left(tmp_path / "elsewhere" / "0" / "runs" / "b", "b").parents[2])
+    (task.work / "0000.j7-r0").write_text("no folder")
+    (task.work / "0000.j5-r0" / "0" / "population.2.pt").mkdir()  # no file
+    (task.work / "0000.j5-r0" / "2").symlink_to(tmp_path / "elsewhere" / "0")
+    (task.work / "0000.j5-r0" / "notes.txt").write_text("no folder")
     assert task.attempt() == 0
     assert task.published() == {"a": "earlier", "b": expected_state("b", epochs=2)}
-    assert [path.name for path in task.work.iterdir()] == ["0001.j5-r0"] and stranger.exists()
+    assert sorted(path.name for path in task.work.iterdir()) == ["000.j5-r0", "0000.j6-r0", "0000.j7-r0", "0001.j5-r0"]
+    assert all(path.exists() for path in [*strangers, tmp_path / "elsewhere/0/runs/b"])
+
+
+def test_what_an_attempt_without_scratch_left_at_home_is_published_and_swept_up_by_one_that_has_it(make: Any) -> None:
+    task = make("a")
+    left(home_scratch(task.sweep).sweep_work(task.sweep) / "0000.j5-r0" / "0" / "runs" / "a", "a")
+    assert task.attempt() == 0
+    assert task.published() == {"a": "earlier"} and not task.ledger()
+    assert not (home_scratch(task.sweep).path / "work").exists()
 
 
 @pytest.mark.parametrize("is_volatile", [True, False])

@@ -16,13 +16,14 @@ from band.node.scratch import candidates, find_scratch, is_required, mount_of, p
 from band.run_dir import ScratchDir, SweepDir
 
 MOUNTS = """\
+rubbish - ext4
+rubbish of four words - ext4
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 23 22 0:21 / {place}/nfs rw - nfs4 server:/export rw
 24 22 0:22 / {place}/with\\040blank rw - lustre mds:/fs rw
 25 22 0:23 / {place}/hidden rw - nfs4 server:/export rw
 26 25 0:24 / {place}/hidden rw - tmpfs tmpfs rw
 27 22 254:0 /containers/77/.77 {place}/own rw - ext4 /dev/vda rw
-rubbish - ext4
 28 22 0:25 / {place}/nfs/a rw no type
 29 22 0:26 / {place}/nfs rw -
 """
@@ -73,6 +74,14 @@ def test_the_last_mount_on_the_longest_path_tells_the_file_system(place: Path) -
     assert mount_of(place / "link" / "new").kind == "nfs4"
 
 
+def test_a_mount_whose_name_is_no_text_is_told_from_others(place: Path) -> None:
+    line = b"30 22 0:27 / %s/caf\xe9\x85 rw - nfs4 server:/export rw\n" % os.fsencode(place)
+    places.MOUNTS.write_bytes(line + places.MOUNTS.read_bytes())
+    assert (
+        mount_of(place / os.fsdecode(b"caf\xe9\x85") / "a").kind == "nfs4" and mount_of(place / "else").kind == "ext4"
+    )
+
+
 def test_a_scratch_on_the_network_is_passed_over_unwritten_for_home_and_said(place: Path) -> None:
     found = find_scratch(SweepDir(place / "home"), environment={"BAND_SCRATCH": f"{place}/nfs/band"})
     assert found.scratch.path == place / "home/.scratch" and not found.is_volatile
@@ -89,10 +98,9 @@ def test_a_disk_on_the_network_makes_way_for_the_next(place: Path, monkeypatch: 
     assert (place / "second/ada/band").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_tmpdir_of_the_job_is_used_and_goes_with_it(place: Path) -> None:
-    (place / "78").mkdir()
-    found = find_scratch(SweepDir(place / "home"), environment={**JOB, "TMPDIR": f"{place}/78"})
-    assert (found.scratch.path, found.why_home, found.is_volatile) == (place / "78/band", "", True)
+def test_a_tmpdir_of_the_job_is_used_though_nobody_has_made_it_and_goes_with_it(place: Path) -> None:
+    found = find_scratch(SweepDir(place / "home"), environment={**JOB, "TMPDIR": f"{place}/78/tmp"})
+    assert (found.scratch.path, found.why_home, found.is_volatile) == (place / "78/tmp/band", "", True)
 
 
 @pytest.mark.parametrize(("value", "required"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])
@@ -105,6 +113,19 @@ def test_where_the_system_does_not_tell_of_mounts_their_kind_is_unknown(
 ) -> None:
     monkeypatch.setattr(places, "MOUNTS", place / "nowhere")
     assert mount_of(place) == places.Mount(kind="", root="")
+
+
+def test_a_scratch_is_probed_by_more_than_a_disk_keeps_beside_the_name_of_a_file(tmp_path: Path) -> None:
+    written: list[int] = []
+
+    def note(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        result = call()
+        written.extend([result] if name == "write" else [])
+        return result
+
+    with hooked(note):
+        prepare(ScratchDir(tmp_path / "scratch"))
+    assert sum(written) == 64 * 1024
 
 
 def test_a_scratch_that_is_full_is_called_full(tmp_path: Path) -> None:
@@ -156,7 +177,7 @@ def test_room_is_probed_by_taking_it_and_leaves_no_trace(tmp_path: Path, monkeyp
     asked: list[int] = []
 
     def fallocate(file: int, offset: int, length: int) -> None:
-        assert offset == 0
+        assert offset == 0 and os.fstat(file).st_mode & 0o777 == 0o600
         asked.append(length)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -165,7 +186,30 @@ def test_room_is_probed_by_taking_it_and_leaves_no_trace(tmp_path: Path, monkeyp
         reserve(tmp_path, size_bytes=5000)
     with pytest.raises(OSError, match="No space left"):
         prepare(ScratchDir(tmp_path / "scratch"))
-    assert asked == [5000, places.WORK_BYTES]
+    assert asked == [5000, 16 * 2**20]
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "scratch"]
     monkeypatch.undo()
+    for size in (5000, 0):
+        reserve(tmp_path, size_bytes=size)
+
+
+def test_room_is_not_taken_through_a_link(tmp_path: Path) -> None:
+    other = tmp_path / "theirs"
+    other.write_text("theirs")
+    (tmp_path / f".reserve.{os.getpid()}").symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"):
+        reserve(tmp_path, size_bytes=5000)
+    assert other.read_text() == "theirs"
+
+
+def test_a_task_of_the_same_number_on_another_node_may_clear_the_room_away_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.posix_fallocate
+
+    def fallocate(file: int, offset: int, length: int) -> None:
+        real(file, offset, length)
+        (tmp_path / f".reserve.{os.getpid()}").unlink()
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
     reserve(tmp_path, size_bytes=5000)

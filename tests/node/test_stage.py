@@ -8,12 +8,13 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from stepping import DEATHS, AtCall, failing, hooked, race, run_until_killed
+from stepping import DEATHS, AtCall, die_within, failing, hooked, race, run_until_killed
 
 from band.errors import StageError
 from band.files import sha256_file
@@ -52,6 +53,7 @@ def test_the_first_copies_and_the_second_finds_the_copy(tmp_path: Path, scratch:
     assert stage_once(dataset, scratch) == (False, "")
     with staged(dataset, scratch=scratch) as data:
         assert data.path == scratch.dataset(dataset["file_digest"]) / "recording.h5"
+    assert (scratch.data / f"{dataset['file_digest']}.lock").stat().st_mode & 0o777 == 0o600
 
 
 def test_of_many_tasks_that_start_together_one_copies(tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_a_task_that_waited_for_the_copy_reads_it_while_the_one_that_made_it_sti
         task.start()
         assert waits_for_exclusive.wait(10)
         fcntl.flock(other, fcntl.LOCK_EX)  # … the other one gets to make it …
-        stage._make_copy(dataset, folder=scratch.dataset(digest), scratch=scratch)
+        stage._make_copy(dataset, folder=scratch.dataset(digest), scratch=scratch, max_bytes=10**9)
         fcntl.flock(other, fcntl.LOCK_SH)  # … and trains.
         assert has_it.wait(10), "a task must not wait until another one has trained"
     task.join(10)
@@ -128,11 +130,17 @@ def test_a_scratch_that_fails_at_any_call_is_passed_over_for_home_and_said(tmp_p
 
 
 def test_a_copy_that_was_damaged_is_made_again(tmp_path: Path, scratch: ScratchDir) -> None:
-    dataset = recording(tmp_path)
+    dataset = recording(tmp_path, content=b"spikes" * 500)
     stage_once(dataset, scratch)
     path = scratch.dataset(dataset["file_digest"]) / "recording.h5"
-    path.write_bytes(b"other" + path.read_bytes()[5:])
-    assert stage_once(dataset, scratch) == (True, "")
+    is_above = set()
+    for number in range(8):
+        modified = path.stat().st_mtime_ns
+        path.write_bytes(b"%d" % number + path.read_bytes()[1:])
+        os.utime(path, ns=(modified, modified + (number % 2 or -1)))  # later, or earlier as from a backup
+        is_above.add(sha256_file(path) > dataset["file_digest"])
+        assert stage_once(dataset, scratch) == (True, "")
+    assert is_above == {True, False}
     path.write_bytes(path.read_bytes())  # touched, not changed
     assert stage_once(dataset, scratch) == (False, "")
 
@@ -156,6 +164,52 @@ def test_a_recording_that_is_missing_or_another_is_refused(
     assert copies(scratch) == []
 
 
+@pytest.mark.parametrize("with_scratch", [True, False])
+def test_a_recording_that_cannot_be_read_is_named(tmp_path: Path, scratch: ScratchDir, with_scratch: bool) -> None:
+    (tmp_path / "folder/recording.h5").mkdir(parents=True)
+    (tmp_path / "file").write_text("no folder")
+    for place in ("folder", "file"):
+        dataset = {"path": str(tmp_path / place / "recording.h5"), "file_digest": "d" * 64, "size_bytes": 9}
+        with (
+            pytest.raises(StageError, match=rf"/{place}/recording\.h5 cannot be read: "),
+            staged(dataset, scratch=scratch if with_scratch else None),
+        ):
+            pass
+
+
+def test_a_copy_is_not_locked_through_a_link(tmp_path: Path, scratch: ScratchDir) -> None:
+    dataset = recording(tmp_path)
+    (scratch.data / f"{dataset['file_digest']}.lock").symlink_to(tmp_path / "theirs")
+    copied, fallback = stage_once(dataset, scratch)
+    assert not copied and "symbolic links" in fallback and not (tmp_path / "theirs").exists()
+
+
+def kill_while_it_copies(dataset: dict[str, Any], scratch: ScratchDir) -> None:
+    """Have a task leave what it had of a copy."""
+    number, folder = 0, scratch.dataset(dataset["file_digest"])
+    while not any(path.stat().st_size for path in folder.glob(".*")):
+        assert run_until_killed(lambda: stage_once(dataset, scratch), number=number, death=die_within)
+        number += 1
+
+
+def test_what_a_task_left_that_was_killed_while_it_copied_is_evicted_as_copies_are(
+    tmp_path: Path, scratch: ScratchDir
+) -> None:
+    dataset = recording(tmp_path)
+    kill_while_it_copies(dataset, scratch)
+    (left,) = scratch.dataset(dataset["file_digest"]).iterdir()
+    assert evict(scratch, max_bytes=left.stat().st_size) == []
+    assert evict(scratch, max_bytes=left.stat().st_size - 1) == [dataset["file_digest"]] and not left.parent.exists()
+
+
+def test_what_was_left_of_its_own_copy_has_a_task_give_up_no_other(tmp_path: Path, scratch: ScratchDir) -> None:
+    first, second = (recording(tmp_path, f"{n}.h5", content=bytes([n]) * 1000) for n in range(2))
+    stage_once(first, scratch)
+    kill_while_it_copies(second, scratch)
+    with staged(second, scratch=scratch, max_bytes=2000):
+        assert copies(scratch) == sorted([first["file_digest"], second["file_digest"]])
+
+
 def test_copies_are_evicted_oldest_first_but_never_while_they_are_leased(tmp_path: Path, scratch: ScratchDir) -> None:
     datasets = [recording(tmp_path, f"{n}.h5", content=bytes([n]) * 1000) for n in range(4)]
     for age, dataset in zip((400, 300, 200, 100), datasets, strict=True):
@@ -163,11 +217,44 @@ def test_copies_are_evicted_oldest_first_but_never_while_they_are_leased(tmp_pat
         lock = scratch.data / f"{dataset['file_digest']}.lock"
         os.utime(lock, (lock.stat().st_atime, lock.stat().st_mtime - age))
     digests = [dataset["file_digest"] for dataset in datasets]
+    (scratch.data / "empty").mkdir()
+    assert evict(scratch, max_bytes=4000) == []
     with staged(datasets[0], scratch=scratch):  # in use, and now the youngest
-        assert evict(scratch, max_bytes=2500) == [digests[1], digests[2]]
+        assert evict(scratch, max_bytes=2500) == ["empty", digests[1], digests[2]]
         assert copies(scratch) == sorted([digests[0], digests[3]])
         assert evict(scratch, max_bytes=0) == [digests[3]]
     assert evict(scratch, max_bytes=0) == [digests[0]]
+
+
+def test_a_copy_that_another_task_evicts_meanwhile_is_passed_over(
+    tmp_path: Path, scratch: ScratchDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(2):
+        stage_once(recording(tmp_path, f"{n}.h5", content=bytes([n]) * 1000), scratch)
+    first, real = scratch.dataset(copies(scratch)[0]), Path.iterdir
+
+    def evicted(path: Path) -> Iterator[Path]:
+        if path == first:
+            shutil.rmtree(first)
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", evicted)
+    assert evict(scratch, max_bytes=1000) == [] and not first.exists()
+
+
+def test_a_folder_that_the_disk_does_not_let_go_keeps_no_other_from_being_evicted(
+    tmp_path: Path, scratch: ScratchDir
+) -> None:
+    datasets = [recording(tmp_path, f"{n}.h5", content=bytes([n]) * 1000) for n in range(2)]
+    for dataset in datasets:
+        stage_once(dataset, scratch)
+
+    def refuse(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        return failing(errno.EBUSY)(name, call, args) if name == "rmdir" else call()
+
+    with hooked(refuse):
+        assert sorted(evict(scratch, max_bytes=0)) == sorted(dataset["file_digest"] for dataset in datasets)
+    assert copies(scratch) == []
 
 
 def test_a_new_copy_makes_room_for_itself_under_the_cap(tmp_path: Path, scratch: ScratchDir) -> None:

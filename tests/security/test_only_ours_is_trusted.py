@@ -21,7 +21,7 @@ from band.sync import connection, remote
 OTHER = 12345
 
 
-def claim_by_other(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
+def claim_by_other(monkeypatch: pytest.MonkeyPatch, *paths: Path, owner: int = OTHER) -> None:
     """Have the system say that paths belong to somebody else, whoever runs the tests."""
     others = {str(path) for path in paths}
     real = os.lstat
@@ -29,7 +29,7 @@ def claim_by_other(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
     def lstat(path: object, **options: object) -> os.stat_result:
         found = list(real(path, **options))  # type: ignore[call-overload]
         if os.fspath(path) in others:  # type: ignore[call-overload]
-            found[4] = OTHER
+            found[4] = owner
         return os.stat_result(found)
 
     monkeypatch.setattr(os, "lstat", lstat)
@@ -129,6 +129,10 @@ def test_scratch_is_not_made_where_others_could_put_their_own_in_its_place(
     (root / "me").chmod(0o1777)
     assert not _reason(root / "me")
     (root / "me").chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: OTHER + 1)
+        claim_by_other(patch, root / "me", owner=0)
+        assert not _reason(root / "me")
     claim_by_other(monkeypatch, root / "me")
     assert "belong to you or root" in _reason(root / "me")
     assert scratch.find_scratch(sweep, environment=environment).scratch.path != root / "me/band"
