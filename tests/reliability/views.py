@@ -34,13 +34,13 @@ def together(works: Sequence[Callable[[], Any]], *, shim: Shim, root: Path, seed
             draws = random.Random(f"{seed} {place}")
             shim.arm(root, at=-1, fault=None)
             shim.look(skew_s=draws.choice((-HOUR_S, 0.0, HOUR_S)), stale_s=draws.uniform(0.0, STALE_S))
-            for path in (root, *root.rglob("*")):  # what it will be slow to see a change of
-                path.is_dir() and os.listdir(path)
-            os.read(start, 1)
             answer: dict[str, Any] = {"value": None, "error": ""}
             try:
+                for path in (root, *root.rglob("*")):  # what it will be slow to see a change of
+                    path.is_dir() and os.listdir(path)
+                os.read(start, 1)
                 answer["value"] = work()
-            except Exception as error:
+            except BaseException as error:
                 answer["error"] = type(error).__name__
             answer["hidden"] = shim.struck
             shim.look(skew_s=0.0, stale_s=0.0)
@@ -56,8 +56,9 @@ def together(works: Sequence[Callable[[], Any]], *, shim: Shim, root: Path, seed
         while chunk := os.read(ear, 65536):
             said += chunk
         os.close(ear)
-        os.waitpid(pid, 0)
-        answers.append(json.loads(said))
+        _, status = os.waitpid(pid, 0)
+        silent = {"value": None, "error": f"no word, and exit code {os.waitstatus_to_exitcode(status)}", "hidden": 0}
+        answers.append(json.loads(said) if said else silent)
     return answers
 
 
