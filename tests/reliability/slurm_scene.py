@@ -206,7 +206,7 @@ class Scene:
             time.sleep(min(left, 0.2))
 
     def settle_debts(self, *, until: float = float("inf")) -> None:
-        """End the faults that are due, oldest first; what cannot end yet does later, at the latest when all is mended."""
+        """End the faults that are due, oldest first; what cannot end yet does so later, or when all is mended."""
         for debt in sorted((debt for debt in self.debts if debt[0] <= until), key=lambda debt: debt[0]):
             self.debts.remove(debt)
             try:
