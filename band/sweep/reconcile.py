@@ -197,4 +197,4 @@ class _Case:
         sweep = self.sender.sweep
         runs = {run for task in self.array.tasks for run in self.sender.intent.tasks[task]} - published_runs(sweep)
         if runs:
-            record(sweep, "cancel", runs=sorted(runs))
+            record(sweep, "cancel", runs=sorted(runs), claim=self.sender.claim)

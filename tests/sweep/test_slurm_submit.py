@@ -6,15 +6,17 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_slurm import FakeSlurm
 from local_sweep import make_sweep
-from stepping import die_after, die_before, run_until_killed
+from stepping import die_after, die_before, hooked, run_until_killed
 
 from band.cli.sweep import dispatch
+from band.errors import ClaimError
 from band.run_dir import SweepDir
 from band.slurm import cluster, command, jobs
 from band.slurm.command import Answer, SlurmError
@@ -181,6 +183,29 @@ def test_what_somebody_cancels_before_its_release_stays_cancelled_until_it_is_re
     submit(sweep)
     check_nothing_is_twice_and_nothing_forgotten(sweep, slurm)
     assert set(states(sweep).values()) == {"queued"}
+
+
+def test_a_submit_that_was_taken_for_dead_as_it_wrote_its_tasks_requests_nothing_when_it_goes_on(
+    sweep: SweepDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm.json")
+    install(slurm, monkeypatch)
+    others: list[int] = []
+
+    def be_stopped(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        if name == "replace" and Path(args[1]).name == "task.json" and not others:
+            others.append(-1)
+            with monkeypatch.context() as patch:
+                patch.setattr(hold, "_is_over", lambda sweep, claim: True)
+                others[0] = submit(sweep)
+        return call()
+
+    with hooked(be_stopped), pytest.raises(ClaimError, match="taken over by another process"):
+        submit(sweep)
+    assert others == [0]
+    check_nothing_is_twice_and_nothing_forgotten(sweep, slurm)
+    assert submit(sweep) == 0
+    check_nothing_is_twice_and_nothing_forgotten(sweep, slurm)
 
 
 def hold_for(reason: str, slurm: FakeSlurm, *, job_id: str = "100") -> None:
