@@ -258,7 +258,8 @@ def _checked(fold: AttemptFold) -> AttemptFold:
     for runs in (fold.population, *fold.parts):
         _texts(runs)
     begun = fold.first_epochs
-    numbers = [fold.offset, fold.claim, fold.first_t, fold.last_t, fold.steps_per_s, fold.checkpoint_step, *fold.rehearsal.values()]
+    numbers = [fold.offset, fold.claim, fold.first_t, fold.last_t, fold.steps_per_s, fold.checkpoint_step]
+    numbers += fold.rehearsal.values()
     numbers += [number for epoch, most in fold.epochs.values() for number in (epoch, most)]
     numbers += [] if fold.code is None else [fold.code]
     numbers += [begun["t"], *begun["epochs"].values()] if begun else []

@@ -14,7 +14,8 @@ class Meaning(NamedTuple):
 
 
 _LET_GO = (
-    "`sinfo -R` says which nodes are out of order; the next band-sweep submit lets it go, as does scontrol release {job}"
+    "`sinfo -R` says which nodes are out of order; the next band-sweep submit lets it go, as does scontrol release"
+    " {job}"
 )
 _OWN_LIMIT = "it starts as others of one's jobs end; a higher limit is the administrators' to give"
 # The first whose pattern begins the reason holds.
