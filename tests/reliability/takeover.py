@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ RUNS = {
     "b": {"epochs": 9, "epoch_s": 0.02, "checkpoint_every": 2},
     "c": {"epochs": 9, "epoch_s": 0.02},
 }
-CALLS = 250  # that an attempt makes, about
+# How many calls an attempt makes, about; of these names, by which a file or folder gets its own.
+CALLS = {"": 250, "replace": 24, "link": 2, "renameat2": 3}
 STREAM = "0000.j7-r{}.jsonl"
 
 
@@ -45,10 +47,10 @@ class Scene:
         for name, value in (("SLURM_JOB_ID", 7), ("SLURM_RESTART_COUNT", restart), ("BAND_SCRATCH", place)):
             self.patch.setenv(name, str(value))
 
-    def hold(self, *, number: int) -> Held:
-        """Start the first attempt and return it when it stands before its n-th call, or has ended."""
+    def hold(self, *, number: int, named: str, dies: bool) -> Held:
+        """Start the first attempt and return it when it stands before its n-th call of that name, or has ended."""
         self.enter(0)
-        return Held(self.task.attempt, number=number, before=True)
+        return Held(self.task.attempt, number=number, before=True, named=named, dies=dies)
 
     def go_on(self, restart: int, *, mirrors: int = 0) -> int:
         """Make a later attempt and return its code; it is asked to stop when it has brought home so many checkpoints.
@@ -103,17 +105,19 @@ class Scene:
         yield from (("wrong", f"left at home: {path.name}") for path in self.task.task_json.parent.glob("population.*"))
 
 
-def take_over(folder: Path, *, number: int, mirrors: int) -> dict[str, Any]:
+def take_over(folder: Path, *, number: int, named: str, dies: bool, mirrors: int) -> dict[str, Any]:
     """Stop an attempt before its n-th call, let the next work, wake the first, let a third end it; return what came.
 
     Args:
         folder: an empty one.
         number: of the call, from 0.
+        named: only calls of this name are counted; "": all.
+        dies: whether the first is killed when it has woken up and made that call, or goes on.
         mirrors: after how many checkpoints brought home the second attempt is interrupted; 0: it comes to its end.
     """
     with pytest.MonkeyPatch.context() as patch:
         scene = Scene(folder, patch=patch)
-        first = scene.hold(number=number)
+        first = scene.hold(number=number, named=named, dies=dies)
         codes = [scene.go_on(1, mirrors=mirrors)] if first.has_stopped else []
         code = first.finish()
         scene.look()
@@ -128,18 +132,19 @@ def take_over(folder: Path, *, number: int, mirrors: int) -> dict[str, Any]:
     }
 
 
-def inject(ledger: Ledger, *, folder: Path, number: int, mirrors: int) -> None:
+def inject(ledger: Ledger, *, folder: Path, number: int, mirrors: int, named: str = "", dies: bool = False) -> None:
     """Add one injection to the ledger."""
-    place = folder / "taken-over"
-    place.mkdir()
-    found = take_over(place, number=number, mirrors=mirrors)
+    place = Path(tempfile.mkdtemp(dir=folder))
+    found = take_over(place, number=number, named=named, dies=dies, mirrors=mirrors)
     shutil.rmtree(place)
-    fault = "supervisor stopped, its task taken over, and woken up"
-    ledger.add(Injection(kind=KIND, fault=fault, seed=f"call {number}, {mirrors} mirrored", **found))
+    fault = f"supervisor stopped, its task taken over, woken up{' and killed' if dies else ''}"
+    ledger.add(Injection(kind=KIND, fault=fault, seed=f"{named or 'call'} {number}, {mirrors} mirrored", **found))
 
 
 def bench(ledger: Ledger, *, folder: Path, seed: int, until: float) -> None:
     """Stop at calls drawn by `seed` until the time is over."""
     draws = random.Random(f"{seed} takeover")
     while time.monotonic() < until:
-        inject(ledger, folder=folder, number=draws.randrange(CALLS), mirrors=draws.randrange(4))
+        named = draws.choice(list(CALLS))
+        number, mirrors = draws.randrange(CALLS[named]), draws.randrange(4)
+        inject(ledger, folder=folder, number=number, mirrors=mirrors, named=named, dies=draws.random() < 0.5)
