@@ -157,30 +157,6 @@ def test_tasks_that_a_node_could_not_start_are_let_go_by_the_next_submit(slurm_l
     site.check_all_done_once()
 
 
-def test_a_closing_job_that_no_node_could_start_goes_once_its_array_is_closed_by_somebody_else(slurm_lab: Lab) -> None:
-    site, gate = Site(slurm_lab, num_runs=2), slurm_lab.home / "gate"
-    gate.touch()
-    site.template.write_text(f"{site.template.read_text()}while [ -e {gate} ]; do sleep 0.1; done\n")
-    site.submit()
-    states = lambda: list(slurm_lab.job_states().values())  # noqa: E731
-    slurm_lab.wait_for(lambda: states().count("RUNNING") == 2)
-    for name, node in slurm_lab.nodes.items():  # what runs there goes on; nothing else starts, and nothing could
-        node.protect(slurm_lab.plan.spool(name))
-        slurm_lab.update_node(name, "DRAIN")
-    gate.unlink()
-    slurm_lab.wait_for(lambda: states().count("COMPLETED") == 2)
-    slurm_lab.wait_for(lambda: site.submit(code=None) and all(a.is_closed for a in read_journals(site.sweep)))
-    for name in slurm_lab.nodes:
-        slurm_lab.update_node(name, "RESUME")
-    queue = ["squeue", "--noheader", "--format=%T|%r"]
-    slurm_lab.wait_for(lambda: slurm_lab.run(queue, check=True).stdout == "PENDING|launch failed requeued held\n")
-    for node in slurm_lab.nodes.values():
-        node.repair()
-    assert "cancelled its closing job" in site.submit()
-    site.wait(timeout_s=10)
-    site.check_all_done_once()
-
-
 def test_what_fits_no_node_is_refused_in_slurms_words_and_does_not_wait_for_ever(slurm_lab: Lab) -> None:
     site = Site(slurm_lab, num_runs=3)
     text = site.submit("--mem", "900G", code=3)
