@@ -342,6 +342,17 @@ def sync_file_system(folder: Path) -> None:
         os.close(file)
 
 
+def look_anew(folder: Path) -> None:
+    """Have an NFS client ask its server what is in a folder, as it does when that is opened.
+
+    A name that it once looked for in vain it else takes to be missing still, for up to a minute.
+
+    Raises:
+        OSError: the folder is missing or cannot be opened.
+    """
+    os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
 def fsync_folder(folder: Path) -> None:
     """Make names created in, or removed from, `folder` survive a power cut, where the file system can."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -18,7 +18,8 @@ from band.files import copy_verified, read_lines, sha256_file
 from band.node.job import Job
 from band.run_dir import CHECKPOINTS, read_events
 
-_FILE = re.compile(r"population\.([0-9]{1,3})\.pt")
+_FILE = re.compile(r"population\.([0-9]{1,12})\.pt")
+SLOTS = 1000  # of an attempt; those of the attempt with claim N begin with SLOTS x N
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Checkpoints:
     def mirror(self, parts: Sequence[Sequence[str]]) -> None:
         """Bring the newest checkpoint of each part home, into slots that no part's newest one at home stands in.
 
+        Each attempt has slots of its own: one that hung, has lost its task and wakes up takes the place of no other's.
+
         Raises:
             OSError: home cannot be written, or the event stream there lacks what tells the copies apart.
         """
@@ -106,6 +109,7 @@ class Checkpoints:
             ranked = self._ranked(part, digests=[*self._here.values(), *self._home.values()], whole=True)
             if ranked and ranked[0] not in self._home.values():
                 self._bring_home(ranked[0], slot=self._free_slot(parts))
+        self._drop_needless(parts)
 
     def is_home(self, parts: Sequence[Sequence[str]]) -> bool:
         """Return whether home has the newest checkpoint of each part."""
@@ -116,9 +120,7 @@ class Checkpoints:
     def clear_home(self) -> None:
         """Remove the copies at home; errors are passed over."""
         for slot in list(self._home):
-            with suppress(OSError):
-                self._job.task.folder.population(slot).unlink(missing_ok=True)
-                del self._home[slot]
+            self._remove_home(slot)
 
     def _bring_home(self, digest: str, *, slot: int) -> None:
         source = next(path for path, found in self._here.items() if found == digest)
@@ -130,10 +132,30 @@ class Checkpoints:
         self._home[slot] = digest
         self._job.reporter.report("mirrored", step=self._records[digest].step, slot=slot)
 
-    def _free_slot(self, parts: Sequence[Sequence[str]]) -> int:
+    @property
+    def _own(self) -> range:
+        first = SLOTS * self._job.claim.number
+        return range(first, first + SLOTS)
+
+    def _needed(self, parts: Sequence[Sequence[str]]) -> set[str]:
         newest = [self._ranked(part, digests=self._home.values(), whole=True)[:1] for part in parts]
-        needed = {digest for found in newest for digest in found}
-        return next(slot for slot in range(1000) if self._home.get(slot) not in needed)
+        return {digest for found in newest for digest in found}
+
+    def _free_slot(self, parts: Sequence[Sequence[str]]) -> int:
+        needed = self._needed(parts)
+        return next(slot for slot in self._own if self._home.get(slot) not in needed)
+
+    def _drop_needless(self, parts: Sequence[Sequence[str]]) -> None:
+        """Remove what earlier attempts brought home, once there are two copies of our own; errors are passed over."""
+        needed = self._needed(parts)
+        if sum(slot in self._own for slot in self._home) > 1:
+            for slot in [slot for slot in self._home if slot not in self._own and self._home[slot] not in needed]:
+                self._remove_home(slot)
+
+    def _remove_home(self, slot: int) -> None:
+        with suppress(OSError):
+            self._job.task.folder.population(slot).unlink(missing_ok=True)
+            del self._home[slot]
 
     def _ranked(self, runs: Iterable[str], *, digests: Iterable[str], whole: bool = False) -> list[str]:
         """Return the known digests, newest first, of checkpoints with any (or, if `whole`, all) of `runs`."""

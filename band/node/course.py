@@ -61,6 +61,7 @@ class Course:
     is_lost: bool = False
     is_rehearsed: bool = False  # whether the trainer, of a canary, stopped by itself
     code: int = ALL_PUBLISHED  # what it ends with if nothing else happens
+    leftovers: list[Path] = field(default_factory=list)  # work folders on this node, its own among them
     headway_from: tuple[int, int] = (0, -1)  # published runs and newest checkpoint at its start
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class Course:
         for events in streams:
             self.checkpoints.learn(events)
         self.checkpoints.look_at_home()
-        salvage(job, publisher=self.publisher, checkpoints=self.checkpoints)
+        self.leftovers = salvage(job, publisher=self.publisher, checkpoints=self.checkpoints)
         self.publisher.done |= {run for run in job.task.run_ids if is_published(job.sweep, run)}
         self.plan = self._parts(streams)
         self.headway_from = self._headway()
@@ -228,7 +229,7 @@ class Course:
         kept = [part for part in (self._open(part) for part in self.plan) if part]
         kept += [[run] for run in missing if run in self.failed or run in job.skip.runs]
         if not self.is_lost and self._bring_home(kept):
-            sweep_up(job)
+            sweep_up(job, self.leftovers)
             if not kept:
                 self.checkpoints.clear_home()
         if self.publisher.waiting and self.publisher.refusal:

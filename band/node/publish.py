@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from band.errors import BandError, PublishError
-from band.files import copy_tree_verified, fsync_folder, rename_exclusive, sha256_file
+from band.files import copy_tree_verified, fsync_folder, look_anew, rename_exclusive, sha256_file
 from band.node.job import Job
 from band.run_dir import RESULT, SweepDir, manifest_digests, read_result, verify
 
@@ -19,7 +19,8 @@ from band.run_dir import RESULT, SweepDir, manifest_digests, read_result, verify
 def is_published(sweep: SweepDir, run_id: str) -> bool:
     """Return whether a run's folder is there with a result that is whole; its siblings are not read."""
     try:
-        return _is_whole(sweep.run(run_id))
+        look_anew(sweep.runs)
+        return _is_whole(sweep.run(run_id), run_id=run_id)
     except OSError:
         return False
 
@@ -91,10 +92,10 @@ def _has_same(sweep: SweepDir, *, run_id: str, result: dict[str, Any]) -> bool:
         return False
 
 
-def _is_whole(target: Path) -> bool:
-    """Return whether a published result is what it says; OSError where it cannot be read now: then it is not judged."""
+def _is_whole(folder: Path, *, run_id: str) -> bool:
+    """Return whether a run's result is what it says; OSError where it cannot be read now: then it is not judged."""
     try:
-        return read_result(target).get("run_id") == target.name
+        return read_result(folder).get("run_id") == run_id
     except PublishError:
         return False
 
@@ -102,17 +103,21 @@ def _is_whole(target: Path) -> bool:
 def _settle(incoming: Path, *, sweep: SweepDir, run_id: str, attempt: str, result: dict[str, Any]) -> str:
     target = sweep.run(run_id)
     while not rename_exclusive(incoming, target):
+        look_anew(sweep.runs)
         if _has_same(sweep, run_id=run_id, result=result):
             shutil.rmtree(incoming, ignore_errors=True)
             return "published"
-        if _is_whole(target):
+        if _is_whole(target, run_id=run_id):
             _set_aside(incoming, sweep=sweep, run_id=run_id, why=attempt)
             return "superseded"
-        _set_aside(target, sweep=sweep, run_id=run_id, why="damaged")
+        kept = _set_aside(target, sweep=sweep, run_id=run_id, why="damaged")
+        if _is_whole(kept, run_id=run_id):
+            rename_exclusive(kept, target)  # it has come in the place of the damaged one since we looked
     return "published"
 
 
-def _set_aside(folder: Path, *, sweep: SweepDir, run_id: str, why: str) -> None:
+def _set_aside(folder: Path, *, sweep: SweepDir, run_id: str, why: str) -> Path:
+    """Move a folder to those that are kept, and return where it is then, unless somebody else has moved it."""
     sweep.superseded.mkdir(exist_ok=True)
     kept = sweep.superseded_run(run_id, attempt=why)
     if os.path.lexists(kept):
@@ -120,6 +125,7 @@ def _set_aside(folder: Path, *, sweep: SweepDir, run_id: str, why: str) -> None:
     with suppress(FileNotFoundError):  # somebody else has set it aside or deleted it
         os.rename(folder, kept)
         fsync_folder(sweep.superseded)
+    return kept
 
 
 class Publisher:

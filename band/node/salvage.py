@@ -40,16 +40,18 @@ def _needless(job: Job) -> list[Path]:
     return found
 
 
-def salvage(job: Job, *, publisher: Publisher, checkpoints: Checkpoints) -> None:
-    """Publish every finished run that an earlier attempt left, and find its checkpoints."""
+def salvage(job: Job, *, publisher: Publisher, checkpoints: Checkpoints) -> list[Path]:
+    """Publish every finished run that an earlier attempt left, find its checkpoints, and return what was looked at."""
     _publish_incoming(job, publisher=publisher)
-    for leftover in leftovers(job):
+    found = leftovers(job)
+    for leftover in found:
         with suppress(FileNotFoundError):  # swept up meanwhile by another task, as needless
             for part in sorted(path for path in leftover.iterdir() if path.is_dir() and not path.is_symlink()):
                 checkpoints.look_at(part)
                 for run in finished_runs(part):
                     if run.name in job.task.run_ids and not is_published(job.sweep, run.name):
                         publisher.add(run.name, folder=run)
+    return found
 
 
 def finished_runs(part: Path) -> list[Path]:
@@ -76,12 +78,16 @@ def _incoming(job: Job, *, run_id: str) -> list[tuple[Path, str]]:
     return [(path, attempt) for path, attempt in pairs if attempt and "." not in attempt]
 
 
-def sweep_up(job: Job) -> None:
+def sweep_up(job: Job, found: list[Path]) -> None:
     """Remove the task's work folders on this node; the caller knows that all in them is at home.
 
     So are those of tasks that came to their ends elsewhere, after an attempt here was cut off.
+
+    Args:
+        job: the attempt.
+        found: the folders that `salvage` looked at. Those that are new since are of attempts that have taken over.
     """
-    for leftover in [*leftovers(job), *_needless(job)]:
+    for leftover in [*found, *_needless(job)]:
         shutil.rmtree(leftover, ignore_errors=True)
     if job.is_volatile:
         with suppress(OSError):

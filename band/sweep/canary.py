@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from band.attempts import Claim
 from band.files import read_json_object
 from band.run_dir import SweepDir
 from band.slurm.command import SlurmError, run
@@ -20,7 +21,7 @@ from band.sweep.pack import dataset_shapes_of
 from band.sweep.status import Survey
 
 
-def look(sweep: SweepDir, survey: Survey) -> list[str]:
+def look(sweep: SweepDir, survey: Survey, *, claim: Claim) -> list[str]:
     """Let the rest of each submission whose canary has ended well follow it, or give it up; return it in words.
 
     A canary ends well when its run is published, or when it has trained for its time and made outputs that nobody
@@ -28,7 +29,13 @@ def look(sweep: SweepDir, survey: Survey) -> list[str]:
     and --mem as measured where they were estimates. It was not queued before, held, because at Slurm a user cannot
     raise the time limit of a job that is there.
 
+    Args:
+        sweep: the sweep's folder.
+        survey: its state.
+        claim: the hold on its submissions.
+
     Raises:
+        ClaimError: the hold was lost.
         SlurmError: Slurm does not answer.
         OSError: the sweep's folder cannot be written.
     """
@@ -48,16 +55,16 @@ def look(sweep: SweepDir, survey: Survey) -> list[str]:
             )
         elif all(status.state == "published" or _rehearsal(survey, status.task) for status in states.values()):
             resting = [t for t in canaries if all(states[name].state == "interrupted" for name in intent.tasks[t])]
-            said.append(_follow(sweep, intent, survey=survey, tasks=[*resting, *rest]))
+            said.append(_follow(sweep, intent, claim=claim, survey=survey, tasks=[*resting, *rest]))
     return said
 
 
-def _follow(sweep: SweepDir, intent: Intent, *, survey: Survey, tasks: Sequence[str]) -> str:
+def _follow(sweep: SweepDir, intent: Intent, *, claim: Claim, survey: Survey, tasks: Sequence[str]) -> str:
     """Request the tasks that wait for a canary that has ended well, it being among them where it was cut short."""
     options = corrected(sweep, intent, survey=survey, rest=tasks)
     members = {task: intent.tasks[task] for task in tasks}
     runs = [name for task in tasks for name in intent.tasks[task]]
-    follower = record(sweep, "submit", runs=runs, tasks=members, options=options, scheduler="slurm")
+    follower = record(sweep, "submit", runs=runs, tasks=members, options=options, scheduler="slurm", claim=claim)
     words = ", ".join(f"--{name} {options['sbatch'][name]}" for name in ("time", "mem") if name in options["sbatch"])
     return f"submission {follower.number}: the canary ended well, {len(tasks)} tasks follow with {words}"
 

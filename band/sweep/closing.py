@@ -52,7 +52,7 @@ def close(sweep: SweepDir, *, claim: Claim) -> list[str]:
     said = list(reconcile(sweep, claim=claim))
     survey = look(sweep)
     for array in due(sweep, survey):
-        said += Closing(sweep, survey=survey, array=array).conclude()
+        said += Closing(sweep, claim=claim, survey=survey, array=array).conclude()
         survey = look(sweep)
     fed = feed(sweep, claim=claim, survey=survey)
     said += [f"array {array.submission}/{array.number}: {len(array.tasks)} tasks queued" for array in fed.arrays]

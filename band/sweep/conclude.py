@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from band.attempts import read_claim, release_for
+from band.attempts import Claim, read_claim, release_for
 from band.errors import BandError
 from band.files import canonical_json, create_exclusive, read_json_object, remove_stale_temporaries
 from band.run_dir import SweepDir, read_events
@@ -80,6 +80,7 @@ class Closing:
     """The closing of one array that is over."""
 
     sweep: SweepDir
+    claim: Claim  # the hold on its submissions
     survey: Survey
     array: Array
 
@@ -115,7 +116,12 @@ class Closing:
         return found
 
     def conclude(self) -> list[str]:
-        """Judge each task and do what follows; return it in words."""
+        """Judge each task and do what follows; return it in words.
+
+        Raises:
+            ClaimError: the hold was lost.
+            OSError: the sweep's folder cannot be written.
+        """
         tasks = own_tasks(self.array, standing(self.intents, read_journals(self.sweep)))
         verdicts = {task: verdict for task in tasks if (verdict := self._verdict(task)) != Verdict()}
         self._cancel(verdicts)
@@ -209,7 +215,7 @@ class Closing:
         """Enter into the ledger what a user did with scancel, so that it holds when Slurm has forgotten it."""
         runs = {run for verdict in verdicts.values() for run in verdict.cancelled} - self.survey.ledger.cancelled
         if runs:
-            record(self.sweep, "cancel", runs=sorted(runs))
+            record(self.sweep, "cancel", runs=sorted(runs), claim=self.claim)
 
     def _forgive(self, verdicts: Mapping[str, Verdict]) -> None:
         failures = {}
@@ -219,7 +225,7 @@ class Closing:
                 if not self.survey.ledger.forgiven.get(run, frozenset()).issuperset(past):
                     failures[run] = past
         if failures:
-            record(self.sweep, "retry", failures=failures)
+            record(self.sweep, "retry", failures=failures, claim=self.claim)
 
     def _send_again(self, verdicts: Mapping[str, Verdict]) -> list[str]:
         """Make a submission of the tasks that go on, one for each set of options; from then on they are planned."""
@@ -232,7 +238,9 @@ class Closing:
             options = self._options(tasks, factor=factor, exclude=exclude)
             runs = [run for task in tasks for run in verdicts[task].again]
             members = {task: self.survey.ledger.tasks[task] for task in tasks}
-            intent = record(self.sweep, "submit", runs=runs, tasks=members, options=options, scheduler="slurm")
+            intent = record(
+                self.sweep, "submit", runs=runs, tasks=members, options=options, scheduler="slurm", claim=self.claim
+            )
             said.append(f"submission {intent.number}: {len(tasks)} tasks go on")
         return said
 

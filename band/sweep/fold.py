@@ -24,6 +24,7 @@ class AttemptFold:
     task: str
     attempt: str
     offset: int = 0  # bytes of the stream that are folded in
+    claim: int = -1  # number of the claim that it held, or that there was when it was judged; -1: not said
     first_t: float = 0.0
     last_t: float = 0.0
     phases: dict[str, str] = field(default_factory=dict)  # run: started, finished, published, superseded or failed
@@ -95,6 +96,11 @@ def _texts(values: Any) -> list[str]:
 
 def _on_claimed(fold: AttemptFold, event: Mapping[str, Any]) -> None:
     fold.host = str(event.get("host", ""))
+    _on_noted(fold, event)
+
+
+def _on_noted(fold: AttemptFold, event: Mapping[str, Any]) -> None:
+    fold.claim = _count(event.get("claim", -1))
 
 
 def _on_started(fold: AttemptFold, event: Mapping[str, Any]) -> None:
@@ -160,6 +166,7 @@ def _on_missing(fold: AttemptFold, event: Mapping[str, Any]) -> None:
 
 _HANDLERS = {
     "claimed": _on_claimed,
+    "noted": _on_noted,
     "split": _on_split,
     "unsynced": _on_unsynced,
     "missing": _on_missing,
@@ -251,7 +258,8 @@ def _checked(fold: AttemptFold) -> AttemptFold:
     for runs in (fold.population, *fold.parts):
         _texts(runs)
     begun = fold.first_epochs
-    numbers = [fold.offset, fold.first_t, fold.last_t, fold.steps_per_s, fold.checkpoint_step, *fold.rehearsal.values()]
+    numbers = [fold.offset, fold.claim, fold.first_t, fold.last_t, fold.steps_per_s, fold.checkpoint_step]
+    numbers += fold.rehearsal.values()
     numbers += [number for epoch, most in fold.epochs.values() for number in (epoch, most)]
     numbers += [] if fold.code is None else [fold.code]
     numbers += [begun["t"], *begun["epochs"].values()] if begun else []
@@ -278,8 +286,18 @@ def index_line(fold: AttemptFold) -> dict[str, Any]:
 
 
 def by_task(folds: Iterable[AttemptFold]) -> dict[str, list[AttemptFold]]:
-    """Return the attempts at each task, oldest first."""
+    """Return the attempts at each task, oldest first: by their claims, and by time where there is none to tell."""
     tasks: dict[str, list[AttemptFold]] = {}
-    for fold in sorted(folds, key=lambda fold: fold.first_t):
+    for fold in folds:
         tasks.setdefault(fold.task, []).append(fold)
-    return tasks
+    return {task: _in_order(tasks[task]) for task in sorted(tasks)}
+
+
+def _in_order(folds: list[AttemptFold]) -> list[AttemptFold]:
+    """Return the attempts at one task, oldest first; the clocks of the nodes that they were made on may differ."""
+    times, latest_t = {}, 0.0
+    for fold in sorted(folds, key=lambda fold: (fold.claim, fold.is_hearsay, fold.first_t)):
+        if fold.claim >= 0:
+            latest_t = max(latest_t, fold.first_t)
+        times[fold.stem] = latest_t if fold.claim >= 0 else fold.first_t
+    return sorted(folds, key=lambda fold: (times[fold.stem], fold.claim, fold.is_hearsay, fold.first_t))

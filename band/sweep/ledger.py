@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from band.errors import BandError, SweepError
+from band.attempts import Claim
+from band.errors import BandError, ClaimError, SweepError
 from band.files import canonical_json, create_exclusive, read_json_object
 from band.run_dir import SweepDir, check_name
 
@@ -51,10 +52,15 @@ def record(
     failures: Mapping[str, Iterable[str]] | None = None,
     options: Mapping[str, Any] | None = None,
     scheduler: str = "local",
+    claim: Claim | None = None,
 ) -> Intent:
     """Write a request into a new numbered folder and return it; two at once get different numbers.
 
+    Args:
+        claim: the hold on the sweep's submissions that what is requested was concluded under; None: it needs none.
+
     Raises:
+        ClaimError: another process has taken that over, and may have requested the same.
         OSError: the sweep folder cannot be written.
     """
     intent = Intent(
@@ -69,8 +75,20 @@ def record(
     )
     values: dict[str, Any] = {"schema": SCHEMA, "action": action, "t": intent.t, "scheduler": scheduler}
     values |= {"runs": intent.runs, "tasks": intent.tasks, "failures": intent.failures, "options": intent.options}
+    if claim is not None:
+        check_hold(sweep, claim)
     create_exclusive(sweep.submission(intent.number) / INTENT, canonical_json(values) + b"\n")
     return intent
+
+
+def check_hold(sweep: SweepDir, claim: Claim) -> None:
+    """Check that no other process has taken the submissions over since.
+
+    Raises:
+        ClaimError: one has.
+    """
+    if not claim.still_mine():
+        raise ClaimError(f"{sweep.name} has been taken over by another process; nothing more is sent by this one")
 
 
 def new_task(sweep: SweepDir) -> str:

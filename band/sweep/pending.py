@@ -13,6 +13,10 @@ class Meaning(NamedTuple):
     remedy: str = ""
 
 
+_LET_GO = (
+    "`sinfo -R` says which nodes are out of order; the next band-sweep submit lets it go, as does scontrol release"
+    " {job}"
+)
 _OWN_LIMIT = "it starts as others of one's jobs end; a higher limit is the administrators' to give"
 # The first whose pattern begins the reason holds.
 _MEANINGS = {
@@ -25,11 +29,8 @@ _MEANINGS = {
     ),
     r"JobHeldUser": ("it is held by its user", "to let it go: scontrol release {job}"),
     r"JobHeldAdmin": ("it is held by the administrators", "ask them why; only they can release it"),
-    r"launch failed requeued held|JobHoldMaxRequeue": (
-        "Slurm could not start it, queued it again and holds it",
-        "`sinfo -R` says which nodes are out of order; the next band-sweep submit lets it go, as does scontrol release"
-        " {job}",
-    ),
+    r"launch failed requeued held": ("Slurm could not start it, queued it again and holds it", _LET_GO),
+    r"JobHoldMaxRequeue": ("its node lost it so often that Slurm holds it", _LET_GO),
     r"job requeued in held state": (
         "somebody had it queued again and held",
         "to let it go: scontrol release {job}",

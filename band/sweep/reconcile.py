@@ -19,7 +19,7 @@ from band.sweep.slurm_script import CLOSING, write_calls
 from band.sweep.slurm_submit import TIMEOUT_S, Sender
 from band.sweep.status import published_runs
 
-STRAY_S = 7 * 86_400.0  # for so long a job may turn up of an array that was taken for dead
+STRAY_S = 7 * 86_400.0  # for so long a job may turn up of an array that is closed, or was taken for dead
 
 
 def reconcile(sweep: SweepDir, *, claim: Claim) -> Iterator[str]:
@@ -51,7 +51,7 @@ def reconcile(sweep: SweepDir, *, claim: Claim) -> Iterator[str]:
 
 
 def _is_of_interest(array: Array) -> bool:
-    return not array.is_closed or (array.is_dead and time.time() - max(array.steps.values()) < STRAY_S)
+    return not array.is_closed or time.time() - max(array.steps.values()) < STRAY_S
 
 
 @dataclass
@@ -89,8 +89,9 @@ class _Case:
             yield from self._go_on()
         elif self.array.is_held:
             yield self._conclude()
-        elif self.array.is_sent:
+        elif not self.array.is_closed:
             yield from self._let_go()
+        yield from self._look_after_closing()
 
     def _adopt(self, job_id: str) -> str:
         write_calls(self.sender.sweep, self.sender.intent, tasks=self.array.tasks, job_id=job_id)
@@ -126,16 +127,30 @@ class _Case:
         held = [n for n, task in enumerate(self.array.tasks) if n in tasks and task in self.own]
         if not held:
             return
-        label, reason = jobs.label_of(self.array.job_id, held), tasks[held[0]].reason
+        yield self._release("job", jobs.label_of(self.array.job_id, held), reason=tasks[held[0]].reason)
+
+    def _look_after_closing(self) -> Iterator[str]:
+        """Release the closing job if Slurm itself holds it; cancel it where somebody else has done what it is for."""
+        for job in [job for job in self._closing_jobs() if job.is_held_by_slurm]:
+            if self.array.is_closed:
+                self.sender.check_hold()
+                run(["scancel", job.job_id], timeout_s=TIMEOUT_S)
+                yield f"{self._name}: cancelled its closing job {job.job_id}, which Slurm held ({job.reason})"
+            else:
+                yield self._release("its closing job", job.job_id, reason=job.reason)
+
+    def _release(self, what: str, label: str, *, reason: str) -> str:
         self.sender.check_hold()
         try:
             run(["scontrol", "release", label], timeout_s=TIMEOUT_S)
         except SlurmError as error:
             if error.kind != "refused":
                 raise
-            yield f"{self._name}: job {label} stays held ({reason}): {error}"
-        else:
-            yield f"{self._name}: released job {label}, which Slurm held ({reason}); `sinfo -R` tells of broken nodes"
+            return f"{self._name}: {what} {label} stays held ({reason}): {error}"
+        return f"{self._name}: released {what} {label}, which Slurm held ({reason}); `sinfo -R` tells of broken nodes"
+
+    def _closing_jobs(self) -> list[Job]:
+        return [job for job in self.queue.get(f"{self.array.token}-{CLOSING}", ()) if self._is_young(job)]
 
     def _note_closing(self) -> None:
         """Note the closing job if it was queued, and that not noted."""
@@ -182,4 +197,4 @@ class _Case:
         sweep = self.sender.sweep
         runs = {run for task in self.array.tasks for run in self.sender.intent.tasks[task]} - published_runs(sweep)
         if runs:
-            record(sweep, "cancel", runs=sorted(runs))
+            record(sweep, "cancel", runs=sorted(runs), claim=self.sender.claim)

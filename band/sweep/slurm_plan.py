@@ -145,7 +145,7 @@ def send(made: SlurmPlan, *, sweep: SweepDir, survey: Survey, claim: Claim) -> t
     _check_size(made, sweep=sweep)
     options = made.request.options(code=take_snapshot(sweep), versions=versions())
     sweep.logs.mkdir(parents=True, exist_ok=True)  # Slurm would let a job die without a word for want of it
-    intent = write(made.plan, sweep=sweep, manifest=survey.manifest, scheduler="slurm", options=options)
+    intent = write(made.plan, sweep=sweep, manifest=survey.manifest, scheduler="slurm", options=options, claim=claim)
     return intent, feed(sweep, claim=claim, survey=survey, queue=made.queue)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from band.attempts import Claim, ended_here, release_for
-from band.errors import ClaimError
 from band.files import write_atomic
 from band.run_dir import SweepDir
 from band.slurm.command import SlurmError, run
@@ -20,7 +19,7 @@ from band.sweep import canary
 from band.sweep.arrays import Queue, look_at_queue, throttle_of
 from band.sweep.hold import slurm_says_over
 from band.sweep.journal import Array, append, planned_tasks, read_journal, read_journals
-from band.sweep.ledger import Intent, read_intents
+from band.sweep.ledger import Intent, check_hold, read_intents
 from band.sweep.slurm_script import CLOSING, closing_text, send_array
 from band.sweep.status import Survey
 from band.sweep.submit import STAYS, write_skip
@@ -58,7 +57,7 @@ def feed(sweep: SweepDir, *, claim: Claim, survey: Survey, queue: Queue | None =
         ClaimError: the hold was lost.
         OSError: the sweep's folder cannot be written.
     """
-    fed = Fed(messages=canary.look(sweep, survey))
+    fed = Fed(messages=canary.look(sweep, survey, claim=claim))
     intents = read_intents(sweep)
     for intent, planned in planned_tasks(intents, read_journals(sweep)):
         intent = replace(intent, options={**intent.options, "max_parallel": throttle_of(intents, intent)})
@@ -214,7 +213,4 @@ class Sender:
         Raises:
             ClaimError: one has.
         """
-        if not self.claim.still_mine():
-            raise ClaimError(
-                f"{self.sweep.name} has been taken over by another process; nothing more is sent by this one"
-            )
+        check_hold(self.sweep, self.claim)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from band.attempts import Claim
 from band.files import canonical_json, write_atomic
 from band.run_dir import SweepDir, read_task_json, signed
 from band.sizes import with_trials_at_once
@@ -142,6 +143,7 @@ def write(
     manifest: Manifest,
     scheduler: str = "local",
     options: Mapping[str, Any] | None = None,
+    claim: Claim | None = None,
 ) -> Intent:
     """Write the task files of a plan and then the request, which alone makes them count.
 
@@ -151,8 +153,10 @@ def write(
         manifest: its manifest.
         scheduler: who is to run it.
         options: what the scheduler is asked for; None: the plan's room, on this machine.
+        claim: the hold on the sweep's submissions, where the scheduler needs it.
 
     Raises:
+        ClaimError: the hold was lost; nothing is submitted then.
         OSError: the sweep folder cannot be written; nothing is submitted then.
     """
     tasks = dict(plan.continued)
@@ -167,7 +171,7 @@ def write(
         options = {**options, CANARY: sorted(task for task, runs in tasks.items() if set(runs) <= set(plan.canaries))}
     if options is None:
         options = dataclasses.asdict(plan.room) | {"cores": num_cores()}
-    return record(sweep, "submit", runs=plan.runs, tasks=tasks, options=options, scheduler=scheduler)
+    return record(sweep, "submit", runs=plan.runs, tasks=tasks, options=options, scheduler=scheduler, claim=claim)
 
 
 def write_skip(sweep: SweepDir, task: str, *, members: Iterable[str], survey: Survey) -> None:

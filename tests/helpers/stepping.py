@@ -4,6 +4,7 @@ holds the process there while others go on.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -42,12 +43,14 @@ def _through(hook: Hook, name: str, real: Callable[..., Any]) -> Callable[..., A
 
 
 class AtCall:
-    """Acts at the n-th call, counted from 0, and lets all others pass."""
+    """Acts at the n-th call, counted from 0, or the n-th of those named so, and lets all others pass."""
 
-    def __init__(self, number: int, *, act: Hook) -> None:
-        self.number, self.act, self.seen = number, act, 0
+    def __init__(self, number: int, *, act: Hook, named: str = "") -> None:
+        self.number, self.act, self.named, self.seen = number, act, named, 0
 
     def __call__(self, name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        if self.named not in ("", name):
+            return call()
         self.seen += 1
         return self.act(name, call, args) if self.seen == self.number + 1 else call()
 
@@ -120,38 +123,52 @@ def run_until_killed(operation: Callable[[], Any], *, number: int, death: Hook) 
 
 
 class Held:
-    """A process that runs an operation and stops at its n-th call until it is let go."""
+    """A process that runs an operation and stops at its n-th call (`AtCall`) until it is let go, or then dies."""
 
-    def __init__(self, operation: Callable[[], Any], *, number: int, before: bool) -> None:
+    def __init__(
+        self, operation: Callable[[], Any], *, number: int, before: bool, named: str = "", dies: bool = False
+    ) -> None:
         self._stopped, stopped = os.pipe()
         go, self._go = os.pipe()
         self._answer, answer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            self._child(operation, number=number, before=before, stopped=stopped, go=go, answer=answer)
+            at = functools.partial(AtCall, number, named=named)
+            self._child(operation, at=at, before=before, dies=dies, stopped=stopped, go=go, answer=answer)
         for file in (stopped, go, answer):
             os.close(file)
         self.has_stopped = os.read(self._stopped, 1) == b"s"
 
     def _child(
-        self, operation: Callable[[], Any], *, number: int, before: bool, stopped: int, go: int, answer: int
+        self,
+        operation: Callable[[], Any],
+        *,
+        at: Callable[..., AtCall],
+        before: bool,
+        dies: bool,
+        stopped: int,
+        go: int,
+        answer: int,
     ) -> None:
         def hold(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
             result = None if before else call()
             _real_write(stopped, b"s")
             os.close(self._go)
             os.read(go, 1)
-            return call() if before else result
+            result = call() if before else result
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
 
         try:
-            with hooked(AtCall(number, act=hold)):
+            with hooked(at(act=hold)):
                 value = outcome(operation)
             _real_write(answer, json.dumps(value).encode())
         finally:
             os._exit(0)
 
     def finish(self) -> Any:
-        """Let it go and return what its operation returned, or the name of what it raised."""
+        """Let it go and return what its operation returned, or the name of what it raised; None where it died."""
         os.close(self._go)
         data = b""
         while chunk := os.read(self._answer, 65536):
@@ -159,7 +176,7 @@ class Held:
         os.waitpid(self.pid, 0)
         for file in (self._answer, self._stopped):
             os.close(file)
-        return json.loads(data)
+        return json.loads(data) if data else None
 
 
 def outcome(operation: Callable[[], Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,10 +30,20 @@ class Node:
         self.reporter = Reporter(self.stream, on_event=self.told.append, epoch_s=0.0)
         self.checkpoints = self.attempt()
 
-    def attempt(self) -> Checkpoints:
+    def attempt(self, *, claim: int = 0) -> Checkpoints:
         """Return what an attempt knows that has just begun."""
-        job: Any = SimpleNamespace(task=SimpleNamespace(folder=self.home), reporter=self.reporter)
+        task, held = SimpleNamespace(folder=self.home), SimpleNamespace(number=claim)
+        job: Any = SimpleNamespace(task=task, claim=held, reporter=self.reporter)
         return Checkpoints(job)
+
+    def take_over(self, *, claim: int) -> Checkpoints:
+        """Go on as another attempt, on a node that has nothing; return what the one before knows."""
+        before, self.checkpoints = self.checkpoints, self.attempt(claim=claim)
+        self.here = self.here.with_name(f"here-{claim}")
+        self.here.mkdir()
+        self.checkpoints.learn(read_events(self.stream)[0])
+        self.checkpoints.look_at_home()
+        return before
 
     def train(self, step: int, runs: str, *, slot: int = 0) -> None:
         """Have a trainer write and report a checkpoint of the runs, a letter each."""
@@ -63,6 +74,43 @@ def test_copies_at_home_alternate_and_none_is_brought_twice(node: Node) -> None:
         assert node.checkpoints.is_home([["a", "b"]])
     assert node.mirrored() == [(1, 0), (2, 1), (3, 0), (4, 1)]
     assert node.at_home() == {"population.0.pt": "3 ab", "population.1.pt": "4 ab"}
+
+
+@pytest.mark.parametrize("mirrors", [1, 2, 3])
+def test_a_copy_that_comes_home_late_takes_the_place_of_none_of_the_attempt_that_took_over(
+    node: Node, mirrors: int
+) -> None:
+    node.train(1, "a")
+    node.checkpoints.mirror([["a"]])
+
+    def be_held(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        """Stop before the copy gets its name, and wake up when the next attempt has brought home newer ones."""
+        if name == "replace" and Path(args[1]).parent == node.home.path and node.checkpoints is first:
+            node.take_over(claim=2)
+            for step in range(mirrors):
+                node.train(10 + step, "a", slot=step % 2)
+                node.checkpoints.mirror([["a"]])
+        return call()
+
+    first = node.checkpoints
+    node.train(2, "a", slot=1)
+    with hooked(be_held):
+        first.mirror([["a"]])
+    assert node.checkpoints is not first
+    node.take_over(claim=4)
+    assert node.checkpoints.newest_step("a") == 9 + mirrors
+
+
+def test_copies_of_earlier_attempts_go_once_there_are_two_newer_ones(node: Node) -> None:
+    for attempt in range(4):
+        node.take_over(claim=2 * attempt)
+        for step in range(3):
+            node.train(3 * attempt + step, "a", slot=step % 2)
+            node.checkpoints.mirror([["a"]])
+            newest = sorted((int(text.split()[0]) for text in node.at_home().values()), reverse=True)
+            assert newest[:2] == [3 * attempt + step, 3 * attempt + step - 1][: len(newest)] and len(newest) <= 3
+    node.checkpoints.clear_home()
+    assert node.at_home() == {}
 
 
 def test_each_part_keeps_its_newest_copy_at_home_while_others_go_on(node: Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -165,6 +166,57 @@ def test_a_bringer_held_at_any_call_until_another_has_published_changes_no_publi
         assert sweep.run("r").stat().st_ino == inode
         assert content_of(sweep) == ("ours" if was_there else "theirs")
         stops += 1
+    assert stops >= 15
+
+
+def test_a_run_that_this_node_once_looked_for_in_vain_is_asked_for_anew(
+    tmp_path: Path, sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(finished(tmp_path / "first"), sweep)
+    knows_better = False  # a client of NFS does when it opens the folder that the name is in
+
+    def lookup(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if Path(path).is_relative_to(sweep.run("r")) and not knows_better:
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+            return real(path, *args, **kwargs)
+
+        return call
+
+    def open_file(path: Any, flags: int, *args: Any) -> int:
+        nonlocal knows_better
+        knows_better = knows_better or Path(path) == sweep.runs
+        return real_open(path, flags, *args)
+
+    real_open = os.open
+    for name in ("lstat", "read_bytes"):
+        monkeypatch.setattr(Path, name, lookup(getattr(Path, name)))
+    monkeypatch.setattr(os, "rename", lookup(os.rename))
+    monkeypatch.setattr(os, "open", open_file)
+    assert is_published(sweep, "r")
+    knows_better = False
+    assert bring(finished(tmp_path / "second", content="theirs"), sweep, attempt="b") == "superseded"
+    assert names(sweep.superseded) == ["r.b"] and content_of(sweep) == "ours"
+
+
+def test_of_two_that_find_a_damaged_run_neither_puts_aside_what_the_other_has_published(tmp_path: Path) -> None:
+    stops = 0
+    for number in range(40):
+        sweep = SweepDir(tmp_path / str(number))
+        finished(sweep.run("r"), content="first")
+        (sweep.run("r") / "result.json").write_text("{}")
+        ours, theirs = finished(tmp_path / f"ours{number}"), finished(tmp_path / f"theirs{number}", content="theirs")
+        slow = Held(lambda r=ours, s=sweep: bring(r, s), number=number, before=True)
+        stops += slow.has_stopped
+        state, published = bring(theirs, sweep, attempt="b"), content_of(sweep)
+        own = slow.finish()
+        own = bring(ours, sweep) if own == "OSError" else own  # both chose one name for what was damaged
+        assert (state, own) == (("published", "superseded") if published == "theirs" else ("superseded", "published"))
+        assert content_of(sweep) == published and names(sweep.incoming) == []
+        kept = [(folder / "metrics.csv").read_text() for folder in sweep.superseded.iterdir()]
+        assert sorted([published, *kept]) == ["first", "ours", "theirs"]
+        if published == "ours":
+            break
     assert stops >= 15
 
 

@@ -9,6 +9,7 @@ import pytest
 from fake_task import FakeTask, make_task
 from fake_trainer import expected_state
 
+from band.node import course
 from band.node.scratch import home_scratch
 from band.run_dir import seal
 
@@ -101,3 +102,18 @@ def test_a_copy_of_the_recording_stays_on_a_node_unless_its_scratch_goes_with_th
     assert task.events("claimed")[0]["volatile"] is is_volatile
     assert [path.name for path in scratch.glob("data/*/recording.h5")] == ([] if is_volatile else ["recording.h5"])
     assert not (scratch / "work").exists()
+
+
+def test_the_work_of_an_attempt_that_has_taken_over_is_not_swept_up(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make("a")
+    earlier, later = (left(task.work / f"0000.j5-r{n}" / "0" / "runs" / "a", "a", half=True) for n in (0, 1))
+    moved = later.parents[2].rename(task.work.with_name("aside"))
+    real = course.sweep_up
+
+    def wake_up(*arguments: Any) -> None:
+        moved.rename(later.parents[2])  # the next attempt has begun on this node while this one hung
+        real(*arguments)
+
+    monkeypatch.setattr(course, "sweep_up", wake_up)
+    assert task.attempt() == 0
+    assert not earlier.exists() and (later / "metrics.csv").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 from reliability.ledger import Ledger, quick_folder, tables
 
 # Each is a module with `bench(ledger, *, folder, seed, until)`: it injects until that time.monotonic(), in that folder.
-BENCHES = ("calls", "damage", "views", "processes", "people", "slurm_sweeps", "network")
+BENCHES = ("calls", "damage", "views", "processes", "takeover", "people", "slurm_sweeps", "held", "network")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

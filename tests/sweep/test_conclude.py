@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from local_sweep import make_sweep
-from stepping import DEATHS, Hook, run_until_killed
+from stepping import DEATHS, Hook, hooked, run_until_killed
 
-from band.attempts import Attempt, take
+from band.attempts import Attempt, Claim, take
+from band.errors import ClaimError
 from band.files import canonical_json
 from band.node.checkpoints import task_events
 from band.run_dir import EventWriter, SweepDir, seal
@@ -23,7 +24,7 @@ from band.slurm.command import SlurmError
 from band.sweep import conclude
 from band.sweep.conclude import Closing, due
 from band.sweep.fold import AttemptFold, read_index
-from band.sweep.journal import append, read_journals, standing
+from band.sweep.journal import Array, append, read_journals, standing
 from band.sweep.ledger import Intent, new_task, read_intents, record
 from band.sweep.manifest import read_manifest
 from band.sweep.status import Survey, TaskState, take_survey
@@ -54,6 +55,7 @@ class Sent:
     sweep: SweepDir
     tasks: dict[str, list[str]]  # {task: runs}
     ends: dict[str, TaskState] = field(default_factory=dict)
+    claim: Claim | None = None  # the hold under which it is closed; None: one that nobody disputes
 
     def tell(self, index: int, *events: tuple[str, dict[str, Any]], restart: int = 0) -> None:
         """Write what an attempt at the index-th task said."""
@@ -75,7 +77,11 @@ class Sent:
     def close(self) -> list[str]:
         """Conclude what is due."""
         survey = self.survey()
-        return [line for array in due(self.sweep, survey) for line in Closing(self.sweep, survey, array).conclude()]
+        return [line for array in due(self.sweep, survey) for line in self._closing(survey, array).conclude()]
+
+    def _closing(self, survey: Survey, array: Array) -> Closing:
+        claim = self.claim or Claim(folder=self.sweep.submissions, number=-1, attempt=Attempt.current(), t=0.0)
+        return Closing(self.sweep, claim, survey, array)
 
     def states(self) -> dict[str, str]:
         return {run: status.state for run, status in self.survey().runs.items()}
@@ -353,6 +359,28 @@ def outcome(sent: Sent) -> Any:
     index = [fold.task for fold in read_index(sent.sweep).values()]
     notes = {path.name: len(path.read_bytes().splitlines()) for path in sent.sweep.events.glob("[!.]*closing*")}
     return sent.states(), sorted(requests), sorted(set(index)), notes
+
+
+def test_who_was_taken_for_dead_as_he_closed_an_array_sends_nothing_again(tmp_path: Path) -> None:
+    sent = send(tmp_path, "a")
+    sent.end(0, "NODE_FAIL")
+    sent.tell(0, started("a"))
+    sent.claim = take(sent.sweep.submissions, attempt=Attempt.current())
+    others: list[list[str]] = []
+
+    def be_stopped(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        """Stop as the verdict gets its name; meanwhile another closes the array, and sends what goes on."""
+        done = call()
+        if name == "link" and "closing-0001-1" in str(args[1]) and not others:
+            others.append([])
+            first, sent.claim = sent.claim, take(sent.sweep.submissions, attempt=Attempt.current())
+            others[0] += sent.close()
+            sent.claim = first
+        return done
+
+    with hooked(be_stopped), pytest.raises(ClaimError, match="taken over by another process"):
+        sent.close()
+    assert [line for line in others[0] if "go on" in line] and len(sent.submissions()) == 1
 
 
 @pytest.mark.parametrize("death", DEATHS)

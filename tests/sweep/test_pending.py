@@ -47,6 +47,7 @@ def test_a_reason_is_told_in_words(reason: str) -> None:
         ("ReqNodeNotAvail, UnavailableNodes:c[1-2]", "down, drained or reserved"),
         ("launch failed requeued held", "could not start it"),
         ("launch_failed_requeued_held", "could not start it"),
+        ("JobHoldMaxRequeue", "so often that Slurm holds it"),
         ("job requeued in held state", "somebody had it queued again and held"),
         ("DependencyNeverSatisfied", "never starts"),
         ("", "has not looked"),

@@ -6,20 +6,22 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_slurm import FakeSlurm
 from local_sweep import make_sweep
-from stepping import die_after, die_before, run_until_killed
+from stepping import die_after, die_before, hooked, run_until_killed
 
 from band.cli.sweep import dispatch
+from band.errors import ClaimError
 from band.run_dir import SweepDir
 from band.slurm import cluster, command, jobs
 from band.slurm.command import Answer, SlurmError
 from band.sweep import hold, slurm_scheduler
-from band.sweep.journal import planned_tasks, read_journals
+from band.sweep.journal import append, planned_tasks, read_journals
 from band.sweep.ledger import read_intents
 from band.sweep.manifest import read_manifest
 from band.sweep.schedulers import scheduler_for
@@ -183,9 +185,32 @@ def test_what_somebody_cancels_before_its_release_stays_cancelled_until_it_is_re
     assert set(states(sweep).values()) == {"queued"}
 
 
-def hold_for(reason: str, slurm: FakeSlurm) -> None:
+def test_a_submit_that_was_taken_for_dead_as_it_wrote_its_tasks_requests_nothing_when_it_goes_on(
+    sweep: SweepDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm.json")
+    install(slurm, monkeypatch)
+    others: list[int] = []
+
+    def be_stopped(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        if name == "replace" and Path(args[1]).name == "task.json" and not others:
+            others.append(-1)
+            with monkeypatch.context() as patch:
+                patch.setattr(hold, "_is_over", lambda sweep, claim: True)
+                others[0] = submit(sweep)
+        return call()
+
+    with hooked(be_stopped), pytest.raises(ClaimError, match="taken over by another process"):
+        submit(sweep)
+    assert others == [0]
+    check_nothing_is_twice_and_nothing_forgotten(sweep, slurm)
+    assert submit(sweep) == 0
+    check_nothing_is_twice_and_nothing_forgotten(sweep, slurm)
+
+
+def hold_for(reason: str, slurm: FakeSlurm, *, job_id: str = "100") -> None:
     state = slurm.load()
-    state["jobs"]["100"] |= {"is_held": True, "held_for": reason}
+    state["jobs"][job_id] |= {"is_held": True, "held_for": reason}
     slurm.path.write_text(json.dumps(state))
 
 
@@ -210,6 +235,33 @@ def test_what_slurm_itself_holds_is_let_go_by_the_next_submit_once(
     assert f"released job 100_[0-2], which Slurm held ({reason})" in said and "3 runs of it queued or running" in said
     assert submit(sweep) == 0 and len(slurm.released) == 2
     check_nothing_is_twice_and_nothing_forgotten(sweep, slurm)
+
+
+@pytest.mark.parametrize("reason", ["launch failed requeued held", "JobHoldMaxRequeue"])
+def test_a_closing_job_that_slurm_itself_holds_is_let_go_and_cancelled_where_there_is_nothing_left_to_close(
+    sweep: SweepDir,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reason: str,
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm.json")
+    install(slurm, monkeypatch)
+    submit(sweep)
+    hold_for(reason, slurm, job_id="101")
+    capsys.readouterr()
+    assert submit(sweep) == 0 and slurm.released == ["100", "101"] and slurm.cancelled == []
+    assert f"released its closing job 101, which Slurm held ({reason})" in capsys.readouterr().err
+    append(sweep, "0001", array=1, step="closed")  # by another closing job, or a submit
+    hold_for("JobHeldUser", slurm, job_id="101")
+    submit(sweep)
+    assert slurm.cancelled == []
+    hold_for(reason, slurm, job_id="101")
+    submit(sweep)
+    assert slurm.released == ["100", "101"] and slurm.cancelled == ["101"]
+    assert f"cancelled its closing job 101, which Slurm held ({reason})" in capsys.readouterr().err
+    submit(sweep)
+    assert slurm.cancelled == ["101"]
 
 
 @pytest.mark.parametrize("reason", ["JobHeldUser", "JobHeldAdmin", "job requeued in held state"])

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from local_sweep import make_sweep
 
 from band.errors import SweepError
-from band.files import canonical_json
+from band.files import append_line, canonical_json
 from band.run_dir import EventWriter, SweepDir, seal
 from band.sweep.control import match_runs, retry
-from band.sweep.fold import AttemptFold, fold_stream, index_line, read_folds
+from band.sweep.fold import AttemptFold, by_task, fold_stream, index_line, read_folds
 from band.sweep.ledger import fold_intents, new_task, read_intents, record
 from band.sweep.manifest import read_manifest
 from band.sweep.status import STATES, Survey, TaskState, states, take_survey
@@ -101,6 +101,21 @@ def test_a_run_is_in_the_first_state_that_holds(
     sweep = sweep_of(tmp_path, "a", "b")
     tell(sweep, submit(sweep, "a", "b"), "one", *events)
     assert {run: status.state for run, status in survey(sweep, **scheduled).runs.items()} == expected
+
+
+def test_attempts_follow_each_other_by_their_claims_where_the_clocks_of_their_nodes_differ(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "a")
+    task, started = submit(sweep, "a"), {"event": "started", "runs": ["a"], "step": 0}
+    first = [{"event": "claimed", "claim": 0}, started, {"event": "interrupted", "reason": "x"}]
+    second = [{"event": "claimed", "claim": 1}, started, {**FAILED[1], "event": "failed"}]
+    sweep.events.mkdir()
+    for attempt, events, code, ahead_s in (("j7_0-r0", first, 4, 240.0), ("j7_0-r1", second, 1, 60.0)):
+        for event in [*events, {"event": "ended", "code": code}]:
+            append_line(sweep.event_file(task, attempt=attempt), {"t": 1000.0 + ahead_s, **event})
+    tell(sweep, task, "rescue-x", ("ended", {"code": 0}))  # one that has no claim stands where its time puts it
+    found = survey(sweep)
+    assert [fold.attempt for fold in by_task(found.folds.values())[task]] == ["j7_0-r0", "j7_0-r1", "rescue-x"]
+    assert found.runs["a"].state == "failed" and found.runs["a"].error == "ValueError"
 
 
 def test_what_is_published_is_published_whatever_else_is_said(tmp_path: Path) -> None:
