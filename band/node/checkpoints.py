@@ -128,7 +128,9 @@ class Checkpoints:
         try:
             copy_verified(source, target, sha256=digest)
         except (BandError, FileNotFoundError):
-            return  # the trainer has just put a newer one in its place, whose event is on its way
+            if not _holds(source, digest):  # a newer one whose event is on its way has its place, or scratch is gone
+                del self._here[source]
+            return
         self._home[slot] = digest
         self._job.reporter.report("mirrored", step=self._records[digest].step, slot=slot)
 
@@ -167,6 +169,13 @@ class Checkpoints:
             if (wanted <= self._records[digest].runs if whole else wanted & self._records[digest].runs)
         ]
         return sorted(fit, key=lambda digest: (self._records[digest].step, digest), reverse=True)
+
+
+def _holds(path: Path, digest: str) -> bool:
+    try:
+        return sha256_file(path) == digest
+    except (BandError, OSError):
+        return False
 
 
 def _files(folder: Path) -> list[tuple[int, Path]]:

@@ -6,9 +6,10 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from band.attempts import ended_here, read_claim
 from band.errors import BandError
 from band.node.checkpoints import Checkpoints
-from band.node.job import Job, read_task
+from band.node.job import Job, Task, read_task
 from band.node.publish import Publisher, is_published, outcome_of, publish_incoming
 from band.node.scratch import home_scratch
 from band.node.stage import evict
@@ -29,15 +30,24 @@ def _is_of(job: Job, path: Path) -> bool:
 
 
 def _needless(job: Job) -> list[Path]:
-    """Return the work folders on this node of other tasks whose runs are all published."""
+    """Return the work folders on this node of other tasks whose runs are all published, and that nobody works in."""
     found = []
     with suppress(OSError):
         for path in job.scratch.sweep_work(job.sweep).iterdir():
             if not _is_of(job, path):
                 with suppress(BandError, OSError):  # then nobody knows what is in it
                     task = read_task(job.sweep.task(path.name.partition(".")[0]).task_json)
-                    found += [path] if all(is_published(job.sweep, run) for run in task.run_ids) else []
+                    if all(is_published(job.sweep, run) for run in task.run_ids) and not _is_held(task, path):
+                        found.append(path)
     return found
+
+
+def _is_held(task: Task, work: Path) -> bool:
+    """Return whether the attempt that works in a folder on this node holds its task and may be alive."""
+    claim = read_claim(task.path.parent)
+    if claim is None or claim.is_released or claim.attempt.name != work.name.partition(".")[2]:
+        return False
+    return not ended_here(claim)
 
 
 def salvage(job: Job, *, publisher: Publisher, checkpoints: Checkpoints) -> list[Path]:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from stepping import failing, hooked
 
+from band.errors import BandError
 from band.files import sha256_file
+from band.node import checkpoints
 from band.node.checkpoints import Checkpoints, task_events
 from band.node.job import Reporter
 from band.run_dir import SweepDir, TaskDir, read_events
@@ -162,10 +164,36 @@ def test_a_file_that_the_trainer_has_just_replaced_is_left_for_its_next_event(no
     node.train(1, "a")
     (node.here / "population.0.pt").write_text("2 a")  # whose event has not come yet
     node.checkpoints.mirror([["a"]])
-    assert node.at_home() == {} and not node.checkpoints.is_home([["a"]]) and node.mirrored() == []
+    assert node.at_home() == {} and node.mirrored() == []
     node.train(2, "a")
+    assert not node.checkpoints.is_home([["a"]])
     node.checkpoints.mirror([["a"]])
     assert node.at_home() == {"population.0.pt": "2 a"}
+
+
+def test_what_scratch_has_lost_is_not_waited_for_and_the_next_older_comes_home(node: Node) -> None:
+    node.train(1, "a", slot=0)
+    node.train(2, "a", slot=1)
+    (node.here / "population.1.pt").unlink()
+    for _ in range(2):
+        assert not node.checkpoints.is_home([["a"]])
+        node.checkpoints.mirror([["a"]])
+    assert node.at_home() == {"population.0.pt": "1 a"} and node.checkpoints.is_home([["a"]])
+
+
+def test_a_checkpoint_that_home_cannot_hold_is_not_forgotten(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.train(1, "a")
+    real = checkpoints.copy_verified
+
+    def damage(source: Path, target: Path, *, sha256: str) -> str:
+        raise BandError(f"{target}: the copy of {source} reads back differently")
+
+    monkeypatch.setattr(checkpoints, "copy_verified", damage)
+    node.checkpoints.mirror([["a"]])
+    assert not node.checkpoints.is_home([["a"]])
+    monkeypatch.setattr(checkpoints, "copy_verified", real)
+    node.checkpoints.mirror([["a"]])
+    assert node.at_home() == {"population.0.pt": "1 a"}
 
 
 def seeded(node: Node, runs: str, folder: Path) -> tuple[int, list[str]]:

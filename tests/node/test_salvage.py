@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from fake_task import FakeTask, make_task
 from fake_trainer import expected_state
 
+from band.attempts import Attempt, take
 from band.node import course
 from band.node.scratch import home_scratch
 from band.run_dir import seal
@@ -117,3 +120,22 @@ def test_the_work_of_an_attempt_that_has_taken_over_is_not_swept_up(make: Any, m
     monkeypatch.setattr(course, "sweep_up", wake_up)
     assert task.attempt() == 0
     assert not earlier.exists() and (later / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("holder", ["alive", "dead", "done", "of another node"])
+def test_of_other_tasks_that_are_done_the_work_goes_unless_an_attempt_here_is_at_it(make: Any, holder: str) -> None:
+    task = make("a")
+    other = task.sweep.task("0001")
+    other.path.mkdir()
+    values = json.loads(task.task_json.read_text())
+    other.task_json.write_text(json.dumps({**values, "task": "0001", "runs": [{**values["runs"][0], "id": "b"}]}))
+    left(task.sweep.run("b"), "b")
+    mine = Attempt.current({"SLURM_JOB_ID": "7"})
+    (task.work / f"0001.{mine.name}").mkdir(parents=True)
+    claim = take(other.path, attempt=dataclasses.replace(mine, start_ticks=1) if holder == "dead" else mine)
+    if holder == "done":
+        claim.release()
+    elif holder == "of another node":
+        take(other.path, attempt=dataclasses.replace(mine, restart=1, host="c2"))
+    assert task.attempt() == 0
+    assert (task.work / f"0001.{mine.name}").exists() == (holder == "alive")
