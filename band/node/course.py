@@ -61,7 +61,7 @@ class Course:
     is_lost: bool = False
     is_rehearsed: bool = False  # whether the trainer, of a canary, stopped by itself
     code: int = ALL_PUBLISHED  # what it ends with if nothing else happens
-    headway_from: tuple[int, int] = (0, -1)  # published runs and newest checkpoint at its start
+    headway_from: tuple[int, int] = field(init=False)  # published runs and newest checkpoint at its start
 
     def __post_init__(self) -> None:
         self.publisher = Publisher(self.job)
@@ -199,7 +199,7 @@ class Course:
         """Go on in halves, or record the failure of the one run that is left."""
         why = {"error": ending.error, "message": ending.message, "traceback": ending.traceback}
         if len(rest) > 1:
-            middle = (len(rest) + 1) // 2
+            middle = len(rest) // 2
             self.plan = [rest[:middle], rest[middle:], *later]
             self.job.reporter.report("split", runs=rest, parts=list(self.plan), **why)
         else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import itertools
 import json
 import os
 import signal
@@ -11,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_task import QUICK, FakeTask, make_task
+from fake_task import QUICK, TRAINER, FakeTask, make_task
 from fake_trainer import expected_state
 from proc import wait_for
+from told_slurm import Controller, in_slurm
 
 import band
 from band.node import supervise
+from band.node.stop import StopRequest
 from band.node.task import run_task
 
 PRELUDE = """
@@ -55,6 +60,7 @@ def test_what_a_trainer_says_of_its_failure_is_kept_within_bounds(make: Any) -> 
     (event,) = task.events("failed")
     assert event["error"] == "E" * 200 and event["message"] == "m" * 4000
     assert event["traceback"] == "t" * 19_997 + "end"
+    assert not task.events("restarted"), "nobody had killed it"
 
 
 @pytest.mark.parametrize("words", ["say('failed', error='E', message='m')", ""])
@@ -74,7 +80,9 @@ def test_an_end_without_words_is_told_by_its_code_or_signal(make: Any) -> None:
     assert [event["runs"] for event in task.events("failed")] == [["a"], ["b"]]
     attempt(task, "sys.exit(4)")
     assert "ended with code 4 before b was finished" in task.events("failed")[-1]["message"], "nobody had asked it to"
-    attempt(task, "sys.exit(7)")
+    attempt(task, "say('started', runs=['b']); say('epoch', runs={}); say('adapted'); sys.exit(4)")
+    assert "ended with code 4 before b was finished" in task.events("failed")[-1]["message"]
+    attempt(task, "say('note', run='b'); say('told', run='b'); say('run_finished', run='x'); sys.exit(7)")
     failed = task.events("failed")[-1]
     assert (failed["error"], failed["message"]) == (
         "TrainerEnded",
@@ -82,22 +90,89 @@ def test_an_end_without_words_is_told_by_its_code_or_signal(make: Any) -> None:
     )
 
 
-def test_of_a_log_that_grows_beyond_its_size_the_beginning_is_kept(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervise, "MAX_LOG_BYTES", 1000)
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGHUP, "SIGHUP"), (signal.SIGABRT, "SIGABRT"), (40, "signal 40")]
+)
+def test_whatever_signal_a_trainer_dies_of_is_named_and_does_not_start_it_again(
+    make: Any, number: int, name: str
+) -> None:
+    task = make()
+    attempt(task, f"signal.signal({int(number)}, signal.SIG_DFL); os.kill(os.getpid(), {int(number)})")
+    (event,) = task.events("failed")
+    assert (event["error"], event["message"]) == (name, f"the trainer died of {name}")
+    assert not task.events("restarted") and [event["code"] for event in task.events("ended")] == [1]
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 5])
+def test_a_canary_that_ends_with_another_code_than_it_shall_has_failed(make: Any, code: int) -> None:
+    task = make()
+    attempt(task, f"say('rehearsed', share=0.1, train_s=1.0, outputs_s=1.0); sys.exit({code})")
+    (event,) = task.events("failed")
+    assert event["message"] == f"the trainer ended with code {code} before a was finished"
+
+
+ASKED = "say('started', runs=['a'], step=0); sys.stdin.readline();"
+
+
+def asked_to_stop(task: FakeTask, script: str, *, times: int = 1, stop_s: float = 60.0) -> int:
+    """Return the code of an attempt that is asked to stop once its trainer has started."""
+    with StopRequest() as stop:
+
+        def ask(event: Any) -> None:
+            for _ in range(times if event["event"] == "started" else 0):
+                stop.ask("enough")
+
+        command = [sys.executable, "-S", "-c", PRELUDE + script]
+        timing = dataclasses.replace(QUICK, stop_s=stop_s)
+        return run_task(task.task_json, trainer=command, timing=timing, stop=stop, on_event=ask)
+
+
+@pytest.mark.parametrize("code", [0, 4])
+def test_a_trainer_that_stops_as_it_is_asked_to_has_not_failed(make: Any, code: int) -> None:
+    task = make()
+    assert asked_to_stop(task, f"{ASKED} sys.exit({code})") == 4
+    assert not task.events("failed") and [event["reason"] for event in task.events("interrupted")] == ["enough"]
+
+
+@pytest.mark.parametrize("how", ["sys.exit(1)", "sys.exit(3)", "sys.exit(5)", "os.kill(os.getpid(), 6)"])
+def test_a_trainer_that_fails_when_it_is_asked_to_stop_has_failed(make: Any, how: str) -> None:
+    task = make()
+    assert asked_to_stop(task, f"{ASKED} {how}") == 1
+    assert [event["runs"] for event in task.events("failed")] == [["a"]]
+
+
+def test_a_trainer_that_does_not_stop_is_killed_when_its_time_is_over_or_somebody_is_in_haste(make: Any) -> None:
+    task = make()
+    deaf = "say('started', runs=['a'], step=0); time.sleep(60)"
+    start = time.monotonic()
+    assert asked_to_stop(task, deaf, stop_s=0.3) == 4
+    assert time.monotonic() - start > 0.3
+    assert asked_to_stop(task, deaf, times=2) == 4
+    assert time.monotonic() - start < 30
+    assert not task.events("failed") and not task.events("restarted")
+
+
+@pytest.mark.parametrize(
+    ("most", "kept", "is_cut"), [(1000, 2, True), (1199, 2, True), (1200, 3, True), (2400, 4, False)]
+)
+def test_of_a_log_that_grows_beyond_its_size_the_beginning_is_kept(
+    make: Any, monkeypatch: pytest.MonkeyPatch, most: int, kept: int, is_cut: bool
+) -> None:
+    monkeypatch.setattr(supervise, "MAX_LOG_BYTES", most)
     task = make()
     script = """
 logs = os.path.join(os.environ["HOME_OF_SWEEP"], "logs")
 for number, letter in enumerate("abcd"):
     os.write(1, letter.encode() * 599 + b"\\n")
-    while number < 2 and not sum(file.stat().st_size >= 600 * (number + 1) for file in os.scandir(logs)):
+    while number < KEPT and not sum(file.stat().st_size >= 600 * (number + 1) for file in os.scandir(logs)):
         time.sleep(0.01)
 """
     monkeypatch.setenv("HOME_OF_SWEEP", str(task.sweep.path))
     task.sweep.logs.mkdir()
-    attempt(task, script)
-    log = log_of(task)
-    assert log.startswith(b"a" * 599 + b"\n" + b"b" * 599 + b"\n\n[the log ends here")
-    assert log.count(b"[the log ends here") == 1 and len(log) < 1300
+    attempt(task, script.replace("KEPT", str(kept)))
+    printed = b"".join(letter.encode() * 599 + b"\n" for letter in "abcd")
+    note = b"\n[the log ends here: it has reached its greatest size]\n" if is_cut else b""
+    assert log_of(task) == printed[: 600 * kept] + note
 
 
 def test_a_trainer_has_this_code_first_its_threads_and_where_it_reads(
@@ -125,11 +200,14 @@ def test_events_go_on_with_a_time_and_those_that_are_ours_to_tell_do_not(make: A
     task = make()
     start = time.time()
     heard = attempt(
-        task, "say('note', n=1); say('note', n=2, t='late'); say('note', n=3, t=7.5); say('published', run='a')"
+        task,
+        "say('note', n=1); say('note', n=2, t='late'); say('epoch', n=3, runs={}, t=10**400); say('note', n=4, t=7.5);"
+        "say('adapted', n=5); say('published', run='a')",
     )
-    notes = [event for event in heard if event["event"] == "note"]
-    assert [event["n"] for event in notes] == [1, 2, 3] and notes[2]["t"] == 7.5
-    assert all(start <= event["t"] <= time.time() for event in notes[:2])
+    told = [event for event in heard if "n" in event]
+    assert [event["n"] for event in told] == [1, 2, 3, 4, 5] and told[3]["t"] == 7.5
+    assert all(start <= event["t"] <= time.time() for event in [*told[:3], told[4]])
+    assert set(told[4]) == {"event", "n", "t"}, "as it was said"
     assert not task.events("published") and len(task.events("note")) == 3
 
 
@@ -162,6 +240,60 @@ def test_checkpoints_come_home_no_oftener_than_they_shall(make: Any) -> None:
     task = make(a={"epochs": 20, "epoch_s": 0.01})
     assert task.attempt(mirror_s=1000.0) == 0
     assert len(task.events("checkpoint")) == 20 and not task.events("mirrored")
+
+
+def test_between_two_copies_of_checkpoints_is_as_long_as_there_shall_be(make: Any) -> None:
+    task = make(a={"epochs": 100, "epoch_s": 0.01})
+    assert task.attempt(mirror_s=0.4) == 0
+    times = [event["t"] for event in [*task.events("claimed"), *task.events("mirrored")]]
+    assert (
+        len(times) >= 3 and min(later - t for t, later in itertools.pairwise(times)) > 0.2
+    )  # less where one took long
+
+
+def test_a_home_that_refuses_checkpoints_is_tried_again_soon_and_not_at_once(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(a={"epochs": 1000, "epoch_s": 0.01})
+    real, tries = os.open, []
+    with StopRequest() as stop:
+
+        def refused(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+            if flags & os.O_CREAT and "population." in str(path) and str(task.home) in str(path):
+                tries.append(time.monotonic())
+                if len(tries) == 4:
+                    stop.ask("enough")
+                raise OSError(errno.EDQUOT, "Disk quota exceeded", str(path))
+            return real(path, flags, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", refused)
+            start = time.monotonic()
+            timing = dataclasses.replace(QUICK, mirror_s=0.4, retry_s=0.1)
+            assert run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop) == 4
+    assert tries[0] - start > 0.4 and min(later - t for t, later in itertools.pairwise(tries[:4])) > 0.099
+    assert tries[3] - start < 60 and not task.events("mirrored")
+
+
+def test_time_is_left_before_the_end_of_a_job_for_what_bringing_a_checkpoint_home_has_taken(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(a={"epochs": 30, "epoch_s": 0.01})
+    slurm = Controller(monkeypatch)
+    slurm.fields["EndTime"] = f"{time.time() + 41:.0f}"
+    real_open, real_monotonic, late = os.open, time.monotonic, [0.0]
+
+    def slow(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & os.O_CREAT and "population." in str(path) and str(task.home) in str(path):
+            late[0] += 2.0
+        return real_open(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: real_monotonic() + late[0])
+    with in_slurm() as stop:
+        assert 10 <= stop.margin_s < 10.5
+        assert run_task(task.task_json, trainer=TRAINER, timing=QUICK, stop=stop) == 0
+        assert task.events("mirrored") and 16 <= stop.margin_s < 19
 
 
 def test_that_runs_were_cancelled_is_noticed_though_no_signal_told_of_it(make: Any) -> None:
