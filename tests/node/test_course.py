@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
 import sys
 import time
@@ -92,7 +94,9 @@ def test_a_task_that_comes_to_no_checkpoint_within_its_limit_is_not_queued_again
     task = make(a={"epochs": 2}, b={"epochs": 9, "raise_at": 4})
     assert task.attempt() == 1  # a is published, b has a checkpoint: more than there was at its start
     requeues = []
-    for _ in range(3):
+    for number in range(3):
+        if number == 2:
+            died(task, 50, host="elsewhere")  # which says nothing of the limit
         before = len(slurm.told)
         assert attempt(task, in_slurm(), reason="time limit") == 4
         requeues.append(len(slurm.told) - before)
@@ -136,6 +140,25 @@ def test_a_canary_ends_by_itself_and_the_next_attempt_goes_on_from_there(
     assert task.published() == {"a": expected_state("a", epochs=20)} and set(task.ledger().values()) == {1}
 
 
+def test_a_canary_that_is_told_to_stop_once_it_has_ended_is_queued_again_for_that(
+    make: Any, slurm: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(a={"epochs": 20, "epoch_s": 0.01})
+    monkeypatch.setenv("BAND_CANARY_S", "0.05")
+    stop = in_slurm()
+
+    def tell(event: Any) -> None:
+        if event["event"] == "mirrored":
+            stop.ask("preemption")
+
+    with stop:
+        timing = dataclasses.replace(QUICK, mirror_s=1000.0)
+        assert run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop, on_event=tell) == 4
+    (event,) = task.events("interrupted")
+    assert task.events("rehearsed") and event["reason"] == "preemption" and event["requeued"]
+    assert slurm.told == ["scontrol requeue 70_3"]
+
+
 def test_where_scratch_is_required_home_does_not_take_its_place(
     make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +171,27 @@ def test_where_scratch_is_required_home_does_not_take_its_place(
     (event,) = task.events("failed")
     assert event["runs"] == ["a"] and event["error"] == "StageError" and "cannot be used" in event["message"]
     monkeypatch.setenv("BAND_SCRATCH_REQUIRED", "0")
+    assert task.attempt() == 0
+
+
+def test_a_scratch_that_is_full_when_training_begins_is_named(
+    make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 2}, b={"epochs": 2})
+    real = os.mkdir
+
+    def full(path: Any, *args: Any, **kwargs: Any) -> None:
+        if Path(path).parent.parent == task.work:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", full)
+        assert task.attempt() == 1
+    (event,) = task.events("failed")
+    assert event["runs"] == ["a", "b"] and event["error"] == "StageError" and not task.ledger()
+    assert "No space left on device" in event["message"] and "free some room, or set BAND_SCRATCH" in event["message"]
+    assert f"error: {task.work}" in capsys.readouterr().err
     assert task.attempt() == 0
 
 
@@ -268,6 +312,6 @@ def test_a_home_that_refuses_is_waited_for_as_long_as_there_is_time(
     with stop:
         for reason in reasons:
             stop.ask(reason)
-        timing = Timing(tick_s=1.0, retry_s=20.0)
+        timing = Timing(tick_s=0.7, retry_s=20.0)
         assert run_task(task.task_json, trainer=["/nowhere"], timing=timing, stop=stop) == 75
     assert clock.now == pytest.approx(seconds, abs=2)

@@ -20,6 +20,7 @@ from proc import wait_for
 from told_slurm import Controller, in_slurm
 
 import band
+from band.attempts import Attempt, take
 from band.node import supervise
 from band.node.stop import StopRequest
 from band.node.task import run_task
@@ -211,19 +212,40 @@ def test_events_go_on_with_a_time_and_those_that_are_ours_to_tell_do_not(make: A
     assert not task.events("published") and len(task.events("note")) == 3
 
 
-def test_a_run_that_was_finished_before_the_trainer_died_is_published_though_it_said_nothing(make: Any) -> None:
-    task = make(a={}, b={})
-    script = """
+FINISH = """
+sys.path[:0] = os.environ['PYTHONPATH'].split(':')
 from band.run_dir import seal
 from pathlib import Path
-for run in ("a", "c"):
+def finish(run):
     folder = Path("runs") / run
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_text("state\\nours\\n")
     seal(folder, result={"run_id": run, "training": {"outcome": "ok"}})
-sys.exit(1)
 """
-    attempt(task, script.replace("from band", "sys.path[:0] = os.environ['PYTHONPATH'].split(':')\nfrom band", 1))
+
+
+def test_a_run_that_is_finished_when_another_attempt_holds_the_task_stays_here(make: Any) -> None:
+    task = make()
+    with StopRequest() as stop:
+
+        def tell(event: Any) -> None:
+            if event["event"] == "started":
+                stop.ask("enough")
+            if event["event"] == "run_finished":
+                take(task.task_json.parent, attempt=Attempt.current(), is_over=lambda claim: True)
+
+        script = PRELUDE + FINISH + f"{ASKED} finish('a'); say('run_finished', run='a')"
+        command = [sys.executable, "-S", "-c", script]
+        assert run_task(task.task_json, trainer=command, timing=QUICK, stop=stop, on_event=tell) == 4
+    (event,) = task.events("interrupted")
+    assert event["reason"] == "another attempt holds the task" and not task.published()
+    assert list(task.work.rglob("result.json"))
+
+
+def test_a_run_that_was_finished_before_the_trainer_died_is_published_though_it_said_nothing(make: Any) -> None:
+    task = make(a={}, b={})
+    script = f"{FINISH}\nfinish('a'); finish('c'); sys.exit(1)"
+    attempt(task, script)
     assert task.published() == {"a": "ours"}
     assert [event["run"] for event in task.events("run_finished")] == ["a"]
     assert [event["runs"] for event in task.events("failed")] == [["b"]]
