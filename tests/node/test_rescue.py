@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,13 @@ def test_that_what_is_missing_cannot_be_noted_is_an_error_and_done_again_it_is_n
     assert list(task.published()) == ["a"] and [event["runs"] for event in task.events("missing")] == [["b"]]
 
 
+def test_it_is_a_program_of_its_own(task: FakeTask) -> None:
+    command = [sys.executable, "-m", "band.node.rescue", str(task.task_json)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and "task 0000: published a\n" in done.stderr
+    assert list(task.published()) == ["a"]
+
+
 def start_ticks(pid: int) -> int:
     """Return when a process was started, as a claim has it."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
@@ -143,5 +151,5 @@ def test_what_comes_home_is_printed_and_a_task_that_cannot_be_rescued_does_not_k
     assert main() == 75
     said = capsys.readouterr().err
     assert "task 0000: published a\n" in said and "task 0000: mirrored a checkpoint\n" in said
-    assert "claimed" not in said and "ended" not in said
+    assert "claimed" not in said and "ended" not in said and said.count("error: ") == 1
     assert list(task.published()) == ["a"] and main([str(task.task_json)]) == 0 and main([]) == 0
