@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -81,8 +82,6 @@ def test_an_end_without_words_is_told_by_its_code_or_signal(make: Any) -> None:
     assert [event["runs"] for event in task.events("failed")] == [["a"], ["b"]]
     attempt(task, "sys.exit(4)")
     assert "ended with code 4 before b was finished" in task.events("failed")[-1]["message"], "nobody had asked it to"
-    attempt(task, "say('started', runs=['b']); say('epoch', runs={}); say('adapted'); sys.exit(4)")
-    assert "ended with code 4 before b was finished" in task.events("failed")[-1]["message"]
     attempt(task, "say('note', run='b'); say('told', run='b'); say('run_finished', run='x'); sys.exit(7)")
     failed = task.events("failed")[-1]
     assert (failed["error"], failed["message"]) == (
@@ -102,6 +101,13 @@ def test_whatever_signal_a_trainer_dies_of_is_named_and_does_not_start_it_again(
     (event,) = task.events("failed")
     assert (event["error"], event["message"]) == (name, f"the trainer died of {name}")
     assert not task.events("restarted") and [event["code"] for event in task.events("ended")] == [1]
+
+
+@pytest.mark.parametrize("event", ["adapted", "epoch", "note", "started"])
+def test_one_that_ends_as_a_canary_does_and_has_not_said_that_it_is_one_has_failed(make: Any, event: str) -> None:
+    task = make()
+    attempt(task, f"say({event!r}, runs={{}}); sys.exit(4)")
+    assert [event["runs"] for event in task.events("failed")] == [["a"]] and not task.events("interrupted")
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 5])
@@ -174,6 +180,12 @@ for number, letter in enumerate("abcd"):
     printed = b"".join(letter.encode() * 599 + b"\n" for letter in "abcd")
     note = b"\n[the log ends here: it has reached its greatest size]\n" if is_cut else b""
     assert log_of(task) == printed[: 600 * kept] + note
+
+
+def test_a_log_is_some_thirty_mebibytes_at_most(make: Any) -> None:
+    task = make()
+    attempt(task, "[os.write(1, bytes(1 << 20)) for _ in range(44)]")
+    assert 32 << 20 < len(log_of(task)) < 38 << 20
 
 
 def test_a_trainer_has_this_code_first_its_threads_and_where_it_reads(
@@ -262,6 +274,35 @@ def test_checkpoints_come_home_no_oftener_than_they_shall(make: Any) -> None:
     task = make(a={"epochs": 20, "epoch_s": 0.01})
     assert task.attempt(mirror_s=1000.0) == 0
     assert len(task.events("checkpoint")) == 20 and not task.events("mirrored")
+
+
+def test_nor_does_one_that_an_earlier_attempt_left_come_home_at_once(make: Any) -> None:
+    task = make(a={"epochs": 20, "raise_at": 10})
+    assert task.attempt(mirror_s=1000.0) == 1 and len(task.events("mirrored")) == 1
+    (copy,) = task.task_json.parent.glob("population.*.pt")
+    leftover = task.work / "0000.j1-r0" / "0"
+    leftover.mkdir(parents=True)
+    shutil.move(copy, leftover)
+    task.task_json.write_text(task.task_json.read_text().replace('"raise_at":10', '"raise_at":99'))
+    assert task.attempt(mirror_s=1000.0) == 0
+    assert set(task.ledger().values()) == {1} and len(task.events("mirrored")) == 1
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_which_runs_were_cancelled_is_looked_at_when_a_signal_tells_and_not_all_the_time(
+    make: Any, is_told: bool
+) -> None:
+    task = make(a={"epochs": 50, "epoch_s": 0.01}, b={"epochs": 50, "epoch_s": 0.01})
+
+    def cancel(event: Any) -> None:
+        if event["event"] == "started":
+            task.task_json.with_name("skip.json").write_text('{"runs": ["a"]}')
+            if is_told:
+                signal.raise_signal(signal.SIGUSR2)
+
+    timing = dataclasses.replace(QUICK, mirror_s=1000.0)
+    assert run_task(task.task_json, trainer=TRAINER, timing=timing, on_event=cancel) == 0
+    assert list(task.published()) == (["b"] if is_told else ["a", "b"])
 
 
 def test_between_two_copies_of_checkpoints_is_as_long_as_there_shall_be(make: Any) -> None:
