@@ -65,12 +65,12 @@ def test_what_a_trainer_says_of_its_failure_is_kept_within_bounds(make: Any) -> 
     assert not task.events("restarted"), "nobody had killed it"
 
 
-@pytest.mark.parametrize("words", ["say('failed', error='E', message='m')", ""])
+@pytest.mark.parametrize("words", ["say('failed', error='ValueError', message='m')", ""])
 def test_without_a_traceback_the_last_of_what_was_printed_stands_for_it(make: Any, words: str) -> None:
     task = make()
     attempt(task, f"print('x' * 9000 + '\\nlast words', flush=True); {words}\nsys.exit(1)")
     (event,) = task.events("failed")
-    assert event["traceback"] == "x" * 3988 + "\nlast words\n"
+    assert event["traceback"] == "x" * 3988 + "\nlast words\n" and not task.events("restarted")
     assert log_of(task) == b"x" * 9000 + b"\nlast words\n"
 
 
@@ -274,6 +274,22 @@ def test_checkpoints_come_home_no_oftener_than_they_shall(make: Any) -> None:
     task = make(a={"epochs": 20, "epoch_s": 0.01})
     assert task.attempt(mirror_s=1000.0) == 0
     assert len(task.events("checkpoint")) == 20 and not task.events("mirrored")
+
+
+def test_and_they_do_come_home_each_time_that_it_is_due(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make(a={"epochs": 1000, "epoch_s": 0.01})
+    real_monotonic, jumps = time.monotonic, [0]
+    monkeypatch.setattr(time, "monotonic", lambda: real_monotonic() + 1001 * jumps[0])
+    with StopRequest() as stop:
+
+        def wait(event: Any) -> None:
+            if event["event"] == "checkpoint" and jumps[0] == len(task.events("mirrored")):
+                jumps[0] += 1
+            if jumps[0] == 4:
+                stop.ask("enough")
+
+        timing = dataclasses.replace(QUICK, mirror_s=1000.0)
+        assert run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop, on_event=wait) == 4
 
 
 def test_nor_does_one_that_an_earlier_attempt_left_come_home_at_once(make: Any) -> None:
