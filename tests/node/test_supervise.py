@@ -375,6 +375,13 @@ def test_time_is_left_before_the_end_of_a_job_for_what_bringing_a_checkpoint_hom
         assert task.events("mirrored") and 16 <= stop.margin_s < 19
 
 
+def test_a_supervisor_sleeps_while_its_trainer_trains(make: Any) -> None:
+    task = make()
+    before = time.process_time()
+    attempt(task, "time.sleep(0.7)")
+    assert time.process_time() - before < 0.15
+
+
 def test_that_runs_were_cancelled_is_noticed_though_no_signal_told_of_it(make: Any) -> None:
     task = make(a={"epochs": 1000, "epoch_s": 0.01}, b={"epochs": 30, "epoch_s": 0.01})
     process = task.start()
