@@ -175,7 +175,7 @@ class Course:
             self.is_rehearsed = True
         elif ending.error in OF_THE_WHOLE_TASK:
             self._give_up(error=ending.error, message=ending.message, traceback=ending.traceback)
-        elif ending.kind == "failed" and not self._goes_on(ending, rest=rest):
+        elif ending.kind == "failed" and rest and not self._goes_on(ending, rest=rest):
             self._divide(ending, rest=rest, later=later)
 
     def _new_folder(self) -> Path:

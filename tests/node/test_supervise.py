@@ -375,6 +375,20 @@ def test_time_is_left_before_the_end_of_a_job_for_what_bringing_a_checkpoint_hom
         assert task.events("mirrored") and 16 <= stop.margin_s < 19
 
 
+@pytest.mark.parametrize("how", ["sys.exit(1)", "os.kill(os.getpid(), 9)"])
+def test_that_the_trainer_of_cancelled_runs_fails_is_no_failure(make: Any, how: str) -> None:
+    task = make(a={}, b={})
+
+    def cancel(event: Any) -> None:
+        if event["event"] == "started":
+            task.task_json.with_name("skip.json").write_text('{"runs": ["a", "b"]}')
+            signal.raise_signal(signal.SIGUSR2)
+
+    command = [sys.executable, "-S", "-c", f"{PRELUDE}{ASKED} {how}"]
+    assert run_task(task.task_json, trainer=command, timing=QUICK, on_event=cancel) == 0
+    assert [event["event"] for event in task.events()] == ["claimed", "staged", "started", "ended"]
+
+
 def test_a_supervisor_sleeps_while_its_trainer_trains(make: Any) -> None:
     task = make()
     before = time.process_time()
