@@ -80,7 +80,7 @@ def test_a_node_on_which_attempts_died_without_a_word_is_left_once(make: Any, sl
 @pytest.mark.parametrize("kind", ["once", "elsewhere", "not without a word", "no slurm", "slurm does not answer"])
 def test_a_node_is_not_left_for_less(make: Any, slurm: Controller, kind: str) -> None:
     task = make(a={"epochs": 2})
-    died(task, 1)
+    died(task, 1, prefix="zzz")
     if kind != "once":
         died(task, 2, host="elsewhere" if kind == "elsewhere" else "", ended=kind == "not without a word")
     slurm.is_silent = kind == "slurm does not answer"
