@@ -61,8 +61,8 @@ class Course:
     is_lost: bool = False
     is_rehearsed: bool = False  # whether the trainer, of a canary, stopped by itself
     code: int = ALL_PUBLISHED  # what it ends with if nothing else happens
-    leftovers: list[Path] = field(default_factory=list)  # work folders on this node, its own among them
-    headway_from: tuple[int, int] = (0, -1)  # published runs and newest checkpoint at its start
+    leftovers: list[Path] = field(init=False)  # work folders on this node at its start, its own among them
+    headway_from: tuple[int, int] = field(init=False)  # published runs and newest checkpoint at its start
 
     def __post_init__(self) -> None:
         self.publisher = Publisher(self.job)
@@ -176,7 +176,7 @@ class Course:
             self.is_rehearsed = True
         elif ending.error in OF_THE_WHOLE_TASK:
             self._give_up(error=ending.error, message=ending.message, traceback=ending.traceback)
-        elif ending.kind == "failed" and not self._goes_on(ending, rest=rest):
+        elif ending.kind == "failed" and rest and not self._goes_on(ending, rest=rest):
             self._divide(ending, rest=rest, later=later)
 
     def _new_folder(self) -> Path:
@@ -200,7 +200,7 @@ class Course:
         """Go on in halves, or record the failure of the one run that is left."""
         why = {"error": ending.error, "message": ending.message, "traceback": ending.traceback}
         if len(rest) > 1:
-            middle = (len(rest) + 1) // 2
+            middle = len(rest) // 2
             self.plan = [rest[:middle], rest[middle:], *later]
             self.job.reporter.report("split", runs=rest, parts=list(self.plan), **why)
         else:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from band.attempts import Attempt
 from band.errors import BandError
-from band.node.course import ALL_PUBLISHED, INTERRUPTED
+from band.node.course import ALL_PUBLISHED, HOME_UNWRITABLE, INTERRUPTED
 from band.node.job import Skip, Timing, read_task, say
 from band.node.publish import is_published
 from band.node.stop import StopRequest
@@ -28,6 +27,10 @@ def rescue_task(task_json: Path, *, timing: Timing | None = None) -> int:
 
     Returns:
         0 nothing waits here any more, or what `run_task` returns for a task that could not be looked after.
+
+    Raises:
+        OSError: what was not there could not be noted.
+        BandError: the task file, or which runs to leave alone, can be read no more.
     """
     names: list[str] = []
 
@@ -46,8 +49,8 @@ def rescue_task(task_json: Path, *, timing: Timing | None = None) -> int:
     missing = [run for run in task.run_ids if run not in skipped and not is_published(task.sweep, run)]
     if missing:
         events = EventWriter(task.sweep.event_file(task.name, attempt=f"{REASON}-{Attempt.current().name}"))
-        events.write("missing", runs=missing)
-        events.write("ended", code=0)
+        if not (events.write("missing", runs=missing) and events.write("ended", code=0)):
+            raise OSError(f"{events.path} cannot be written")
         say(f"task {task.name}: not finished, or not on this node: {', '.join(missing)}")
     return 0
 
@@ -61,9 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _rescue(task_json: Path) -> int:
-    with suppress(BandError, OSError):
+    try:
         return rescue_task(task_json)
-    return 1
+    except (BandError, OSError) as error:
+        say(f"error: the sweep's folder cannot be used: {error}")
+        return HOME_UNWRITABLE
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Supervisor:
         runs: Sequence[str],
         folder: Path,
         later: Sequence[Sequence[str]],
-        source: str = "scratch",
+        source: str,
     ) -> Ending:
         """Run one trainer to its end.
 
@@ -137,7 +137,7 @@ class Supervisor:
         return has_ended and not events and not printed
 
     def _handle(self, event: dict[str, Any], *, watch: _Watch) -> None:
-        if not isinstance(event.get("t"), (int, float)):
+        if not isinstance(event.get("t"), float):  # nor a whole number: one of JSON may be beyond every float
             event["t"] = time.time()
         name = event["event"]
         if name == "failed":
@@ -192,8 +192,8 @@ class Supervisor:
             printed += b"\n[the log ends here: it has reached its greatest size]\n"
         path = self._job.sweep.log_file(self._job.task.name, attempt=self._job.attempt.name)
         with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab", buffering=0) as file:
+            path.parent.mkdir(exist_ok=True)
+            with path.open("ab") as file:
                 file.write(printed)
 
 
@@ -229,7 +229,7 @@ class _Watch:
             message = message[:MAX_MESSAGE]
             return Ending(kind="failed", error=error[:200], message=message, traceback=trace, was_killed=was_killed)
         if status < 0:
-            name = signal.Signals(-status).name
+            name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
             is_kill = -status == signal.SIGKILL
             if is_kill and self.lacked_memory:
                 message = "the trainer was killed for want of memory; train fewer runs at once, or ask for more memory"

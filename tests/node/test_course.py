@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -40,21 +43,24 @@ def attempt(task: FakeTask, stop: StopRequest, *, reason: str = "") -> int:
         return run_task(task.task_json, trainer=TRAINER, timing=QUICK, stop=stop)
 
 
-def died(task: FakeTask, number: int, *, host: str = "", ended: bool = False) -> None:
+def died(task: FakeTask, number: int, *, host: str = "", ended: bool = False, prefix: str = "j") -> None:
     """Write the stream of an attempt that claimed the task and said no more, unless it ended."""
-    events = EventWriter(task.sweep.event_file("0000", attempt=f"j{number}-r0"))
+    name = f"{prefix}{number}-r0"
+    events = EventWriter(task.sweep.event_file("0000", attempt=name))
     host = host or os.uname().nodename
-    events.write("claimed", claim=number, attempt=f"j{number}-r0", host=host, pid=1, scratch="/x", volatile=False)
+    events.write("claimed", claim=number, attempt=name, host=host, pid=1, scratch="/x", volatile=False)
     for event in ("staged", "started", "epoch", "mirrored"):
         events.write(event)
     if ended:
         events.write("ended", code=1)
 
 
-def test_a_node_on_which_attempts_died_without_a_word_is_left_once(make: Any, slurm: Controller) -> None:
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_node_on_which_attempts_died_without_a_word_is_left_once(make: Any, slurm: Controller, deaths: int) -> None:
     task = make(a={"epochs": 2})
-    died(task, 1)
-    died(task, 2)
+    for number in range(3 - deaths, 2):  # of three, one when Slurm did not answer
+        died(task, number)
+    died(task, 2, prefix="zzz")  # by name after this one, whose own stream has no end either
     assert attempt(task, in_slurm()) == 4
     assert slurm.told == ["scontrol requeue 70_3", "scontrol update JobId=70_3 ExcNodeList=n1"]
     (event,) = task.events("interrupted")
@@ -64,7 +70,7 @@ def test_a_node_on_which_attempts_died_without_a_word_is_left_once(make: Any, sl
         True,
         f"2 attempts died on {host} without a word",
     )
-    assert not task.ledger() and len(task.events("staged")) == 2
+    assert not task.ledger() and len(task.events("staged")) == deaths
     died(task, 3)
     died(task, 4)
     assert attempt(task, in_slurm()) == 0, "or a task that is at fault itself would go through all nodes"
@@ -74,7 +80,7 @@ def test_a_node_on_which_attempts_died_without_a_word_is_left_once(make: Any, sl
 @pytest.mark.parametrize("kind", ["once", "elsewhere", "not without a word", "no slurm", "slurm does not answer"])
 def test_a_node_is_not_left_for_less(make: Any, slurm: Controller, kind: str) -> None:
     task = make(a={"epochs": 2})
-    died(task, 1)
+    died(task, 1, prefix="zzz")
     if kind != "once":
         died(task, 2, host="elsewhere" if kind == "elsewhere" else "", ended=kind == "not without a word")
     slurm.is_silent = kind == "slurm does not answer"
@@ -88,7 +94,9 @@ def test_a_task_that_comes_to_no_checkpoint_within_its_limit_is_not_queued_again
     task = make(a={"epochs": 2}, b={"epochs": 9, "raise_at": 4})
     assert task.attempt() == 1  # a is published, b has a checkpoint: more than there was at its start
     requeues = []
-    for _ in range(3):
+    for number in range(3):
+        if number == 2:
+            died(task, 50, host="elsewhere")  # which says nothing of the limit
         before = len(slurm.told)
         assert attempt(task, in_slurm(), reason="time limit") == 4
         requeues.append(len(slurm.told) - before)
@@ -97,6 +105,8 @@ def test_a_task_that_comes_to_no_checkpoint_within_its_limit_is_not_queued_again
     assert [event["requeued"] for event in task.events("interrupted")] == [True, False, False]
     assert attempt(task, in_slurm(), reason="preemption") == 4
     assert task.events("interrupted")[-1]["requeued"], "which says nothing of the task"
+    assert attempt(task, in_slurm(), reason="time limit") == 4
+    assert task.events("interrupted")[-1]["requeued"], "the one before had another reason"
 
 
 def test_one_that_gets_further_within_its_limit_is_queued_again(make: Any, slurm: Controller) -> None:
@@ -130,6 +140,25 @@ def test_a_canary_ends_by_itself_and_the_next_attempt_goes_on_from_there(
     assert task.published() == {"a": expected_state("a", epochs=20)} and set(task.ledger().values()) == {1}
 
 
+def test_a_canary_that_is_told_to_stop_once_it_has_ended_is_queued_again_for_that(
+    make: Any, slurm: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(a={"epochs": 20, "epoch_s": 0.01})
+    monkeypatch.setenv("BAND_CANARY_S", "0.05")
+    stop = in_slurm()
+
+    def tell(event: Any) -> None:
+        if event["event"] == "mirrored":
+            stop.ask("preemption")
+
+    with stop:
+        timing = dataclasses.replace(QUICK, mirror_s=1000.0)
+        assert run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop, on_event=tell) == 4
+    (event,) = task.events("interrupted")
+    assert task.events("rehearsed") and event["reason"] == "preemption" and event["requeued"]
+    assert slurm.told == ["scontrol requeue 70_3"]
+
+
 def test_where_scratch_is_required_home_does_not_take_its_place(
     make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +171,27 @@ def test_where_scratch_is_required_home_does_not_take_its_place(
     (event,) = task.events("failed")
     assert event["runs"] == ["a"] and event["error"] == "StageError" and "cannot be used" in event["message"]
     monkeypatch.setenv("BAND_SCRATCH_REQUIRED", "0")
+    assert task.attempt() == 0
+
+
+def test_a_scratch_that_is_full_when_training_begins_is_named(
+    make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make(a={"epochs": 2}, b={"epochs": 2})
+    real = os.mkdir
+
+    def full(path: Any, *args: Any, **kwargs: Any) -> None:
+        if Path(path).parent.parent == task.work:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", full)
+        assert task.attempt() == 1
+    (event,) = task.events("failed")
+    assert event["runs"] == ["a", "b"] and event["error"] == "StageError" and not task.ledger()
+    assert "No space left on device" in event["message"] and "free some room, or set BAND_SCRATCH" in event["message"]
+    assert f"error: {task.work}" in capsys.readouterr().err
     assert task.attempt() == 0
 
 
@@ -187,6 +237,39 @@ def test_halves_stay_halves_for_the_next_attempt(make: Any) -> None:
     assert {epoch for epoch, times in task.ledger().items() if times > 1} <= {f"epoch {run} 2" for run in "abcdefg"}
 
 
+def test_halves_stay_halves_though_neither_came_to_a_checkpoint(make: Any) -> None:
+    whole = {"epochs": 2}
+    task = make(a=whole, b=whole, c=whole, d=whole, e=whole)
+    events = EventWriter(task.sweep.event_file("0000", attempt="j1-r0"))
+    events.write("claimed", claim=1, attempt="j1-r0", host="elsewhere", pid=1, scratch="/x", volatile=False)
+    events.write("split", runs=list("abcde"), parts=[list("abcde"), []], error="E", message="m", traceback="")
+    events.write("split", runs=list("abcde"), parts=[list("ab"), list("cde")], error="E", message="m", traceback="")
+    events.write("staged", path="/x", source="scratch", volatile=False, copied=True, reason="")
+    events.write("started", runs=["a", "b"], step=0)
+    events.write("superseded", run="e", outcome="ok")
+    assert task.attempt() == 0
+    assert [event["runs"] for event in task.events("started")][1:] == [list("ab"), list("cde")]
+
+
+def test_how_often_a_population_was_killed_is_counted_from_its_newest_checkpoint(
+    make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("band.node.course.MOST_KILLS", 2)
+    task = make(a={"epochs": 9})
+    script = """
+import hashlib, os, sys
+starts = int(os.path.basename(os.getcwd()))
+if starts in (1, 3):
+    open("population.0.pt", "w").write(str(starts))
+    words = (starts, hashlib.sha256(b"%d" % starts).hexdigest().encode())
+    os.write(int(sys.argv[-1]), b'{"event": "checkpoint", "step": %d, "slot": 0, "sha256": "%s"}\\n' % words)
+os.kill(os.getpid(), 9)
+"""
+    assert run_task(task.task_json, trainer=[sys.executable, "-S", "-c", script], timing=QUICK) == 1
+    # before the first checkpoint once; at the first one twice; at the second twice, and the third time is too often
+    assert len(task.events("restarted")) == 5
+
+
 @pytest.mark.parametrize("is_volatile", [True, False])
 def test_where_finished_runs_are_that_home_did_not_take_is_said(
     make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, is_volatile: bool
@@ -207,6 +290,7 @@ def test_where_finished_runs_are_that_home_did_not_take_is_said(
         assert task.attempt() == 75
     (event,) = task.events("interrupted")
     assert event["runs"] == ["a", "b"] and event["host"] == os.uname().nodename and not event["requeued"]
+    assert [told["run"] for told in task.events("run_finished")] == ["a", "b"]
     assert event["volatile"] is is_volatile and (Path(event["path"]) / "0" / "runs" / "a" / "result.json").exists()
     said = capsys.readouterr().err
     assert f"{event['host']} in {event['path']}: a, b;" in said and "Read-only file system" in said
@@ -239,6 +323,6 @@ def test_a_home_that_refuses_is_waited_for_as_long_as_there_is_time(
     with stop:
         for reason in reasons:
             stop.ask(reason)
-        timing = Timing(tick_s=1.0, retry_s=20.0)
+        timing = Timing(tick_s=0.7, retry_s=20.0)
         assert run_task(task.task_json, trainer=["/nowhere"], timing=timing, stop=stop) == 75
     assert clock.now == pytest.approx(seconds, abs=2)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fake_task import QUICK, FakeTask, make_task
 
 from band.attempts import Attempt, take
 from band.node.rescue import main, rescue_task
+from band.run_dir import read_events
 from band.sweep.fold import by_task, read_folds
 
 
@@ -53,10 +55,14 @@ def test_finished_runs_and_checkpoints_come_home_and_nothing_is_trained(task: Fa
     assert not task.work.exists()
 
 
-def test_what_was_not_on_the_node_counts_as_unfinished(task: FakeTask) -> None:
+def test_what_was_not_on_the_node_counts_as_unfinished(task: FakeTask, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(task.scratch)
     assert main([str(task.task_json)]) == 0
     assert phases(task) == {"a": "started", "b": "started"}
+    (stream,) = task.sweep.events.glob("0000.rescue-*")
+    told = [(event["event"], event.get("runs"), event.get("code")) for event in read_events(stream)[0]]
+    assert told == [("missing", ["a", "b"], None), ("ended", None, 0)]
+    assert "task 0000: not finished, or not on this node: a, b\n" in capsys.readouterr().err
     assert task.attempt() == 1  # b fails as it is made to
     assert list(task.published()) == ["a"]
 
@@ -64,6 +70,42 @@ def test_what_was_not_on_the_node_counts_as_unfinished(task: FakeTask) -> None:
 def test_a_rescue_of_what_was_rescued_changes_nothing(task: FakeTask) -> None:
     for _ in range(2):
         assert rescue_task(task.task_json, timing=QUICK) == 0
+    assert list(task.published()) == ["a"]
+
+
+def test_of_what_is_at_home_or_not_to_be_trained_nothing_is_missing(
+    task: FakeTask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task.task_json.with_name("skip.json").write_text('{"runs": ["b"]}')
+    assert rescue_task(task.task_json, timing=QUICK) == 0
+    assert list(task.published()) == ["a"] and not task.events("missing")
+    assert "not on this node" not in capsys.readouterr().err
+
+
+def test_that_what_is_missing_cannot_be_noted_is_an_error_and_done_again_it_is_noted(
+    task: FakeTask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real_open = os.open
+
+    def read_only(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR) and "0000.rescue-" in str(path):
+            raise OSError(30, "Read-only file system", str(path))
+        return real_open(path, flags, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        assert main([str(task.task_json)]) == 75
+    said = capsys.readouterr().err
+    assert "error: the sweep's folder cannot be used: " in said and "cannot be written\n" in said
+    assert "not on this node" not in said and not task.events("missing")
+    assert main([str(task.task_json)]) == 0
+    assert list(task.published()) == ["a"] and [event["runs"] for event in task.events("missing")] == [["b"]]
+
+
+def test_it_is_a_program_of_its_own(task: FakeTask) -> None:
+    command = [sys.executable, "-m", "band.node.rescue", str(task.task_json)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and "task 0000: published a\n" in done.stderr
     assert list(task.published()) == ["a"]
 
 
@@ -109,5 +151,5 @@ def test_what_comes_home_is_printed_and_a_task_that_cannot_be_rescued_does_not_k
     assert main() == 75
     said = capsys.readouterr().err
     assert "task 0000: published a\n" in said and "task 0000: mirrored a checkpoint\n" in said
-    assert "claimed" not in said and "ended" not in said
+    assert "claimed" not in said and "ended" not in said and said.count("error: ") == 1
     assert list(task.published()) == ["a"] and main([str(task.task_json)]) == 0 and main([]) == 0

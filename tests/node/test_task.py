@@ -280,6 +280,25 @@ def test_a_work_folder_is_made_though_others_remove_its_parents(tmp_path: Path) 
         remover.join()
 
 
+def test_a_work_folder_is_not_tried_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, real, removals = tmp_path / "work" / "demo", os.mkdir, [200]
+
+    def removed_first(path: Any, *args: Any) -> None:
+        if Path(path) == folder and removals[0]:
+            removals[0] -= 1
+            with contextlib.suppress(FileNotFoundError):
+                folder.parent.rmdir()
+        real(path, *args)
+
+    monkeypatch.setattr(os, "mkdir", removed_first)
+    make_work_folder(folder)
+    assert folder.is_dir() and not removals[0]
+    shutil.rmtree(folder.parent)
+    removals[0] = 10_000
+    with pytest.raises(FileNotFoundError):
+        make_work_folder(folder)
+
+
 def test_runs_to_be_skipped_are_left_alone(make: Any) -> None:
     task = make(a={"epochs": 2}, b={"epochs": 2})
     task.task_json.with_name("skip.json").write_text('{"runs": ["b"]}')
