@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -59,22 +60,27 @@ def take_turn(entry: dict[str, Any], name: str, *, engine: str, seconds: int, fo
     words = ["--engine", engine, "--seconds", str(seconds), "--folder", str(folder), "--seed", str(seed)]
     began = time.monotonic()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    worker = subprocess.Popen(
         [sys.executable, "-m", "fuzz.worker", name, *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=environment,
-        timeout=seconds + 20 * TIMEOUT_S,
+        start_new_session=True,
     )
-    said = done.stderr.decode("utf-8", "replace")
+    try:
+        _, errors = worker.communicate(timeout=seconds + 20 * TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(worker.pid, signal.SIGKILL)  # what it has started as well
+        _, errors = worker.communicate()
+    said = errors.decode("utf-8", "replace")
     counts = re.findall(rf"{UNITS}\s*(\d+)", said) or re.findall(r"^#(\d+)", said, re.MULTILINE)
     covered = [int(number) for number in re.findall(r"cov: (\d+)", said)]
     entry["turns"] += 1
     entry["inputs"] += int(counts[-1]) if counts else 0
     entry["seconds"] += round(time.monotonic() - began, 1)
     entry["coverage"] = max([entry["coverage"], *covered])
-    if done.returncode:
-        entry["crashes"].append({"code": done.returncode, "engine": engine, "said": said[-1500:]})
+    if worker.returncode:
+        entry["crashes"].append({"code": worker.returncode, "engine": engine, "said": said[-1500:]})
 
 
 def found(folder: Path) -> list[dict[str, Any]]:

@@ -129,6 +129,9 @@ def read_texts(dataset: h5py.Dataset, part: Any = ()) -> list[bytes]:
 
 def _send_texts(dataset: h5py.Dataset, part: Any, sink: int) -> None:
     """Write a line with the lengths of all texts, or with a message, then the texts; never returns."""
+    for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.alarm(math.ceil(TEXT_S) + 1)  # also if the other process is killed meanwhile
     try:
         values = np.asarray(dataset[part]).ravel().tolist()
         texts = [value if isinstance(value, bytes) else str(value).encode() for value in values]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from proc import has_ended, wait_for
 
 from band.data import hdf5
 from band.data.hdf5 import read_texts
@@ -56,13 +59,39 @@ def test_what_cannot_be_read_is_an_error_and_not_a_wait(monkeypatch: pytest.Monk
         read_texts(7)  # type: ignore[arg-type]
 
 
-def test_a_recording_whose_heap_goes_in_circles_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def circles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An input that `make fuzz` found: HDF5 2.0.0 never returns from reading its conditions."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     from fuzz.targets import TARGETS
 
-    # An input that `make fuzz` found: HDF5 2.0.0 never returns from reading its conditions.
     path = tmp_path / "circles.h5"
     path.write_bytes(TARGETS["recordings"].structured(base64.b64decode("BS8ILv///w==")[1:]))
+    return path
+
+
+def test_a_recording_whose_heap_goes_in_circles_is_refused(circles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hdf5, "TEXT_S", 0.5)
     with pytest.raises(DataError, match="must be a complete HDF5 file"):
-        open_sessions(path, bin_ms=None, likelihood="poisson", missing="auto")
+        open_sessions(circles, bin_ms=None, likelihood="poisson", missing="auto")
+
+
+def test_nothing_goes_on_in_circles_when_the_reader_is_killed(circles: Path) -> None:
+    script = """
+import os, sys
+from band.data import hdf5, recording
+fork = os.fork
+def told():
+    pid = fork()
+    if pid:
+        print(pid, flush=True)
+    return pid
+os.fork, hdf5.TEXT_S = told, 2.0
+recording.open_sessions(sys.argv[1], bin_ms=None, likelihood="poisson", missing="auto")
+"""
+    with subprocess.Popen([sys.executable, "-c", script, str(circles)], stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        child = int(reader.stdout.readline())
+        reader.kill()
+    assert not has_ended(child)
+    wait_for(lambda: has_ended(child))
