@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import stat
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from band.files import (
     copy_tree_verified,
     copy_verified,
     create_exclusive,
+    fsync_folder,
     read_json,
     read_json_object,
     read_lines,
@@ -427,6 +429,15 @@ def test_half_a_last_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
     assert read_lines(path, offset=offset)[0] == [{"n": 2}, {"n": 3}]
 
 
+def test_a_reader_that_goes_on_where_it_was_gets_every_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    offset = 0
+    for n in range(30):
+        append_line(path, {"n": n})
+        values, offset = read_lines(path, offset=offset)
+        assert values == [{"n": n}] and offset == path.stat().st_size
+
+
 def test_a_full_disk_in_the_middle_of_a_line_costs_that_line_alone(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     append_line(path, {"n": 1})
@@ -511,7 +522,7 @@ def test_a_creation_held_at_any_call_loses_to_one_that_was_not(tmp_path: Path) -
             assert path.read_bytes() == NEW
 
 
-@pytest.mark.parametrize("half", [b"{", b'{"n": 1'])
+@pytest.mark.parametrize("half", [b"{", b'{"n": 1', b'{"n": 1\0\0'])  # zeros: after a power cut
 def test_a_line_never_goes_on_where_another_was_cut_off(tmp_path: Path, half: bytes) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(half)
@@ -572,3 +583,67 @@ def test_new_files_are_as_open_as_the_umask_lets_them_be(tmp_path: Path) -> None
     finally:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o666}
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_temporary_name_that_is_taken_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda length: "0" * 2 * length)
+    (tmp_path / "source").write_bytes(NEW)
+    theirs = tmp_path / ".a.000000000000.tmp"
+    (tmp_path / "theirs").write_bytes(OLD)
+    theirs.symlink_to("theirs") if kind == "link" else theirs.write_bytes(OLD)
+    for act in (
+        lambda: write_atomic(tmp_path / "a", NEW),
+        lambda: create_exclusive(tmp_path / "a", NEW),
+        lambda: copy_verified(tmp_path / "source", tmp_path / "a"),
+    ):
+        with pytest.raises(FileExistsError):
+            act()
+        theirs.unlink(missing_ok=True)
+        theirs.symlink_to("theirs") if kind == "link" else theirs.write_bytes(OLD)
+    assert (tmp_path / "theirs").read_bytes() == OLD and not (tmp_path / "a").exists()
+
+
+def test_a_disk_that_replaces_though_asked_not_to_is_known_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_renameat2", os.rename)
+    assert not refuses_to_replace(tmp_path) and not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_makes_no_folder_does_not_tell_whether_it_would_replace(tmp_path: Path) -> None:
+    for call in range(3):
+        with hooked(AtCall(call, act=failing(errno.EROFS))), pytest.raises(OSError, match="Read-only"):
+            refuses_to_replace(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "is_passed_over"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)]
+)
+def test_a_folder_that_cannot_be_flushed_is_passed_over_where_no_folder_can_be(
+    tmp_path: Path, number: int, is_passed_over: bool
+) -> None:
+    with hooked(AtCall(0, act=failing(number))):
+        assert outcome(lambda: fsync_folder(tmp_path)) == (None if is_passed_over else "OSError")
+
+
+def test_nothing_stays_open_of_what_was_done_or_failed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(NEW)
+    before = sorted(os.listdir("/proc/self/fd"))
+    for act in (
+        lambda: write_atomic(tmp_path / "b", NEW),
+        lambda: write_whole(tmp_path / "c", NEW),
+        lambda: copy_verified(tmp_path / "a", tmp_path / "d"),
+        lambda: append_line(tmp_path / "e", {"n": 1}),
+        lambda: sync_file_system(tmp_path),
+        lambda: sha256_file(tmp_path),
+        lambda: sha256_file(tmp_path / "a"),
+    ):
+        outcome(act)
+        for call in range(6):
+            with hooked(AtCall(call, act=failing(errno.EIO))):
+                outcome(act)
+        assert sorted(os.listdir("/proc/self/fd")) == before
