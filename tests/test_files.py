@@ -164,8 +164,15 @@ def test_only_old_temporary_files_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
         os.utime(tmp_path / name, (0, 0))
     (tmp_path / ".b.0.tmp").touch()
+    for name, target in ((".e.0.tmp", ".b.0.tmp"), (".f.0.tmp", "nowhere"), (".g.0.tmp", "c.tmp")):
+        (tmp_path / name).symlink_to(target)  # of a link its own age counts
+        if name != ".g.0.tmp":
+            os.utime(tmp_path / name, (0, 0), follow_symlinks=False)
+    (tmp_path / ".h.tmp").mkdir()
+    os.utime(tmp_path / ".h.tmp", (0, 0))
     remove_stale_temporaries(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.0.tmp", ".d", "c.tmp"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.0.tmp", ".d", ".g.0.tmp", ".h.tmp", "c.tmp"]
+    remove_stale_temporaries(tmp_path / "missing")
 
 
 def test_a_process_killed_at_any_call_of_a_creation_leaves_a_whole_file_or_none(tmp_path: Path) -> None:
@@ -345,8 +352,9 @@ def test_a_copy_that_the_disk_garbles_is_noticed(tmp_path: Path, monkeypatch: py
 
 def test_a_source_that_is_not_what_it_should_be_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(OLD)
-    with pytest.raises(BandError, match=r"source has sha256 .* expected .*changed or is damaged"):
-        copy_verified(tmp_path / "source", tmp_path / "target", sha256=hashlib.sha256(NEW).hexdigest())
+    for wrong in (hashlib.sha256(NEW).hexdigest(), "0" * 64, "f" * 64):
+        with pytest.raises(BandError, match=r"source has sha256 .* expected .*changed or is damaged"):
+            copy_verified(tmp_path / "source", tmp_path / "target", sha256=wrong)
     assert visible(tmp_path) == ["source"]
 
 
@@ -396,9 +404,13 @@ def test_a_tree_copy_does_not_send_twice_what_is_there(tmp_path: Path) -> None:
     inode = (tmp_path / "target/file").stat().st_ino
     copy_tree_verified(source, tmp_path / "target", sha256=digests)
     assert (tmp_path / "target/file").stat().st_ino == inode
-    (tmp_path / "target/file").write_bytes(b"damaged")
-    copy_tree_verified(source, tmp_path / "target", sha256=digests)
-    assert (tmp_path / "target/file").read_bytes() == NEW
+    damaged = [b"damaged %d" % n for n in range(16)]
+    above = [hashlib.sha256(content).hexdigest() > digests["file"] for content in damaged]
+    assert set(above) == {True, False}
+    for content in damaged:
+        (tmp_path / "target/file").write_bytes(content)
+        copy_tree_verified(source, tmp_path / "target", sha256=digests)
+        assert (tmp_path / "target/file").read_bytes() == NEW
 
 
 def test_a_process_killed_at_any_call_of_an_append_harms_no_line_but_its_own(tmp_path: Path) -> None:
@@ -465,6 +477,11 @@ def test_canonical_json_is_read_back_as_it_was_and_does_not_depend_on_order(valu
     assert json.loads(data) == value and b"\n" not in data
     if isinstance(value, dict):
         assert canonical_json(dict(reversed(value.items()))) == data
+
+
+def test_canonical_json_has_keys_in_order_no_blanks_and_ascii_alone() -> None:
+    value = {"b": [1, {"d": None, "c": "ä"}], "a": 0.5}
+    assert canonical_json(value) == b'{"a":0.5,"b":[1,{"c":"\\u00e4","d":null}]}'
 
 
 def test_canonical_json_has_no_nan() -> None:
@@ -562,6 +579,13 @@ def test_a_file_system_that_cannot_be_flushed_is_an_error(tmp_path: Path, monkey
     sync_file_system(tmp_path)
     monkeypatch.setattr(ctypes, "CDLL", lambda name, use_errno: Library())
     with pytest.raises(OSError, match="quota exceeded"):
+        sync_file_system(tmp_path)
+
+
+def test_why_a_file_system_cannot_be_flushed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: real(path, flags | os.O_PATH))  # which the kernel flushes not
+    with pytest.raises(OSError, match="Bad file descriptor"):
         sync_file_system(tmp_path)
 
 
