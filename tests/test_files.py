@@ -398,19 +398,39 @@ def test_a_tree_copy_broken_off_at_any_call_is_taken_up_again(tmp_path: Path) ->
 
 
 def test_a_tree_copy_does_not_send_twice_what_is_there(tmp_path: Path) -> None:
-    source = folder_with(tmp_path / "source", NEW)
+    source, target = folder_with(tmp_path / "source", NEW), tmp_path / "not" / "yet" / "there"
     digests = {"file": sha256_file(source / "file")}
-    copy_tree_verified(source, tmp_path / "target", sha256=digests)
-    inode = (tmp_path / "target/file").stat().st_ino
-    copy_tree_verified(source, tmp_path / "target", sha256=digests)
-    assert (tmp_path / "target/file").stat().st_ino == inode
+    copy_tree_verified(source, target, sha256=digests)
+    inode = (target / "file").stat().st_ino
+    copy_tree_verified(source, target, sha256=digests)
+    assert (target / "file").stat().st_ino == inode
     damaged = [b"damaged %d" % n for n in range(16)]
     above = [hashlib.sha256(content).hexdigest() > digests["file"] for content in damaged]
     assert set(above) == {True, False}
     for content in damaged:
-        (tmp_path / "target/file").write_bytes(content)
-        copy_tree_verified(source, tmp_path / "target", sha256=digests)
-        assert (tmp_path / "target/file").read_bytes() == NEW
+        (target / "file").write_bytes(content)
+        copy_tree_verified(source, target, sha256=digests)
+        assert (target / "file").read_bytes() == NEW
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/", "", ".", ".."])
+def test_a_tree_copy_takes_nothing_for_a_file_of_its_folder_that_is_none(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AssertionError, match="is no file name"):
+        copy_tree_verified(tmp_path, tmp_path / "target", sha256={name: "0" * 64})
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE])
+def test_a_file_that_cannot_be_opened_now_is_not_called_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (tmp_path / "file").write_bytes(OLD)
+
+    def fail(path: Path, flags: int) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        sha256_file(tmp_path / "file")
 
 
 def test_a_process_killed_at_any_call_of_an_append_harms_no_line_but_its_own(tmp_path: Path) -> None:
