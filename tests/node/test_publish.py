@@ -16,7 +16,7 @@ from stepping import DEATHS, AtCall, Held, failing, hooked, outcome, race, run_u
 
 from band.errors import PublishError
 from band.node.job import Timing
-from band.node.publish import Publisher, is_published, publish, publish_incoming
+from band.node.publish import Publisher, is_published, outcome_of, publish, publish_incoming
 from band.run_dir import SweepDir, seal, verify
 
 
@@ -295,3 +295,26 @@ def test_a_finished_run_that_is_damaged_waits_no_longer_and_is_taken_again_when_
     with hooked(keep):  # a scratch that does not let go of what is home already
         publisher.add("r", folder=anew)
     assert publisher.done == {"r"} and not publisher.damaged and not publisher.waiting and anew.exists()
+
+
+def test_whatever_the_digest_of_one_that_comes_later_it_is_kept_aside(tmp_path: Path, sweep: SweepDir) -> None:
+    bring(finished(tmp_path / "first"), sweep)
+    digest, above = verify(sweep.run("r"))["digest"], set()
+    for n in range(8):
+        other = finished(tmp_path / f"{n}", content=f"theirs {n}")
+        above.add(verify(other)["digest"] > digest)
+        assert bring(other, sweep, attempt=f"b{n}") == "superseded"
+    assert above == {True, False} and content_of(sweep) == "ours" and len(names(sweep.superseded)) == 8
+
+
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [
+        ({"training": {"outcome": "diverged"}}, "diverged"),
+        ({"training": {}}, None),
+        ({"training": "ok"}, None),
+        ({}, None),
+    ],
+)
+def test_of_a_result_that_tells_no_outcome_none_is_told(result: dict[str, Any], outcome: str | None) -> None:
+    assert outcome_of(result) == outcome
