@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stepping import DEATHS, AtCall, failing, hooked, outcome, run_until_killed
 
-from band.errors import PublishError, SweepError
+from band.errors import BandError, PublishError, SweepError
 from band.files import canonical_json
 from band.run_dir import (
     EventWriter,
@@ -31,6 +31,7 @@ from band.run_dir import (
     mark_absent,
     read_events,
     read_result,
+    read_task_json,
     seal,
     signed,
     user_name,
@@ -340,12 +341,13 @@ def test_a_damaged_list_of_what_is_elsewhere_names_nothing(tmp_path: Path, conte
     assert absent_files(tmp_path) == frozenset()
 
 
-def test_what_begins_with_a_dot_is_no_part_of_a_run(tmp_path: Path) -> None:
+def test_all_files_but_those_that_begin_with_a_dot_are_parts_of_a_run(tmp_path: Path) -> None:
     folder = finished_run(tmp_path / "run")
-    (folder / ".nfs0001").write_bytes(b"")
+    for name in (".nfs0001", "a.csv", "result.json", "result.jsonl", "z.csv"):
+        (folder / name).write_bytes(b"")
     seal(folder, result={"run_id": "r"})
     (folder / ".nfs0001").unlink()
-    assert set(verify(folder)["manifest"]) == {"metrics.csv", "outputs.h5"}
+    assert list(verify(folder)["manifest"]) == ["a.csv", "metrics.csv", "outputs.h5", "result.jsonl", "z.csv"]
 
 
 def resigned(**values: Any) -> bytes:
@@ -386,6 +388,19 @@ def test_a_signed_object_is_altered_by_any_change_and_an_unsigned_one_is_anybody
     assert not is_altered(values) and not is_altered({"a": 1})
     for changed in ({"a": 2}, {"b": 1}, {"digest": ""}, {"digest": "0" * 64}, {"digest": "g" * 64}, {"digest": None}):
         assert is_altered({**values, **changed})
+
+
+def test_a_task_file_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "task.json"
+    for content in (signed({"task": "0001"}), b'{"task":"0001"}'):
+        path.write_bytes(content)
+        assert read_task_json(path)["task"] == "0001"
+    path.write_bytes(signed({"task": "0001"}).replace(b"0001", b"0002"))
+    with pytest.raises(SweepError, match=r"task\.json is not what its own digest says.* submit again"):
+        read_task_json(path)
+    path.write_bytes(b"[]")
+    with pytest.raises(BandError, match=r"task\.json must hold a JSON object"):
+        read_task_json(path)
 
 
 def test_events_are_read_from_the_offset_on_and_need_a_time_and_a_name(tmp_path: Path) -> None:
