@@ -333,6 +333,10 @@ def test_files_that_were_left_elsewhere_on_purpose_are_named_as_long_as_they_are
     (folder / "metrics.csv").write_text("other")
     with pytest.raises(PublishError, match=r"metrics\.csv is not what"):
         verify(folder, may_lack=["metrics.csv", "outputs.h5"])
+    (folder / "metrics.csv").unlink()
+    (folder / "outputs.h5").write_text("other")
+    with pytest.raises(PublishError, match=r"outputs\.h5 is not what"):
+        verify(folder, may_lack=["metrics.csv"])
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"files":3}', b'{"files":null}'])
@@ -384,9 +388,18 @@ def test_a_result_that_others_wrote_by_the_contract_is_read_and_nothing_else_is(
 
 
 def test_a_signed_object_is_altered_by_any_change_and_an_unsigned_one_is_anybodys() -> None:
-    values = json.loads(signed({"a": 1, "digest": "an older one"}))
+    values = json.loads(signed({"a": 1, "z": 2, "digest": "an older one"}))
+    assert json.loads(resigned(a=1, z=2)) == values
     assert not is_altered(values) and not is_altered({"a": 1})
-    for changed in ({"a": 2}, {"b": 1}, {"digest": ""}, {"digest": "0" * 64}, {"digest": "g" * 64}, {"digest": None}):
+    for changed in (
+        {"a": 2},
+        {"z": 1},
+        {"b": 1},
+        {"digest": ""},
+        {"digest": "0" * 64},
+        {"digest": "g" * 64},
+        {"digest": None},
+    ):
         assert is_altered({**values, **changed})
 
 
