@@ -440,6 +440,13 @@ def test_a_name_in_the_way_of_an_event_stream_is_not_an_error_and_as_many_wait_a
     assert writer.write("ended") and before <= read_events(writer.path)[0][-1]["t"] <= time.time()
 
 
+def test_a_folder_of_events_that_is_there_a_moment_later_takes_them_at_once(tmp_path: Path) -> None:
+    writer = EventWriter(tmp_path / "a.jsonl")
+    with hooked(AtCall(0, act=failing(errno.ENOENT))):  # as where another attempt has just made it
+        assert writer.write("claimed")
+    assert [event["event"] for event in read_events(writer.path)[0]] == ["claimed"]
+
+
 def test_a_folder_with_the_name_of_a_source_file_is_none(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("")
     before = code_digest(tmp_path)
