@@ -318,3 +318,21 @@ def test_whatever_the_digest_of_one_that_comes_later_it_is_kept_aside(tmp_path: 
 )
 def test_of_a_result_that_tells_no_outcome_none_is_told(result: dict[str, Any], outcome: str | None) -> None:
     assert outcome_of(result) == outcome
+
+
+def test_what_is_published_already_is_so_though_its_second_copy_cannot_be_removed(
+    tmp_path: Path, sweep: SweepDir
+) -> None:
+    bring(finished(tmp_path / "r"), sweep)
+    second = finished(sweep.incoming_run("r", attempt="b"))
+
+    def keep(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        if name in ("unlink", "rmdir"):
+            raise OSError(errno.EIO, "Input/output error")
+        return call()
+
+    for removes in (False, True):
+        with hooked(lambda name, call, args: call()) if removes else hooked(keep):
+            done = publish_incoming(second, sweep=sweep, run_id="r", attempt="b")
+        assert done is not None and done[0] == "published" and second.exists() != removes
+    assert content_of(sweep) == "ours" and names(sweep.superseded) == []
