@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -336,3 +337,25 @@ def test_what_is_published_already_is_so_though_its_second_copy_cannot_be_remove
             done = publish_incoming(second, sweep=sweep, run_id="r", attempt="b")
         assert done is not None and done[0] == "published" and second.exists() != removes
     assert content_of(sweep) == "ours" and names(sweep.superseded) == []
+
+
+def test_a_copy_that_home_garbles_is_told_of_that_run_alone(
+    tmp_path: Path, sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job: Any = SimpleNamespace(
+        sweep=sweep,
+        attempt=SimpleNamespace(name="a"),
+        timing=Timing(),
+        reporter=SimpleNamespace(report=lambda event, **fields: None),
+    )
+    publisher = Publisher(job)
+    run, other = finished(tmp_path / "r"), finished(tmp_path / "q", run_id="q")
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: real(file, bytes(data)[:-1] + b"?"))
+        publisher.add("r", folder=run)
+    publisher.add("q", folder=other)
+    assert "reads back differently" in publisher.damaged["r"] and publisher.done == {"q"} and not publisher.waiting
+    assert verify(run)["run_id"] == "r" and not sweep.run("r").exists()
+    publisher.add("r", folder=run)
+    assert content_of(sweep) == "ours" and not publisher.damaged
