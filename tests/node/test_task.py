@@ -537,8 +537,14 @@ def test_a_job_waits_for_a_home_that_shows_its_task_late_and_nobody_else_does(
         with stop:
             return run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop)
 
+    waits: list[float] = []
+    real = time.sleep
     start = time.monotonic()
-    assert attempt(StopRequest(), wait_s=60.0) == 75 and attempt(in_slurm(), wait_s=0.2) == 75
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", lambda seconds: (waits.append(seconds), real(seconds)))
+        assert attempt(StopRequest(), wait_s=60.0) == 75 and not waits
+        assert attempt(in_slurm(), wait_s=0.2) == 75 and time.monotonic() - start >= 0.2
+    assert set(waits) == {QUICK.retry_s}, "home is not asked without a pause"
     asked = in_slurm()
     asked.ask("rescue")
     assert attempt(asked, wait_s=60.0) == 75
