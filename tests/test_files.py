@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import stat
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from band.files import (
     copy_tree_verified,
     copy_verified,
     create_exclusive,
+    fsync_folder,
     read_json,
     read_json_object,
     read_lines,
@@ -162,8 +164,15 @@ def test_only_old_temporary_files_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
         os.utime(tmp_path / name, (0, 0))
     (tmp_path / ".b.0.tmp").touch()
+    for name, target in ((".e.0.tmp", ".b.0.tmp"), (".f.0.tmp", "nowhere"), (".g.0.tmp", "c.tmp")):
+        (tmp_path / name).symlink_to(target)  # of a link its own age counts
+        if name != ".g.0.tmp":
+            os.utime(tmp_path / name, (0, 0), follow_symlinks=False)
+    (tmp_path / ".h.tmp").mkdir()
+    os.utime(tmp_path / ".h.tmp", (0, 0))
     remove_stale_temporaries(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.0.tmp", ".d", "c.tmp"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.0.tmp", ".d", ".g.0.tmp", ".h.tmp", "c.tmp"]
+    remove_stale_temporaries(tmp_path / "missing")
 
 
 def test_a_process_killed_at_any_call_of_a_creation_leaves_a_whole_file_or_none(tmp_path: Path) -> None:
@@ -343,8 +352,9 @@ def test_a_copy_that_the_disk_garbles_is_noticed(tmp_path: Path, monkeypatch: py
 
 def test_a_source_that_is_not_what_it_should_be_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(OLD)
-    with pytest.raises(BandError, match=r"source has sha256 .* expected .*changed or is damaged"):
-        copy_verified(tmp_path / "source", tmp_path / "target", sha256=hashlib.sha256(NEW).hexdigest())
+    for wrong in (hashlib.sha256(NEW).hexdigest(), "0" * 64, "f" * 64):
+        with pytest.raises(BandError, match=r"source has sha256 .* expected .*changed or is damaged"):
+            copy_verified(tmp_path / "source", tmp_path / "target", sha256=wrong)
     assert visible(tmp_path) == ["source"]
 
 
@@ -388,15 +398,39 @@ def test_a_tree_copy_broken_off_at_any_call_is_taken_up_again(tmp_path: Path) ->
 
 
 def test_a_tree_copy_does_not_send_twice_what_is_there(tmp_path: Path) -> None:
-    source = folder_with(tmp_path / "source", NEW)
+    source, target = folder_with(tmp_path / "source", NEW), tmp_path / "not" / "yet" / "there"
     digests = {"file": sha256_file(source / "file")}
-    copy_tree_verified(source, tmp_path / "target", sha256=digests)
-    inode = (tmp_path / "target/file").stat().st_ino
-    copy_tree_verified(source, tmp_path / "target", sha256=digests)
-    assert (tmp_path / "target/file").stat().st_ino == inode
-    (tmp_path / "target/file").write_bytes(b"damaged")
-    copy_tree_verified(source, tmp_path / "target", sha256=digests)
-    assert (tmp_path / "target/file").read_bytes() == NEW
+    copy_tree_verified(source, target, sha256=digests)
+    inode = (target / "file").stat().st_ino
+    copy_tree_verified(source, target, sha256=digests)
+    assert (target / "file").stat().st_ino == inode
+    damaged = [b"damaged %d" % n for n in range(16)]
+    above = [hashlib.sha256(content).hexdigest() > digests["file"] for content in damaged]
+    assert set(above) == {True, False}
+    for content in damaged:
+        (target / "file").write_bytes(content)
+        copy_tree_verified(source, target, sha256=digests)
+        assert (target / "file").read_bytes() == NEW
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/", "", ".", ".."])
+def test_a_tree_copy_takes_nothing_for_a_file_of_its_folder_that_is_none(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AssertionError, match="is no file name"):
+        copy_tree_verified(tmp_path, tmp_path / "target", sha256={name: "0" * 64})
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE])
+def test_a_file_that_cannot_be_opened_now_is_not_called_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (tmp_path / "file").write_bytes(OLD)
+
+    def fail(path: Path, flags: int) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        sha256_file(tmp_path / "file")
 
 
 def test_a_process_killed_at_any_call_of_an_append_harms_no_line_but_its_own(tmp_path: Path) -> None:
@@ -427,6 +461,15 @@ def test_half_a_last_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
     assert read_lines(path, offset=offset)[0] == [{"n": 2}, {"n": 3}]
 
 
+def test_a_reader_that_goes_on_where_it_was_gets_every_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    offset = 0
+    for n in range(30):
+        append_line(path, {"n": n})
+        values, offset = read_lines(path, offset=offset)
+        assert values == [{"n": n}] and offset == path.stat().st_size
+
+
 def test_a_full_disk_in_the_middle_of_a_line_costs_that_line_alone(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     append_line(path, {"n": 1})
@@ -454,6 +497,11 @@ def test_canonical_json_is_read_back_as_it_was_and_does_not_depend_on_order(valu
     assert json.loads(data) == value and b"\n" not in data
     if isinstance(value, dict):
         assert canonical_json(dict(reversed(value.items()))) == data
+
+
+def test_canonical_json_has_keys_in_order_no_blanks_and_ascii_alone() -> None:
+    value = {"b": [1, {"d": None, "c": "ä"}], "a": 0.5}
+    assert canonical_json(value) == b'{"a":0.5,"b":[1,{"c":"\\u00e4","d":null}]}'
 
 
 def test_canonical_json_has_no_nan() -> None:
@@ -511,7 +559,7 @@ def test_a_creation_held_at_any_call_loses_to_one_that_was_not(tmp_path: Path) -
             assert path.read_bytes() == NEW
 
 
-@pytest.mark.parametrize("half", [b"{", b'{"n": 1'])
+@pytest.mark.parametrize("half", [b"{", b'{"n": 1', b'{"n": 1\0\0'])  # zeros: after a power cut
 def test_a_line_never_goes_on_where_another_was_cut_off(tmp_path: Path, half: bytes) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(half)
@@ -554,6 +602,13 @@ def test_a_file_system_that_cannot_be_flushed_is_an_error(tmp_path: Path, monkey
         sync_file_system(tmp_path)
 
 
+def test_why_a_file_system_cannot_be_flushed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: real(path, flags | os.O_PATH))  # which the kernel flushes not
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        sync_file_system(tmp_path)
+
+
 def test_a_line_is_not_appended_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "theirs").write_bytes(OLD)
     (tmp_path / "events.jsonl").symlink_to("theirs")
@@ -572,3 +627,67 @@ def test_new_files_are_as_open_as_the_umask_lets_them_be(tmp_path: Path) -> None
     finally:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o666}
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_temporary_name_that_is_taken_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda length: "0" * 2 * length)
+    (tmp_path / "source").write_bytes(NEW)
+    theirs = tmp_path / ".a.000000000000.tmp"
+    (tmp_path / "theirs").write_bytes(OLD)
+    theirs.symlink_to("theirs") if kind == "link" else theirs.write_bytes(OLD)
+    for act in (
+        lambda: write_atomic(tmp_path / "a", NEW),
+        lambda: create_exclusive(tmp_path / "a", NEW),
+        lambda: copy_verified(tmp_path / "source", tmp_path / "a"),
+    ):
+        with pytest.raises(FileExistsError):
+            act()
+        theirs.unlink(missing_ok=True)
+        theirs.symlink_to("theirs") if kind == "link" else theirs.write_bytes(OLD)
+    assert (tmp_path / "theirs").read_bytes() == OLD and not (tmp_path / "a").exists()
+
+
+def test_a_disk_that_replaces_though_asked_not_to_is_known_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_renameat2", os.rename)
+    assert not refuses_to_replace(tmp_path) and not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_makes_no_folder_does_not_tell_whether_it_would_replace(tmp_path: Path) -> None:
+    for call in range(3):
+        with hooked(AtCall(call, act=failing(errno.EROFS))), pytest.raises(OSError, match="Read-only"):
+            refuses_to_replace(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "is_passed_over"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)]
+)
+def test_a_folder_that_cannot_be_flushed_is_passed_over_where_no_folder_can_be(
+    tmp_path: Path, number: int, is_passed_over: bool
+) -> None:
+    with hooked(AtCall(0, act=failing(number))):
+        assert outcome(lambda: fsync_folder(tmp_path)) == (None if is_passed_over else "OSError")
+
+
+def test_nothing_stays_open_of_what_was_done_or_failed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(NEW)
+    before = sorted(os.listdir("/proc/self/fd"))
+    for act in (
+        lambda: write_atomic(tmp_path / "b", NEW),
+        lambda: write_whole(tmp_path / "c", NEW),
+        lambda: copy_verified(tmp_path / "a", tmp_path / "d"),
+        lambda: append_line(tmp_path / "e", {"n": 1}),
+        lambda: sync_file_system(tmp_path),
+        lambda: sha256_file(tmp_path),
+        lambda: sha256_file(tmp_path / "a"),
+    ):
+        outcome(act)
+        for call in range(6):
+            with hooked(AtCall(call, act=failing(errno.EIO))):
+                outcome(act)
+        assert sorted(os.listdir("/proc/self/fd")) == before

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stepping import DEATHS, AtCall, failing, hooked, outcome, run_until_killed
 
-from band.errors import PublishError, SweepError
+from band.errors import BandError, PublishError, SweepError
 from band.files import canonical_json
 from band.run_dir import (
     EventWriter,
     ScratchDir,
     SweepDir,
     TaskDir,
+    absent_files,
     check_name,
     code_digest,
+    is_altered,
     manifest_digests,
+    mark_absent,
     read_events,
     read_result,
+    read_task_json,
     seal,
+    signed,
+    user_name,
     verify,
 )
 
@@ -297,3 +304,161 @@ def test_two_sweeps_of_one_name_do_not_share_a_place_on_scratch(tmp_path: Path) 
     mine, theirs = (scratch.work(SweepDir(Path(home) / "maze"), task="0001", attempt="a") for home in ("/a", "/b"))
     assert mine != theirs and mine.name == theirs.name == "0001.a"
     assert mine == scratch.work(SweepDir(Path("/a/maze")), task="0001", attempt="a")
+
+
+def test_files_that_were_left_elsewhere_on_purpose_are_named_as_long_as_they_are_not_here(tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "run")
+    seal(folder, result={"run_id": "r"})
+    assert absent_files(folder) == frozenset()
+    mark_absent(folder, ["outputs.h5", "metrics.csv"])
+    values = json.loads((folder / ".absent.json").read_bytes())
+    assert values == {"schema": 1, "files": ["metrics.csv", "outputs.h5"]}
+    assert absent_files(folder) == frozenset(), "they are here all the same"
+    (folder / "outputs.h5").unlink()
+    assert absent_files(folder) == {"outputs.h5"}
+    with pytest.raises(PublishError, match=r"outputs\.h5 is missing, .* names it; it was left where the run is from"):
+        verify(folder)
+    assert verify(folder, may_lack=absent_files(folder))["run_id"] == "r"
+    (folder / "outputs.h5").symlink_to("nowhere")
+    assert absent_files(folder) == frozenset(), "a link in its place is no file that was left"
+    (folder / "outputs.h5").unlink()
+    for _ in range(2):
+        mark_absent(folder, [])
+        assert not (folder / ".absent.json").exists()
+    with pytest.raises(PublishError, match=r"outputs\.h5 is missing, though the run's manifest names it$"):
+        verify(folder)
+    with pytest.raises(PublishError, match=r"outputs\.h5 is missing"):
+        verify(folder, may_lack=["metrics.csv"])
+    mark_absent(folder, ["metrics.csv"])
+    (folder / "metrics.csv").write_text("other")
+    with pytest.raises(PublishError, match=r"metrics\.csv is not what"):
+        verify(folder, may_lack=["metrics.csv", "outputs.h5"])
+    (folder / "metrics.csv").unlink()
+    (folder / "outputs.h5").write_text("other")
+    with pytest.raises(PublishError, match=r"outputs\.h5 is not what"):
+        verify(folder, may_lack=["metrics.csv"])
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"files":3}', b'{"files":null}'])
+def test_a_damaged_list_of_what_is_elsewhere_names_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".absent.json").write_bytes(content)
+    assert absent_files(tmp_path) == frozenset()
+
+
+def test_all_files_but_those_that_begin_with_a_dot_are_parts_of_a_run(tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "run")
+    for name in (".nfs0001", "a.csv", "result.json", "result.jsonl", "z.csv"):
+        (folder / name).write_bytes(b"")
+    seal(folder, result={"run_id": "r"})
+    (folder / ".nfs0001").unlink()
+    assert list(verify(folder)["manifest"]) == ["a.csv", "metrics.csv", "outputs.h5", "result.jsonl", "z.csv"]
+
+
+def resigned(**values: Any) -> bytes:
+    """Return a result as `seal` would sign it, by the words of the contract: sha256 over sorted keys, no blanks."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return json.dumps({**values, "digest": hashlib.sha256(text.encode()).hexdigest()}).encode()
+
+
+def test_a_result_that_others_wrote_by_the_contract_is_read_and_nothing_else_is(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    digest = hashlib.sha256(b"x").hexdigest()
+    path.write_bytes(resigned(run_id="r", manifest={"x": {"sha256": digest, "size": 1}}))
+    (tmp_path / "x").write_bytes(b"x")
+    assert verify(tmp_path)["run_id"] == "r"
+    for content in (
+        resigned(run_id="r", manifest=["x"]),
+        resigned(run_id="r"),
+        b'{"run_id":"r","manifest":{}}',
+        b'{"run_id":"r","manifest":{},"digest":null}',
+        b'{"run_id":"r","manifest":{},"digest":"~"}',
+        b"[]",
+    ):
+        path.write_bytes(content)
+        with pytest.raises(PublishError, match=r"result\.json"):
+            read_result(tmp_path)
+    for manifest in ({"x": {}}, {"x": 3}, {"x": None}, {"a/b": {"sha256": digest}}):
+        path.write_bytes(resigned(run_id="r", manifest=manifest))
+        with pytest.raises(PublishError, match="the manifest of run 'r' is damaged"):
+            verify(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(PublishError, match=r"result\.json is not a regular file"):
+        read_result(tmp_path)
+
+
+def test_a_signed_object_is_altered_by_any_change_and_an_unsigned_one_is_anybodys() -> None:
+    values = json.loads(signed({"a": 1, "z": 2, "digest": "an older one"}))
+    assert json.loads(resigned(a=1, z=2)) == values
+    assert not is_altered(values) and not is_altered({"a": 1})
+    for changed in (
+        {"a": 2},
+        {"z": 1},
+        {"b": 1},
+        {"digest": ""},
+        {"digest": "0" * 64},
+        {"digest": "g" * 64},
+        {"digest": None},
+    ):
+        assert is_altered({**values, **changed})
+
+
+def test_a_task_file_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "task.json"
+    for content in (signed({"task": "0001"}), b'{"task":"0001"}'):
+        path.write_bytes(content)
+        assert read_task_json(path)["task"] == "0001"
+    path.write_bytes(signed({"task": "0001"}).replace(b"0001", b"0002"))
+    with pytest.raises(SweepError, match=r"task\.json is not what its own digest says.* submit again"):
+        read_task_json(path)
+    path.write_bytes(b"[]")
+    with pytest.raises(BandError, match=r"task\.json must hold a JSON object"):
+        read_task_json(path)
+
+
+def test_events_are_read_from_the_offset_on_and_need_a_time_and_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    assert read_events(path, offset=7) == ([], 7)
+    path.write_bytes(b'{"t":1,"event":"a"}\n{"t":1.5,"event":"b"}\n{"t":null,"event":"c"}\n')
+    events, end = read_events(path, offset=20)
+    assert [event["event"] for event in events] == ["b"] and end == path.stat().st_size
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        read_events(path)
+
+
+def test_a_name_in_the_way_of_an_event_stream_is_not_an_error_and_as_many_wait_as_may(tmp_path: Path) -> None:
+    (tmp_path / "events").write_text("")
+    writer = EventWriter(tmp_path / "events" / "a.jsonl")
+    writer.MAX_WAITING = 3
+    assert [writer.write("epoch", n=n) for n in range(3)] == [False] * 3
+    (tmp_path / "events").unlink()
+    assert writer.flush()
+    assert [event["n"] for event in read_events(writer.path)[0]] == [0, 1, 2]
+    before = time.time()
+    assert writer.write("ended") and before <= read_events(writer.path)[0][-1]["t"] <= time.time()
+
+
+def test_a_folder_of_events_that_is_there_a_moment_later_takes_them_at_once(tmp_path: Path) -> None:
+    writer = EventWriter(tmp_path / "a.jsonl")
+    with hooked(AtCall(0, act=failing(errno.ENOENT))):  # as where another attempt has just made it
+        assert writer.write("claimed")
+    assert [event["event"] for event in read_events(writer.path)[0]] == ["claimed"]
+
+
+def test_a_folder_with_the_name_of_a_source_file_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("")
+    before = code_digest(tmp_path)
+    (tmp_path / "b.py").mkdir()
+    assert code_digest(tmp_path) == before
+
+
+def test_a_user_whose_name_is_no_part_of_a_path_still_has_one() -> None:
+    assert [user_name({"USER": name}) for name in ("ada", "a b/ä", "")] == ["ada", "a-b--", str(os.getuid())]
+
+
+def test_an_unknown_name_is_quoted_no_longer_than_it_helps() -> None:
+    with pytest.raises(SweepError) as caught:
+        check_name("/" * 5000, what="run id")
+    assert "run id must be" in str(caught.value) and len(str(caught.value)) < 300

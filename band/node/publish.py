@@ -38,13 +38,17 @@ def publish(finished: Path, *, sweep: SweepDir, run_id: str, attempt: str) -> tu
         "published" (by this call or, with the same content, before) or "superseded", and its `result.json`.
 
     Raises:
-        PublishError: `finished` is not sealed, damaged, or another run.
+        PublishError: `finished` is not sealed, damaged, or another run, or its copy does not read back as written.
         OSError: home cannot be written; calling again goes on where this broke off.
     """
     result = _checked(finished, run_id=run_id)
     if not _has_same(sweep, run_id=run_id, result=result):
         incoming = sweep.incoming_run(run_id, attempt=attempt)
-        copy_tree_verified(finished, incoming, sha256=_digests(finished, result=result))
+        try:
+            digests = {**manifest_digests(result), RESULT: sha256_file(finished / RESULT)}
+            copy_tree_verified(finished, incoming, sha256=digests)
+        except BandError as error:
+            raise PublishError(str(error)) from None
         return _settle(incoming, sweep=sweep, run_id=run_id, attempt=attempt, result=result), result
     return "published", result
 
@@ -75,13 +79,6 @@ def _checked(folder: Path, *, run_id: str) -> dict[str, Any]:
     if result.get("run_id") != run_id:
         raise PublishError(f"{folder} holds run {str(result.get('run_id'))[:80]!r}, not {run_id}")
     return result
-
-
-def _digests(folder: Path, *, result: dict[str, Any]) -> dict[str, str]:
-    try:
-        return {**manifest_digests(result), RESULT: sha256_file(folder / RESULT)}
-    except BandError as error:
-        raise PublishError(str(error)) from None
 
 
 def _has_same(sweep: SweepDir, *, run_id: str, result: dict[str, Any]) -> bool:

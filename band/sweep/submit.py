@@ -118,7 +118,7 @@ def packed_before(sweep: SweepDir, task: str, *, survey: Survey) -> Packed:
     seconds = sum(_cost(survey.manifest, run, epoch=survey.runs[run.id].epoch)[0] for run in left)
     return Packed(
         populations=(tuple(left),),
-        dataset=runs[0].dataset if runs else 0,
+        dataset=runs[0].dataset,
         seconds=seconds,
         memory_bytes=int(values["memory_bytes"]),
     )
@@ -161,7 +161,7 @@ def write(
     """
     tasks = dict(plan.continued)
     for task, members in plan.continued.items():
-        _follow_dataset(sweep, task=task, manifest=manifest, run=members[0])
+        _follow_dataset(sweep, task=task, manifest=manifest, members=members)
     for packed in plan.new:
         task = new_task(sweep)
         values = _task_values(packed, task=task, sweep=sweep, manifest=manifest, room=plan.room)
@@ -221,11 +221,10 @@ def _dataset(manifest: Manifest, number: int) -> dict[str, Any]:
     return {key: manifest.datasets[number][key] for key in ("path", "digest", "file_digest", "size_bytes")}
 
 
-def _follow_dataset(sweep: SweepDir, *, task: str, manifest: Manifest, run: str) -> None:
-    """Point a task that nobody holds to where its recording is now: its content is part of the run's identity."""
+def _follow_dataset(sweep: SweepDir, *, task: str, manifest: Manifest, members: Sequence[str]) -> None:
+    """Point a task that nobody holds to where its recording is now: its content is part of its runs' identity."""
     path = sweep.task(task).task_json
-    number = next((other.dataset for other in manifest.runs if other.id == run), None)
+    dataset = _dataset(manifest, next(run.dataset for run in manifest.runs if run.id in members))
     values = read_task_json(path)
-    if number is None or values["dataset"] == _dataset(manifest, number) or held_claim(path.parent):
-        return
-    write_atomic(path, signed({**values, "dataset": _dataset(manifest, number)}))
+    if values["dataset"] != dataset and not held_claim(path.parent):
+        write_atomic(path, signed({**values, "dataset": dataset}))

@@ -17,7 +17,7 @@ from stepping import DEATHS, AtCall, Held, failing, hooked, outcome, race, run_u
 
 from band.errors import PublishError
 from band.node.job import Timing
-from band.node.publish import Publisher, is_published, publish, publish_incoming
+from band.node.publish import Publisher, is_published, outcome_of, publish, publish_incoming
 from band.run_dir import SweepDir, seal, verify
 
 
@@ -347,3 +347,66 @@ def test_a_finished_run_that_is_damaged_waits_no_longer_and_is_taken_again_when_
     with hooked(keep):  # a scratch that does not let go of what is home already
         publisher.add("r", folder=anew)
     assert publisher.done == {"r"} and not publisher.damaged and not publisher.waiting and anew.exists()
+
+
+def test_whatever_the_digest_of_one_that_comes_later_it_is_kept_aside(tmp_path: Path, sweep: SweepDir) -> None:
+    bring(finished(tmp_path / "first"), sweep)
+    digest, above = verify(sweep.run("r"))["digest"], set()
+    for n in range(8):
+        other = finished(tmp_path / f"{n}", content=f"theirs {n}")
+        above.add(verify(other)["digest"] > digest)
+        assert bring(other, sweep, attempt=f"b{n}") == "superseded"
+    assert above == {True, False} and content_of(sweep) == "ours" and len(names(sweep.superseded)) == 8
+
+
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [
+        ({"training": {"outcome": "diverged"}}, "diverged"),
+        ({"training": {}}, None),
+        ({"training": "ok"}, None),
+        ({}, None),
+    ],
+)
+def test_of_a_result_that_tells_no_outcome_none_is_told(result: dict[str, Any], outcome: str | None) -> None:
+    assert outcome_of(result) == outcome
+
+
+def test_what_is_published_already_is_so_though_its_second_copy_cannot_be_removed(
+    tmp_path: Path, sweep: SweepDir
+) -> None:
+    bring(finished(tmp_path / "r"), sweep)
+    second = finished(sweep.incoming_run("r", attempt="b"))
+
+    def keep(name: str, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        if name in ("unlink", "rmdir"):
+            raise OSError(errno.EIO, "Input/output error")
+        return call()
+
+    for removes in (False, True):
+        with hooked(lambda name, call, args: call()) if removes else hooked(keep):
+            done = publish_incoming(second, sweep=sweep, run_id="r", attempt="b")
+        assert done is not None and done[0] == "published" and second.exists() != removes
+    assert content_of(sweep) == "ours" and names(sweep.superseded) == []
+
+
+def test_a_copy_that_home_garbles_is_told_of_that_run_alone(
+    tmp_path: Path, sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job: Any = SimpleNamespace(
+        sweep=sweep,
+        attempt=SimpleNamespace(name="a"),
+        timing=Timing(),
+        reporter=SimpleNamespace(report=lambda event, **fields: None),
+    )
+    publisher = Publisher(job)
+    run, other = finished(tmp_path / "r"), finished(tmp_path / "q", run_id="q")
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: real(file, bytes(data)[:-1] + b"?"))
+        publisher.add("r", folder=run)
+    publisher.add("q", folder=other)
+    assert "reads back differently" in publisher.damaged["r"] and publisher.done == {"q"} and not publisher.waiting
+    assert verify(run)["run_id"] == "r" and not sweep.run("r").exists()
+    publisher.add("r", folder=run)
+    assert content_of(sweep) == "ours" and not publisher.damaged

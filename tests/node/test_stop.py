@@ -22,7 +22,10 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> TimedController:
 
 @pytest.mark.parametrize(
     ("limit_s", "slowest_s", "margin_s"),
-    [(3600, 0, 60), (100, 0, 25), (20, 0, 10), (8, 0, 4), (3600, 30, 100), (3600, 1000, 1800)],
+    [
+        *((3600, 0, 60), (103, 0, 25.75), (30, 0, 10), (20, 0, 10), (9, 0, 4.5)),
+        *((3600, 30, 100), (3600, 1000, 1800), (-5, 0, 0)),  # the last: over when it begins
+    ],
 )
 def test_an_attempt_stops_before_its_time_limit_as_early_as_a_checkpoint_needs(
     slurm: TimedController, limit_s: int, slowest_s: float, margin_s: float
@@ -31,11 +34,14 @@ def test_an_attempt_stops_before_its_time_limit_as_early_as_a_checkpoint_needs(
     with in_slurm() as stop:
         assert stop.has_deadline
         for seconds in (slowest_s / 2, slowest_s, slowest_s / 3):  # the slowest counts
-            stop.took(seconds)
+            if seconds:
+                stop.took(seconds)
         slurm.now = limit_s - margin_s - 1
         assert not stop.is_asked() and stop.time_left_s() is None
         slurm.now = limit_s - margin_s
         assert stop.is_asked() and stop.reason == "time limit"
+        asked = slurm.asked
+        assert stop.is_asked() and (slurm.asked, stop.count) == (asked, 1)
         assert stop.patience_s(stop_s=7.0) == margin_s / 2
         assert stop.time_left_s() == margin_s - 5
         assert stop.requeue() and slurm.told == ["scontrol requeue 70_3"]
@@ -86,7 +92,9 @@ def test_where_slurm_does_not_answer_the_limit_of_the_environment_counts(
         ({}, "SIGTERM", False, False),  # the user's scancel, which must not be undone
         ({"PreemptTime": "1800000100"}, "preemption", True, True),
         ({"PreemptTime": "1800000100", "JobState": "COMPLETING"}, "SIGTERM", False, False),
+        ({"PreemptTime": "1800000100", "JobState": "SUSPENDED"}, "SIGTERM", False, False),
         ({"Restarts": "2"}, "requeued", True, False),  # Slurm has queued it again itself
+        ({"Restarts": "0"}, "SIGTERM", False, False),  # a controller that came back with an older state
         (None, "SIGTERM", False, False),
     ],
 )
@@ -120,6 +128,8 @@ def test_a_warning_asks_to_stop_if_another_job_is_to_take_the_place(slurm: Timed
 def test_the_first_reason_stands_and_slurms_second_signal_is_no_haste(slurm: TimedController) -> None:
     for stop, is_hasty in ((in_slurm(), False), (StopRequest(), True)):
         with stop:
+            assert not stop.is_hasty
+            assert stop.waited_s(since=2000.0) == 3000.0 + slurm.now and stop.waited_s(since=0.0) == 5000.0 + slurm.now
             os.kill(os.getpid(), signal.SIGINT)
             assert stop.is_asked() and not stop.is_hasty
             slurm.now += 10

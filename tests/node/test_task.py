@@ -23,7 +23,7 @@ from fake_task import HELPERS, QUICK, TRAINER, FakeTask, make_task
 from fake_trainer import expected_state
 from proc import children_of, has_ended, kill, wait_for
 from stepping import failing, hooked
-from told_slurm import Controller, in_slurm
+from told_slurm import ENVIRONMENT, Controller, in_slurm
 
 import band
 from band.attempts import Attempt, Claim, take
@@ -32,7 +32,7 @@ from band.node import child
 from band.node.course import make_work_folder
 from band.node.job import read_task
 from band.node.stop import StopRequest
-from band.node.task import main, run_task
+from band.node.task import main, run_task, slurm_task
 from band.run_dir import code_digest, seal, signed
 
 
@@ -556,8 +556,14 @@ def test_a_job_waits_for_a_home_that_shows_its_task_late_and_nobody_else_does(
         with stop:
             return run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop)
 
+    waits: list[float] = []
+    real = time.sleep
     start = time.monotonic()
-    assert attempt(StopRequest(), wait_s=60.0) == 75 and attempt(in_slurm(), wait_s=0.2) == 75
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", lambda seconds: (waits.append(seconds), real(seconds)))
+        assert attempt(StopRequest(), wait_s=60.0) == 75 and not waits
+        assert attempt(in_slurm(), wait_s=0.2) == 75 and time.monotonic() - start >= 0.2
+    assert set(waits) == {QUICK.retry_s}, "home is not asked without a pause"
     asked = in_slurm()
     asked.ask("rescue")
     assert attempt(asked, wait_s=60.0) == 75
@@ -607,3 +613,34 @@ def test_slurm_tells_whether_an_attempt_on_another_node_is_over(make: Any, monke
             codes[state] = run_task(task.task_json, trainer=TRAINER, timing=timing, stop=stop)
     assert codes == {"RUNNING": 4, "COMPLETING": 4, "NODE_FAIL": 0}
     assert_all_published(task, a=1)
+
+
+def test_a_job_that_had_itself_queued_again_ends_with_its_code_once_slurm_begins_to_end_it(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(a={"epochs": 500, "epoch_s": 0.02})
+    slurm = Controller(monkeypatch)
+    slurm.fields["PreemptTime"] = "1800000100"
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BAND_TRAINER", " ".join(TRAINER))
+    told: list[float] = []
+
+    def end_it() -> None:
+        wait_for(lambda: task.ledger()["epoch a 5"] == 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: bool(slurm.told))
+        time.sleep(0.5)
+        told.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ending = threading.Thread(target=end_it)
+    with StopRequest():  # puts the handlers back that the main process of a job would keep
+        ending.start()
+        with pytest.raises(SystemExit) as caught:
+            slurm_task(str(task.task_json), timing=QUICK)
+        ended = time.monotonic()
+    ending.join()
+    assert caught.value.code == 4 and ended >= told[0] and slurm.told == ["scontrol requeue 70_3"]
+    (interrupted,) = task.events("interrupted")
+    assert interrupted["reason"] == "preemption"

@@ -66,10 +66,12 @@ def test_a_task_file_holds_all_that_an_attempt_needs(local: LocalSweep) -> None:
 def test_what_was_packed_once_stays_packed_and_only_new_runs_get_new_tasks(local: LocalSweep) -> None:
     submit(local.sweep, members=3, limit=3)
     before = {path: path.read_bytes() for path in local.sweep.tasks.glob("*/task.json")}
+    inodes = [path.stat().st_ino for path in before]
     second = submit(local.sweep, members=1)
     assert second.continued == {"0001": ("run-1", "run-2"), "0002": ("run-0",)}
     assert sorted(run.id for task in second.new for run in task.runs) == ["run-3", "run-4"]
     assert {path: path.read_bytes() for path in before} == before
+    assert [path.stat().st_ino for path in before] == inodes, "what is right is not written again"
     third = submit(local.sweep)
     assert not third.new and len(third.continued) == 4
 
@@ -235,6 +237,25 @@ def test_of_several_recordings_each_task_reads_and_follows_its_own(local: LocalS
     local.sweep.manifest.write_text("\n".join([head, *(line for line in runs if line not in gone)]) + "\n")
     submit(local.sweep)
     assert {path: path.read_bytes() for path in before} == before, "of runs that are gone nobody knows the recording"
+
+
+def test_a_task_follows_its_recording_though_its_first_run_is_in_the_manifest_no_more(local: LocalSweep) -> None:
+    submit(local.sweep)
+    firsts = [members[0] for members in survey(local.sweep).ledger.tasks.values()]
+    head, *runs = local.sweep.manifest.read_text().splitlines()
+    left = [line for line in runs if not any(first in line for first in firsts)]
+    assert len(runs) == 5 and len(left) == 3
+    local.sweep.manifest.write_text("\n".join([head.replace("recording.h5", "moved.h5"), *left]) + "\n")
+    submit(local.sweep)
+    assert set(recordings(local).values()) == {"moved.h5"}
+
+
+@pytest.mark.parametrize("begun", ["0001", "0002"])
+def test_only_the_task_that_has_begun_stays_on_a_device_that_is_no_more_wanted(local: LocalSweep, begun: str) -> None:
+    submit(local.sweep)
+    EventWriter(local.sweep.event_file(begun, attempt="one")).write("started")
+    planned = plan(survey(local.sweep), sweep=local.sweep, room=dataclasses.replace(ROOM, device="cuda"))
+    assert list(planned.continued) == [begun]
 
 
 def test_a_task_of_several_populations_says_which_and_one_of_one_does_not(local: LocalSweep) -> None:
