@@ -45,6 +45,7 @@ TEMPLATE = """#!/bin/bash
 #SBATCH --mem=500M
 #SBATCH --cpus-per-task=1
 #SBATCH --partition={partition}
+unset LD_PRELOAD CHAOS_SKEW_S  # as whoever submitted it had them
 case $(hostname) in
 {clocks}
 esac
