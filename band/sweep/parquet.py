@@ -29,7 +29,9 @@ def write_parquet(path: Path, runs: Sequence[PublishedRun]) -> Path:
     columns: dict[str, list[Any]] = {}
     for number, run in enumerate(runs):
         for column, value in table_row(run).items():
-            columns.setdefault(column, [None] * len(runs))[number] = value
+            if column not in columns:
+                columns[column] = [None] * len(runs)
+            columns[column][number] = value
     table = pyarrow.table({column: _column(values) for column, values in columns.items()})
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer)
