@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from band.errors import BandError, DeviceError, StageError, VersionMismatch
 from band.files import remove_stale_temporaries
@@ -32,6 +32,7 @@ OF_THE_WHOLE_TASK = {  # errors that no division of a population mends, and what
 }
 
 Streams = Sequence[Sequence[Mapping[str, Any]]]
+T = TypeVar("T")
 
 
 def make_work_folder(path: Path) -> None:
@@ -74,14 +75,10 @@ class Course:
         job = self.job
         make_work_folder(job.work)
         remove_stale_temporaries(job.task.folder.path)
-        streams = task_events(job)
+        streams = self._from_home(lambda: task_events(job))
         if self._shall_leave(streams) and self.stop.leave_node():
             return self._leave()
-        for events in streams:
-            self.checkpoints.learn(events)
-        self.checkpoints.look_at_home()
-        self.leftovers = salvage(job, publisher=self.publisher, checkpoints=self.checkpoints)
-        self.publisher.done |= {run for run in job.task.run_ids if is_published(job.sweep, run)}
+        self._from_home(lambda: self._look_around(streams))
         self.plan = self._parts(streams)
         self.headway_from = self._headway()
         if self.plan and not self.stop.is_asked():
@@ -92,6 +89,29 @@ class Course:
             except BandError as error:
                 self._give_up(error=type(error).__name__, message=str(error))
         return self._finish(streams)
+
+    def _from_home(self, read: Callable[[], T]) -> T:
+        """Return what is read at home; a job waits a while for one that fails at its start.
+
+        Raises:
+            OSError: home goes on failing.
+        """
+        deadline = time.monotonic() + (self.job.timing.claim_wait_s if self.stop.allocation is not None else 0.0)
+        while True:
+            try:
+                return read()
+            except OSError:
+                if self.stop.is_asked() or time.monotonic() > deadline:
+                    raise
+            time.sleep(min(self.job.timing.retry_s, 1.0))
+
+    def _look_around(self, streams: Streams) -> None:
+        """Learn which runs are published, and which checkpoints and finished runs there are here and at home."""
+        for events in streams:
+            self.checkpoints.learn(events)
+        self.checkpoints.look_at_home()
+        self.leftovers = salvage(self.job, publisher=self.publisher, checkpoints=self.checkpoints)
+        self.publisher.done |= {run for run in self.job.task.run_ids if is_published(self.job.sweep, run)}
 
     def _headway(self) -> tuple[int, int]:
         return len(self.publisher.done), self.checkpoints.newest_step(self.job.task.run_ids)

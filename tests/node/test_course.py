@@ -15,6 +15,7 @@ from fake_task import QUICK, TRAINER, FakeTask, make_task
 from fake_trainer import expected_state
 from told_slurm import Controller, TimedController, in_slurm
 
+from band.node import course
 from band.node.job import Timing
 from band.node.stop import StopRequest
 from band.node.task import run_task
@@ -205,6 +206,24 @@ def test_what_no_division_mends_ends_the_task_with_its_own_code(
     assert event["runs"] == ["a", "b"] and event["error"] == error and event["traceback"] == "Traceback: here"
     assert event["message"] in capsys.readouterr().err and not task.events("split")
     assert [event["code"] for event in task.events("ended")] == [code]
+
+
+@pytest.mark.parametrize("where", ["task_events", "salvage", "is_published"])
+def test_a_home_that_fails_for_a_moment_at_the_start_of_a_job_is_waited_for(
+    make: Any, slurm: Controller, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    task = make(a={"epochs": 1})
+    failures, real = [OSError(errno.ESTALE, "Stale file handle")] * 4, getattr(course, where)
+
+    def fail(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(course, where, fail)
+    assert task.attempt() == 75 and len(failures) == 3, "nobody but a job waits"
+    assert attempt(task, in_slurm()) == 0 and not failures
+    assert list(task.published()) == ["a"]
 
 
 def test_a_division_that_makes_no_sense_is_passed_over_for_the_one_before(make: Any) -> None:
