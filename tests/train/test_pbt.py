@@ -228,8 +228,8 @@ def undisturbed(recording, tmp_path_factory):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_search_killed_at_random_moments_ends_bit_identical(undisturbed, recording, tmp_path, seed):
     run, folder, events = undisturbed
-    length_s = events[-1]["t"] - events[0]["t"]
-    train_with_kills(tmp_path, recording, {"search": run}, moments=random.Random(seed), length_s=length_s, kills=4)
+    moments = random.Random(seed)
+    train_with_kills(tmp_path, recording, {"search": run}, moments=moments, within=len(events) // 5, kills=4)
     again = tmp_path / "work" / "runs" / "search"
     assert_same(finished(again), finished(folder))
     assert (again / "lineage.csv").read_bytes() == (folder / "lineage.csv").read_bytes()

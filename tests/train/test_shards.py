@@ -71,7 +71,7 @@ def test_killed_and_continued_by_other_numbers_of_processes_it_comes_to_the_same
 
 def test_killed_at_random_moments_it_comes_to_the_same_bits(alone, recording, tmp_path):
     moments = random.Random(0)
-    train_with_kills(tmp_path, recording, {"search": a_search(shards=2)}, moments=moments, length_s=0.3, kills=3)
+    train_with_kills(tmp_path, recording, {"search": a_search(shards=2)}, moments=moments, within=6, kills=3)
     assert_equal(tmp_path / "work" / "runs" / "search", alone)
 
 
