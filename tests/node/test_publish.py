@@ -323,16 +323,17 @@ def test_a_home_that_refuses_is_asked_again_after_a_while_for_one_run_and_then_t
     assert all(is_published(sweep, run) for run in "qrs") and not any(map(Path.exists, folders.values()))
 
 
+def quiet_publisher(sweep: SweepDir) -> Publisher:
+    """Return the publisher of an attempt that reports nothing."""
+    reporter = SimpleNamespace(report=lambda event, **fields: None)
+    job: Any = SimpleNamespace(sweep=sweep, attempt=SimpleNamespace(name="a"), timing=Timing(), reporter=reporter)
+    return Publisher(job)
+
+
 def test_a_finished_run_that_is_damaged_waits_no_longer_and_is_taken_again_when_made_anew(
     tmp_path: Path, sweep: SweepDir
 ) -> None:
-    job: Any = SimpleNamespace(
-        sweep=sweep,
-        attempt=SimpleNamespace(name="a"),
-        timing=Timing(),
-        reporter=SimpleNamespace(report=lambda event, **fields: None),
-    )
-    publisher = Publisher(job)
+    publisher = quiet_publisher(sweep)
     run = finished(tmp_path / "r")
     damage_manifest(run)
     publisher.add("r", folder=run)
@@ -393,13 +394,7 @@ def test_what_is_published_already_is_so_though_its_second_copy_cannot_be_remove
 def test_a_copy_that_home_garbles_is_told_of_that_run_alone(
     tmp_path: Path, sweep: SweepDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job: Any = SimpleNamespace(
-        sweep=sweep,
-        attempt=SimpleNamespace(name="a"),
-        timing=Timing(),
-        reporter=SimpleNamespace(report=lambda event, **fields: None),
-    )
-    publisher = Publisher(job)
+    publisher = quiet_publisher(sweep)
     run, other = finished(tmp_path / "r"), finished(tmp_path / "q", run_id="q")
     real = os.write
     with monkeypatch.context() as patch:
