@@ -212,12 +212,13 @@ def copy_tree_verified(source: Path, target: Path, *, sha256: Mapping[str, str])
     target.mkdir(parents=True, exist_ok=True)
     for name, digest in sha256.items():
         assert "/" not in name and name not in ("", ".", ".."), f"{name!r} is no file name"
-        if not _holds(target / name, digest):
+        if not holds(target / name, digest):
             copy_verified(source / name, target / name, sha256=digest)
     fsync_folder(target)
 
 
-def _holds(path: Path, sha256: str) -> bool:
+def holds(path: Path, sha256: str) -> bool:
+    """Return whether `path` is a regular file with that content; False where it cannot be read."""
     try:
         return sha256_file(path) == sha256
     except (OSError, BandError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from band.errors import BandError
-from band.files import copy_verified, read_lines, sha256_file
+from band.files import copy_verified, holds, read_lines, sha256_file
 from band.node.job import Job
 from band.run_dir import CHECKPOINTS, read_events
 
@@ -128,7 +128,7 @@ class Checkpoints:
         try:
             copy_verified(source, target, sha256=digest)
         except (BandError, FileNotFoundError):
-            if not _holds(source, digest):  # a newer one whose event is on its way has its place, or scratch is gone
+            if not holds(source, digest):  # a newer one whose event is on its way has its place, or scratch is gone
                 del self._here[source]
             return
         self._home[slot] = digest
@@ -169,13 +169,6 @@ class Checkpoints:
             if (wanted <= self._records[digest].runs if whole else wanted & self._records[digest].runs)
         ]
         return sorted(fit, key=lambda digest: (self._records[digest].step, digest), reverse=True)
-
-
-def _holds(path: Path, digest: str) -> bool:
-    try:
-        return sha256_file(path) == digest
-    except (BandError, OSError):
-        return False
 
 
 def _files(folder: Path) -> list[tuple[int, Path]]:

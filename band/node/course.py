@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
-from band.errors import BandError, DeviceError, StageError, VersionMismatch
+from band.errors import BandError, ClaimError, DeviceError, StageError, VersionMismatch
 from band.files import remove_stale_temporaries
 from band.node.checkpoints import Checkpoints, task_events
-from band.node.job import Job
+from band.node.job import Job, Timing
 from band.node.publish import Publisher, is_published
 from band.node.salvage import salvage, sweep_up
 from band.node.scratch import is_required
@@ -33,6 +33,22 @@ OF_THE_WHOLE_TASK = {  # errors that no division of a population mends, and what
 
 Streams = Sequence[Sequence[Mapping[str, Any]]]
 T = TypeVar("T")
+
+
+def patiently(work: Callable[[], T], *, timing: Timing, stop: StopRequest) -> T:
+    """Return what `work` does at home; a job waits a while at its start for a home, or a claim, that is late.
+
+    Raises:
+        ClaimError, OSError: home goes on failing, or the task is still held.
+    """
+    deadline = time.monotonic() + (timing.claim_wait_s if stop.allocation is not None else 0.0)
+    while True:
+        try:
+            return work()
+        except (ClaimError, OSError):
+            if stop.is_asked() or time.monotonic() > deadline:
+                raise
+        time.sleep(min(timing.retry_s, 1.0))
 
 
 def make_work_folder(path: Path) -> None:
@@ -75,10 +91,10 @@ class Course:
         job = self.job
         make_work_folder(job.work)
         remove_stale_temporaries(job.task.folder.path)
-        streams = self._from_home(lambda: task_events(job))
+        streams = patiently(lambda: task_events(job), timing=job.timing, stop=self.stop)
         if self._shall_leave(streams) and self.stop.leave_node():
             return self._leave()
-        self._from_home(lambda: self._look_around(streams))
+        patiently(lambda: self._look_around(streams), timing=job.timing, stop=self.stop)
         self.plan = self._parts(streams)
         self.headway_from = self._headway()
         if self.plan and not self.stop.is_asked():
@@ -89,21 +105,6 @@ class Course:
             except BandError as error:
                 self._give_up(error=type(error).__name__, message=str(error))
         return self._finish(streams)
-
-    def _from_home(self, read: Callable[[], T]) -> T:
-        """Return what is read at home; a job waits a while for one that fails at its start.
-
-        Raises:
-            OSError: home goes on failing.
-        """
-        deadline = time.monotonic() + (self.job.timing.claim_wait_s if self.stop.allocation is not None else 0.0)
-        while True:
-            try:
-                return read()
-            except OSError:
-                if self.stop.is_asked() or time.monotonic() > deadline:
-                    raise
-            time.sleep(min(self.job.timing.retry_s, 1.0))
 
     def _look_around(self, streams: Streams) -> None:
         """Learn which runs are published, and which checkpoints and finished runs there are here and at home."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import band
 from band.attempts import Attempt, Claim, ended_here, take
-from band.errors import BandError, ClaimError, CodeMismatch
+from band.errors import BandError, CodeMismatch
 from band.node.allocation import Allocation, is_over
-from band.node.course import HOME_UNWRITABLE, SOME_FAILED, Course
+from band.node.course import HOME_UNWRITABLE, SOME_FAILED, Course, patiently
 from band.node.job import Job, OnEvent, Reporter, Skip, Task, Timing, read_task, say
 from band.node.publish import is_published
 from band.node.scratch import find_scratch
@@ -110,18 +109,15 @@ def _begin(task_json: Path, *, attempt: Attempt, timing: Timing, stop: StopReque
         CodeMismatch: this is other code than was submitted.
         BandError, OSError: as `read_task`, `Skip` and `attempts.take`.
     """
-    in_slurm = stop.allocation is not None
-    deadline = time.monotonic() + (timing.claim_wait_s if in_slurm else 0.0)
-    while True:
-        try:
-            task = read_task(task_json)
-            skip = Skip(task)
-            _check_code(task, skip=skip, attempt=attempt)
-            return task, skip, take(task.folder.path, attempt=attempt, is_over=is_over if in_slurm else ended_here)
-        except (ClaimError, OSError):
-            if stop.is_asked() or time.monotonic() > deadline:
-                raise
-        time.sleep(min(timing.retry_s, 1.0))
+
+    def begin() -> tuple[Task, Skip, Claim]:
+        task = read_task(task_json)
+        skip = Skip(task)
+        _check_code(task, skip=skip, attempt=attempt)
+        how = is_over if stop.allocation is not None else ended_here
+        return task, skip, take(task.folder.path, attempt=attempt, is_over=how)
+
+    return patiently(begin, timing=timing, stop=stop)
 
 
 def _check_code(task: Task, *, skip: Skip, attempt: Attempt) -> None:
