@@ -28,7 +28,7 @@ from band.train.loop import Loop, train_population
 from band.train.population import COLUMNS, Population
 from band.train.start import start_population
 from band.train.trials import Trials
-from benchmarks.cases import CASES, make_problem
+from benchmarks.cases import CASES, make_problem, predicted_bytes
 from benchmarks.floor import Product, flops, products
 from benchmarks.step import measure, ours, reference
 
@@ -93,14 +93,16 @@ class Bench:
             self.plain[case] = measure(reference(case, 1, "cuda"), seconds=self.seconds)["median_s"]
         return self.plain[case]
 
-    def ours(self, case: str, members: int, **environment: str) -> tuple[float, float, Counter[str]]:
+    def ours(
+        self, case: str, members: int, *, trials_at_once: int = 0, **environment: str
+    ) -> tuple[float, float, Counter[str]]:
         """Return seconds of a step, GPU bytes at its peak, and its kernels."""
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         os.environ.update(environment)
         try:
-            step = ours(case, members, "cuda")
+            step = ours(case, members, "cuda", trials_at_once=trials_at_once)
             seconds = measure(step, seconds=self.seconds)["median_s"]
             peak = torch.cuda.max_memory_reserved()
             names = kernels(step)
@@ -136,6 +138,22 @@ class Bench:
         problem = make_problem(CASES[case], range(members), device="cuda")
         step = torch.zeros((), dtype=torch.int64, device="cuda")
         return captured_s(lambda: problem.noise.training(step), repeats=1)
+
+    def pieces(self) -> list[list[str]]:
+        """Fewer trials at once: less memory for more time."""
+        rows = []
+        for case, members in (("small", 64), ("small-B256", 32), ("small-T140", 32), ("large", 32)):
+            batch, whole = CASES[case].batch_size, 0.0
+            for trials in (batch, batch // 2, batch // 4, batch // 8):
+                seconds, peak, names = self.ours(case, members, trials_at_once=trials)
+                whole = whole or seconds
+                predicted = predicted_bytes(case, members, trials_at_once=trials)
+                rows.append([
+                    case, str(members), str(trials), ms(seconds), f"{seconds / whole:.2f}", f"{peak / 2**20:.0f}",
+                    f"{predicted / 2**20:.0f}", str(names[""]),
+                ])  # fmt: skip
+                print("  ".join(f"{cell:>9}" for cell in rows[-1]), flush=True)
+        return rows
 
     def paths(self) -> list[list[str]]:
         """The ways to run a step beside each other."""
@@ -237,6 +255,8 @@ LEGENDS = {
     "lengths": "Case small with batches of 16 and 256, and with T 100 and 140.",
     "paths": "BAND_KERNELS=plain is ATen, BAND_GRAPHS=off launches kernels one by one. How long launches take depends "
     "on the host, and varied by a factor of two between calls.",
+    "pieces": "`train.trials_at_once`, as in RESULTS.md; predicted: `band/sizes.py`, without what CUDA and libraries "
+    "take. Pieces are captured too: kernels of one after the other.",
     "precision": "`train.matmul_precision`, as torch names it: float32 products in float32, or of TF32 parts.",
     "to_loss": "As in RESULTS.md: seconds until the validation loss that all of them reach; the population counts when "
     "its worst member has reached it.",
@@ -245,7 +265,7 @@ LEGENDS = {
     "scores": "Eight seeds of LFADS and of BAND, trained as one population with either precision; on valid, at the "
     "best epoch.",
 }
-SECTIONS = ("members", "lengths", "paths", "precision", "to_loss", "loop", "scores")
+SECTIONS = ("members", "lengths", "pieces", "paths", "precision", "to_loss", "loop", "scores")
 LENGTHS = ("small-B16", "small-B256", "small-T100", "small-T140")
 
 
@@ -304,6 +324,9 @@ def main() -> None:
                 print("  ".join(f"{cell:>9}" for cell in rows[-1]), flush=True)
         lines += ["", "## Lengths and batches", "", LEGENDS["lengths"]]
         lines += table(("case", "members", "reference ms", "ours ms", "x reference", "MiB"), rows)
+    if "pieces" in wanted:
+        header = ("case", "members", "trials at once", "ms", "x time", "MiB", "predicted MiB", "kernels")
+        lines += ["", "## Fewer trials at once", "", LEGENDS["pieces"], *table(header, bench.pieces())]
     if "paths" in wanted:
         lines += [
             "",

@@ -128,11 +128,23 @@ def _json_lines(values: Any) -> bytes:
     return b"\n".join(encoded(row) for row in rows) + b"\n"
 
 
+def _signed(data: bytes) -> bytes:
+    """Return the lines of a manifest with the digest that belongs to them, where the first can have one."""
+    first, *lines = data.decode().splitlines()
+    try:
+        head = dict(json.loads(first))
+    except (ValueError, TypeError):
+        return data
+    head.pop("digest", None)
+    digest = hashlib.sha256("\n".join([json.dumps(head), *lines]).encode()).hexdigest()
+    return "\n".join([json.dumps({**head, "digest": digest}), *lines, ""]).encode()
+
+
 def _sweep(folder: Path) -> SweepDir:
     sweep = SweepDir(folder / "sweeps/maze")
     for path in (sweep.runs, sweep.events, sweep.tasks / "0001", sweep.submissions / "0001", sweep.index, sweep.sync):
         path.mkdir(parents=True)
-    sweep.manifest.write_bytes(_json_lines(_manifest_lines()))
+    sweep.manifest.write_bytes(_signed(_json_lines(_manifest_lines())))
     (sweep.submissions / "0001/intent.json").write_bytes(encoded(_intent()))
     return sweep
 
@@ -680,7 +692,7 @@ def _answers(folder: Path) -> Callable[[bytes], None]:
 
 def _answer() -> dict[str, Any]:
     run = {"sha256": "a" * 64, "size": 9, "outcome": "ok", "files": {"model.pt": [3, "b" * 64]}, "absent": ["model.pt"]}
-    text = _json_lines(_manifest_lines()).decode()
+    text = _signed(_json_lines(_manifest_lines())).decode()
     listing = {"path": "/x", "manifest": text, "sweep_yaml": "a: 1", "runs": {RUNS[0]: run}, "bad": {"x": "why"}}
     listing |= {"logs": [["a.log", 3]], "tasks": {"0001": RUNS[:1]}}
     return {**listing, "schema": 1, "sources": [{"host": "far", "path": "/x"}]}
@@ -762,9 +774,9 @@ def _targets() -> dict[str, Target]:
         ),
         "manifests": Target(
             what="manifest.jsonl: read, surveyed, merged with another",
-            seeds=(_json_lines(_manifest_lines()),),
+            seeds=(_signed(_json_lines(_manifest_lines())),),
             prepare=_manifests,
-            structured=_from_lines(_manifest_lines()),
+            structured=lambda data: _signed(_json_lines(changed(_manifest_lines(), data))),
         ),
         "results": Target(
             what="result.json, .absent.json: verified, collected, written as a table",

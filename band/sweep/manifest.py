@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from band.config import RunConfig, to_dict
 from band.errors import SweepError
 from band.run_dir import check_name
+from band.sweep.identity import LEGACY
 
 SCHEMA = 1
 MANIFEST = "manifest.jsonl"
@@ -106,7 +108,7 @@ def parse_manifest(text: str, *, path: Path) -> Manifest:
         head = json.loads(lines[0])
         if head["kind"] != "sweep" or head["schema"] > SCHEMA:
             raise SweepError(f"{path}:1: schema {head['schema']} of a {head['kind']}; this band reads up to {SCHEMA}")
-        digest = head.pop("digest", None)
+        digest = _is(str, head.pop("digest"))
         manifest = Manifest(
             name=_name(head["name"]),
             base=_base(head["base"]),
@@ -119,10 +121,12 @@ def parse_manifest(text: str, *, path: Path) -> Manifest:
         for line in lines[1:]:
             number += 1
             manifest.runs.append(_run(json.loads(line), manifest))
+        number = 1
+        is_whole = digest == _digest(head, lines[1:])
     except (SweepError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         problem = str(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {error}"
         raise SweepError(f"{path}:{number}: not a line of a manifest ({problem}); generate the sweep again") from None
-    if digest is not None and digest != _digest(head, lines[1:]):
+    if not is_whole:
         raise SweepError(f"{path} is not what its own digest says: it was altered or is damaged; generate it again")
     return manifest
 
@@ -134,8 +138,8 @@ def _is(kind: type[Any], value: Any) -> Any:
 
 
 def _name(name: Any) -> str:
-    """Return the name of a sweep: that of any folder."""
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+    """Return the name of a sweep: that of any folder that can be printed."""
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or not name.isprintable():
         raise TypeError(f"{str(name)[:80]!r} is no name of a sweep")
     return name
 
@@ -150,12 +154,18 @@ def _value(value: Any) -> Any:
 
 
 def _base(base: Any) -> dict[str, Any]:
-    """Return a configuration of two levels, with a section `data` in it."""
+    """Return a configuration of two levels; fields that did not exist yet have the values of what was done then."""
     for part in _is(dict, base).values():
         for value in part.values() if isinstance(part, dict) else (part,):
             _value(value)
-    _is(dict, base["data"])
-    return dict(base)
+    complete = dict(base)
+    for section, fields in to_dict(RunConfig()).items():
+        if isinstance(fields, dict):
+            older = {name: LEGACY.get(f"{section}.{name}", value) for name, value in fields.items()}
+            complete[section] = {**older, **_is(dict, base.get(section, {}))}
+        else:
+            complete.setdefault(section, LEGACY[section])
+    return complete
 
 
 def _dataset(dataset: Any) -> dict[str, Any]:

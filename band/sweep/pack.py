@@ -101,7 +101,7 @@ def most_members(manifest: Manifest, *, given: int | None = None) -> int:
 def population_key(run: Run, *, config: Mapping[str, Any]) -> str:
     """Return what must be equal for two runs to be members of one population."""
     data = {key: value for key, value in config["data"].items() if key != "fold"}
-    parts = [run.dataset, data, config["arch"], config["train"], config["output"], config.get("pbt")]
+    parts = [run.dataset, data, config["arch"], config["train"], config["output"], config["pbt"]]
     return json.dumps(parts, sort_keys=True)
 
 

@@ -14,7 +14,6 @@ from band.run_dir import SweepDir, check_name
 from band.sweep.document import Document, read_document
 from band.sweep.fields import FIELDS
 from band.sweep.grid import Expansion, expand
-from band.sweep.identity import LEGACY
 from band.sweep.manifest import SWEEPS, Manifest, Run, manifest_text, read_manifest
 from band.sweep.policy import read_policy
 from band.yaml_file import Node, kind_of, plain
@@ -182,11 +181,11 @@ def _left(before: Manifest | None, wanted: Sequence[Run], manifest: Manifest, *,
 
 
 def _difference(config: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the full keys at which `config`, perhaps written before some of them existed, leaves `base`."""
+    """Return the full keys at which `config` leaves `base`."""
     overrides = {}
     for key in FIELDS:
         section, _, name = key.rpartition(".")
-        value = (config.get(section, {}) if section else config).get(name, LEGACY.get(key))
+        value = (config[section] if section else config)[name]
         if key != "data.path" and value != (base[section] if section else base)[name]:
             overrides[key] = value
     return overrides

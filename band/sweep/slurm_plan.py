@@ -125,8 +125,8 @@ def _check_processes(request: Request, *, survey: Survey, runs: Sequence[str]) -
     if not option:
         return
     for run in survey.manifest.runs:
-        pbt = survey.manifest.run_config(run).get("pbt", {})
-        shards = pbt.get("shards", 1) if pbt.get("members") else 1
+        pbt = survey.manifest.run_config(run)["pbt"]
+        shards = pbt["shards"] if pbt["members"] else 1
         if run.id in runs and shards != asked:
             raise SweepError(
                 f"{request.sbatch[option].origin}: {option} must be 1 for {run.id}: a job of band is one process on "

@@ -13,9 +13,9 @@ from typing import Any
 
 from band.attempts import read_claim
 from band.config import RunConfig, to_dict
-from band.files import canonical_json, sha256_file
+from band.files import sha256_file
 from band.run_dir import SweepDir, read_events, verify
-from band.sweep.manifest import read_manifest
+from band.sweep.manifest import Manifest, Run, manifest_text, read_manifest
 from band.sweep.schedulers import scheduler_for
 from band.sweep.status import Survey, take_survey
 
@@ -112,14 +112,11 @@ def make_sweep(
     recording = folder / "recording.h5"
     recording.write_bytes(b"spikes" * 1000)
     dataset = {"path": str(recording), "digest": "d", "file_digest": sha256_file(recording), "size_bytes": 6000}
-    head = {
-        "kind": "sweep", "schema": 1, "name": "demo", "datasets": [{**dataset, "shapes": SHAPES}],
-        "base": {**to_dict(RunConfig()), "epochs": 3, **(base or {})},
-    }  # fmt: skip
-    lines = [
-        {"kind": "run", "id": run, "dataset": 0, "overrides": dict(o), "retired": False} for run, o in runs.items()
-    ]
-    sweep.manifest.write_bytes(b"".join(canonical_json(line) + b"\n" for line in [head, *lines]))
+    manifest = Manifest(
+        name="demo", base={**to_dict(RunConfig()), "epochs": 3, **(base or {})},
+        datasets=[{**dataset, "shapes": SHAPES}], runs=[Run(run, 0, dict(own)) for run, own in runs.items()],
+    )  # fmt: skip
+    sweep.manifest.write_text(manifest_text(manifest))
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HELPERS), str(HELPERS.parents[1])]),

@@ -9,6 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from signed import signed
 
 from band.config import RunConfig, to_dict
 from band.run_dir import SweepDir, seal
@@ -92,7 +93,7 @@ def publish_sweep(
         if outputs is not None:
             write_outputs(target / "outputs.h5", outputs(run), bin_ms=bin_ms)
         seal(target, result=result_of(run_id, run, base=base, scores=scores(run), outcome=outcome(run)))
-    sweep.manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sweep.manifest.write_text(signed("\n".join(json.dumps(line) for line in lines)))
     return folder
 
 

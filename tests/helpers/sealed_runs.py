@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from signed import signed
+
 from band.config import RunConfig, to_dict
 from band.files import canonical_json
 from band.run_dir import SweepDir, seal, verify
@@ -39,7 +41,7 @@ def publish(folder: Path, numbers: Iterable[int], *, sizes: Mapping[str, int] = 
         line = {"kind": "run", "id": run, "dataset": 0, "overrides": {"seed": number}, "retired": False}
         text = canonical_json(line).decode()
         known += [text] if text not in known else []
-    sweep.manifest.write_text("\n".join(known) + "\n")
+    sweep.manifest.write_text(signed("\n".join(known)))
     return sweep
 
 

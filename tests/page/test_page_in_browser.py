@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from published_sweep import publish_sweep, runs_of
+from signed import signed
 
 from band.cli.sweep import main
 from band.run_dir import read_result, seal
@@ -302,7 +303,7 @@ def fail_a_run(folder):
     """Have a task whose run fails with a hostile message."""
     manifest = folder / "manifest.jsonl"
     line = {"kind": "run", "id": "bad", "dataset": 0, "overrides": {"hyper.lr": 9.0}, "retired": False}
-    manifest.write_text(manifest.read_text() + json.dumps(line) + "\n")
+    manifest.write_text(signed(manifest.read_text() + json.dumps(line)))
     intent = {"schema": 1, "action": "submit", "t": 1.0, "scheduler": "local", "runs": ["bad"]}
     intent |= {"tasks": {"0001": ["bad"]}, "failures": {}, "options": {}}
     (folder / "submissions/0001").mkdir(parents=True)

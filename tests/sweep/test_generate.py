@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from signed import signed
 from sweep_files import band_sweep, write_shapes, write_sweep
 
 from band.errors import ConfigError, SweepError
@@ -234,8 +235,8 @@ def test_a_manifest_from_before_a_field_existed_is_still_understood(folder: Path
     path = folder / "sweeps/s/manifest.jsonl"
     head, *rows = path.read_text().splitlines()
     values = json.loads(head)
-    del values["digest"], values["base"]["hyper"]["weight_decay"], values["base"]["train"]["dtype"]
-    path.write_text("\n".join([json.dumps(values), *rows]))
+    del values["base"]["hyper"]["weight_decay"], values["base"]["train"]["dtype"]
+    path.write_text(signed("\n".join([json.dumps(values), *rows])))
     second = generate(folder, seeds=[1])
     assert second.kept == first.new[1:] and second.retired == first.new[:1]
     after = read_manifest(folder / "sweeps/s")

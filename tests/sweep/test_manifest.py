@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from signed import signed
 from sweep_files import expand_text
 
 from band.config import run_config_from_dict, to_dict
@@ -45,6 +46,20 @@ def test_the_configuration_of_a_run_is_complete_valid_and_has_its_id(tmp_path: P
         assert config["data"]["path"] == str((tmp_path / "r.h5").resolve())
 
 
+def test_a_sweep_older_than_some_fields_has_what_was_done_before_them_and_keeps_its_ids(tmp_path: Path) -> None:
+    manifest = make_manifest(tmp_path)
+    head, *runs = manifest_text(manifest).splitlines()
+    values = json.loads(head)
+    for section, name in (("train", "matmul_precision"), ("hyper", "lr_patience"), ("data", "guard_trials")):
+        del values["base"][section][name]
+    del values["base"]["pbt"], values["base"]["seed"]
+    older = parse_manifest(signed("\n".join([json.dumps(values), *runs])), path=tmp_path / "manifest.jsonl")
+    for run, before in zip(older.active(), manifest.active(), strict=True):
+        config = older.run_config(run)
+        assert config == manifest.run_config(before) == to_dict(run_config_from_dict(config))
+        assert run_id(config, dataset_digest=older.datasets[run.dataset]["digest"]) == run.id
+
+
 def test_the_configuration_of_a_run_is_a_copy(tmp_path: Path) -> None:
     manifest = make_manifest(tmp_path)
     manifest.run_config(manifest.runs[0])["hyper"]["lr"] = 77
@@ -78,6 +93,9 @@ def test_a_sweep_is_found_by_path_name_and_file(tmp_path: Path, monkeypatch: pyt
             lambda lines: [lines[0].replace('"schema": 1', '"schema": 9'), *lines[1:]],
             "schema 9 of a sweep; .* reads up to 1",
         ),
+        (lambda lines: [lines[0].replace('"s"', '"\\u001b[31m"'), *lines[1:]], r"manifest\.jsonl:1: .*no name"),
+        (lambda lines: [lines[0].replace('"pack": 4', '"pack": 1e999'), *lines[1:]], r"manifest\.jsonl:1: .*not JSON"),
+        (lambda lines: [lines[0].replace('"digest": "', '"dig": "'), *lines[1:]], r"manifest\.jsonl:1: .*KeyError"),
         (lambda lines: [*lines[:2], lines[2][:20], *lines[3:]], r"manifest\.jsonl:3: not a line of a manifest"),
         (lambda lines: [*lines[:2], '{"kind": "run", "id": "x"}'], r"manifest\.jsonl:3: .*KeyError"),
     ],

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_sweep import make_sweep
+from signed import signed
 
 from band.errors import SweepError
 from band.files import append_line, canonical_json
@@ -167,7 +168,8 @@ def test_a_failed_member_that_a_later_attempt_leaves_out_stays_failed(tmp_path: 
 def test_retired_runs_are_kept_apart_and_not_waited_for(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "a", "b")
     head, first, second = sweep.manifest.read_text().splitlines()
-    sweep.manifest.write_text("\n".join([head, first, second.replace('"retired":false', '"retired":true')]))
+    retired = second.replace('"retired": false', '"retired": true')
+    sweep.manifest.write_text(signed("\n".join([head, first, retired])))
     publish(sweep, "a")
     found = survey(sweep)
     assert found.runs["b"].state == "retired" and found.is_complete

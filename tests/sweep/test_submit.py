@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from local_sweep import LocalSweep, make_sweep
+from signed import signed
 
 from band.attempts import Attempt, take
 from band.config import run_config_from_dict
@@ -107,7 +108,7 @@ def test_a_limit_takes_the_first_runs_of_the_manifest(local: LocalSweep) -> None
 def test_a_recording_that_moved_is_followed_unless_an_attempt_holds_the_task(local: LocalSweep) -> None:
     submit(local.sweep)
     moved = local.sweep.manifest.read_text().replace("recording.h5", "moved.h5")
-    local.sweep.manifest.write_text(moved)
+    local.sweep.manifest.write_text(signed(moved))
     take(local.sweep.task("0002").path, attempt=Attempt.current())
     submit(local.sweep)
     paths = [read_json_object(local.sweep.task(task).task_json)["dataset"]["path"] for task in ("0001", "0002")]
@@ -212,7 +213,7 @@ def two_recordings(local: LocalSweep) -> None:
     for run in runs[-2:]:
         run["dataset"] = 1
     runs.reverse()
-    local.sweep.manifest.write_text("".join(json.dumps(line) + "\n" for line in (head, *runs)))
+    local.sweep.manifest.write_text(signed("\n".join(json.dumps(line) for line in (head, *runs))))
 
 
 def recordings(local: LocalSweep) -> dict[str, str]:
@@ -227,14 +228,14 @@ def test_of_several_recordings_each_task_reads_and_follows_its_own(local: LocalS
     expected = {f"run-{n}": "other.h5" if n > 2 else "recording.h5" for n in range(5)}
     assert recordings(local) == expected
     text = local.sweep.manifest.read_text()
-    local.sweep.manifest.write_text(text.replace("other.h5", "far.h5").replace("recording.h5", "near.h5"))
+    local.sweep.manifest.write_text(signed(text.replace("other.h5", "far.h5").replace("recording.h5", "near.h5")))
     submit(local.sweep)
     assert recordings(local) == {run: "far.h5" if name == "other.h5" else "near.h5" for run, name in expected.items()}
     before = {path: path.read_bytes() for path in local.sweep.tasks.glob("*/task.json")}
     runs = local.sweep.manifest.read_text().splitlines()[1:]
     gone = [line for line in runs if "run-4" in line or "run-3" in line]
     head = local.sweep.manifest.read_text().splitlines()[0].replace("far.h5", "farther.h5")
-    local.sweep.manifest.write_text("\n".join([head, *(line for line in runs if line not in gone)]) + "\n")
+    local.sweep.manifest.write_text(signed("\n".join([head, *(line for line in runs if line not in gone)])))
     submit(local.sweep)
     assert {path: path.read_bytes() for path in before} == before, "of runs that are gone nobody knows the recording"
 
@@ -245,7 +246,7 @@ def test_a_task_follows_its_recording_though_its_first_run_is_in_the_manifest_no
     head, *runs = local.sweep.manifest.read_text().splitlines()
     left = [line for line in runs if not any(first in line for first in firsts)]
     assert len(runs) == 5 and len(left) == 3
-    local.sweep.manifest.write_text("\n".join([head.replace("recording.h5", "moved.h5"), *left]) + "\n")
+    local.sweep.manifest.write_text(signed("\n".join([head.replace("recording.h5", "moved.h5"), *left])))
     submit(local.sweep)
     assert set(recordings(local).values()) == {"moved.h5"}
 
