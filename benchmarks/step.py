@@ -75,11 +75,11 @@ def ours(case_name: str, members: int, device: str = "cpu", *, trials_at_once: i
             params.flat, gradient, moments, corrections=corrections, lr=4e-3 * ones, decay_ramp=ones, settings=settings
         )  # fmt: skip
 
-    captured = Captured(work, device=torch.device(device))
+    captured: Captured[None] = Captured(device=torch.device(device))
 
     def step() -> None:
         nonlocal count
-        captured(torch.tensor(count), settings.corrections(count + 1))
+        captured(work, torch.tensor(count), settings.corrections(count + 1))
         synchronize(device)
         count += 1
 

@@ -15,27 +15,27 @@ WARM_UP = 2  # calls as they are, by which libraries have their handles and kern
 
 
 class Captured(Generic[Result]):
-    """A function of tensors of fixed shapes, in tuples, lists and dataclasses, that may also change tensors in place.
+    """Calls of one function of tensors of fixed shapes, in tuples, lists and dataclasses; it may also change tensors.
 
     On a GPU the third call is recorded and, as every later one, replayed: the function itself is not called any more,
     and the tensors of its result are overwritten by the next call. On a CPU, or with BAND_GRAPHS=off, each call is a
-    call.
+    call. The function is not kept, so that the memory of a graph goes with the last name of what had it recorded.
     """
 
-    def __init__(self, function: Callable[..., Result], *, device: torch.device) -> None:
-        """Take the function, all of which must be done by the device, and where its tensors are."""
-        self._function, self._device = function, device
+    def __init__(self, *, device: torch.device) -> None:
+        """Take the device that does all that the function does."""
+        self._device = device
         self._is_wanted = device.type == "cuda" and os.environ.get("BAND_GRAPHS") != "off"
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, *inputs: Any) -> Result:
-        """Call it; tensors may lie on the CPU."""
+    def __call__(self, function: Callable[..., Result], *inputs: Any) -> Result:
+        """Call the function, the same each time; tensors may lie on the CPU."""
         self._calls += 1
         if not self._is_wanted or self._calls <= WARM_UP:
-            return self._function(*_moved(inputs, self._device, {}))
+            return function(*_moved(inputs, self._device, {}))
         if self._graph is None:
-            self._capture(inputs)
+            self._capture(function, inputs)
         else:
             for held, value in zip(self._held, _tensors(inputs), strict=True):
                 held.copy_(value, non_blocking=True)
@@ -43,13 +43,13 @@ class Captured(Generic[Result]):
         self._graph.replay()
         return self._result
 
-    def _capture(self, inputs: tuple[Any, ...]) -> None:
+    def _capture(self, function: Callable[..., Result], inputs: tuple[Any, ...]) -> None:
         copies: dict[int, Tensor] = {}
         arguments = _moved(inputs, self._device, copies, copy=True)
         self._held = [copies[id(value)] for value in _tensors(inputs)]
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._result = self._function(*arguments)
+            self._result = function(*arguments)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -88,7 +88,8 @@ class Loop:
         batch, held_out = fixed.augmenter.training(self._trials.batch(index, weight), index, step=population.step)
         noise = None if fixed.noise.is_of_tensors else fixed.noise.training(population.step)
         corrections = fixed.settings.corrections(population.step + 1)
-        outcome = self._stepped(torch.tensor(population.step), corrections, self._by_epoch, batch, held_out, noise)
+        inputs = torch.tensor(population.step), corrections, self._by_epoch, batch, held_out, noise
+        outcome = self._stepped(self._step, *inputs)
         population.step += 1
         return self._completed(self._find_diverged(outcome))
 
@@ -145,7 +146,8 @@ class Loop:
             by_epoch.setdefault(population.members[p].epoch, []).append(p)
         for epoch, rows in by_epoch.items():
             if len(rows) == len(population):
-                found = self._validated(*self._validation_inputs(self._fixed, epoch, self._by_epoch))
+                validate = partial(self._validate, population, self._fixed)
+                found = self._validated(validate, *self._validation_inputs(self._fixed, epoch, self._by_epoch))
             else:
                 some = population.keep(rows)
                 fixed, own = self._fixed_for(some), self._by_epoch[:, torch.tensor(rows, device=self._device)]
@@ -170,10 +172,9 @@ class Loop:
                 self._prepare()
 
     def _prepare(self) -> None:
-        population, fixed = self.population, self._fixed_for(self.population)
-        self._fixed = fixed
-        self._stepped = Captured(self._step, device=self._device)
-        self._validated = Captured(partial(self._validate, population, fixed), device=self._device)
+        self._fixed = self._fixed_for(self.population)
+        self._stepped: Captured[_Outcome] = Captured(device=self._device)
+        self._validated: Captured[Tensor] = Captured(device=self._device)
         self._epoch_batches = [self._shuffled(p) for p in range(len(self.population))]
         self._set_epoch_tensors()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -122,6 +123,24 @@ def test_a_member_of_sixteen_ends_like_it_does_alone(recording, dtype, bound):
         worst = max(worst, distance(together[name][0], row), distance(reverse[name][0], row))
     print(f"{dtype}: off by {worst:.1e}")
     assert worst <= bound
+
+
+def test_what_a_loop_recorded_goes_with_it(recording):
+    """The next generation of a search that fills the GPU finds it empty."""
+    gc.collect()
+    gc.disable()
+    try:
+        reserved = []
+        for _ in range(4):
+            loop = make_loop(recording, runs(64), device=GPU)
+            steps(loop, 20)
+            assert loop._stepped._graph is not None and loop._validated._graph is not None
+            reserved.append(torch.cuda.memory_allocated())
+            del loop
+        print(reserved)
+        assert max(reserved) <= 1.1 * reserved[0]
+    finally:
+        gc.enable()
 
 
 def test_a_continuation_is_bit_by_bit_the_same(recording, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -139,6 +141,21 @@ def test_a_parameter_that_is_not_finite_is_named_first(recording):
     assert loop.step() == [1]
     assert loop.population.members[1].first_non_finite == "parameter co_linear.weight"
     assert not loop.population.members[0].has_ended
+
+
+def test_a_loop_goes_with_its_last_name_and_so_does_what_a_gpu_recorded_for_it(recording):
+    loop = make_loop(recording, {"a": config(), "b": config(seed=1)})
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(8):
+            loop.end_epochs(loop.step())
+        assert loop.population.members[0].epoch == 2
+        left = weakref.ref(loop), weakref.ref(loop._stepped), weakref.ref(loop._validated)
+        del loop
+        assert [ref() for ref in left] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_selecting_members_carries_their_whole_state(recording):
