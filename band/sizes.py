@@ -126,8 +126,8 @@ def forward_flops(config: Mapping[str, Any], shapes: Shapes) -> float:
     return 2.0 * sum(weights * times for weights, times in layers(config["arch"], sizes_of(config, shapes)).values())
 
 
-def _activations(arch: Mapping[str, Any], train: Mapping[str, Any], sizes: Sizes) -> int:
-    """Return how many floats a step, or validation, takes beside the weights at its peak."""
+def _activations(arch: Mapping[str, Any], train: Mapping[str, Any], sizes: Sizes) -> tuple[int, int]:
+    """Return how many floats a step, and validation, take beside the weights at their peaks."""
     directions = 1 if arch.get("causal_con", True) else 2
     controller: int = arch["con_dim"] + directions * arch["ci_enc_dim"] if arch["co_dim"] else 0
     gated: int = 2 * arch["ic_enc_dim"] + arch["gen_dim"] + controller
@@ -136,7 +136,8 @@ def _activations(arch: Mapping[str, Any], train: Mapping[str, Any], sizes: Sizes
     at_once: int = train.get("trials_at_once") or max(batch, sizes.valid)
     step = gated * (UNIT_FLOATS * min(at_once, batch) + LASTING_FLOATS * batch) + LINEAR_FLOATS * linear * batch
     valid = gated * (VALID_FLOATS * min(at_once, sizes.valid) + sizes.valid) + LINEAR_FLOATS * linear * sizes.valid
-    return max(sizes.bins, sizes.recon_bins) * max(step, valid)
+    bins = max(sizes.bins, sizes.recon_bins)
+    return bins * step, bins * valid
 
 
 def with_trials_at_once(config: Mapping[str, Any], trials: int) -> dict[str, Any]:
@@ -144,14 +145,24 @@ def with_trials_at_once(config: Mapping[str, Any], trials: int) -> dict[str, Any
     return {**config, "train": {**config["train"], "trials_at_once": trials}}
 
 
-def training_bytes(config: Mapping[str, Any], sizes: Sizes, *, members: int) -> int:
-    """Return the memory that so many members take in training, beside the process itself."""
+def training_bytes(config: Mapping[str, Any], sizes: Sizes, *, members: int, is_recorded: bool = False) -> int:
+    """Return the memory that so many members take in training, beside the process itself.
+
+    Args:
+        config: a whole run configuration as nested plain values.
+        sizes: of its recording.
+        members: how many train together.
+        is_recorded: a step and validation have each memory of their own, as what a GPU records and replays has.
+    """
     weights = sum(count for count, _ in layers(config["arch"], sizes).values())
-    floats = COPIES * weights + _activations(config["arch"], config["train"], sizes)
+    activations = _activations(config["arch"], config["train"], sizes)
+    floats = COPIES * weights + (sum(activations) if is_recorded else max(activations))
     return members * FLOAT_BYTES * (2 if config["train"]["dtype"] == "float64" else 1) * floats
 
 
-def trials_that_fit(config: Mapping[str, Any], sizes: Sizes, *, members: int, free_bytes: int) -> int | None:
+def trials_that_fit(
+    config: Mapping[str, Any], sizes: Sizes, *, members: int, free_bytes: int, is_recorded: bool = False
+) -> int | None:
     """Return how many trials may be on their way through the model at once.
 
     Args:
@@ -159,12 +170,16 @@ def trials_that_fit(config: Mapping[str, Any], sizes: Sizes, *, members: int, fr
         sizes: of its recording.
         members: how many train together.
         free_bytes: what they have, beside the process itself.
+        is_recorded: as in `training_bytes`.
 
     Returns:
         what is configured where that fits; else half a batch, a quarter … ; None where not even LEAST_TRIALS fit.
     """
     trials: int = config["train"].get("trials_at_once", 0)
-    while training_bytes(with_trials_at_once(config, trials), sizes, members=members) > free_bytes:
+    while (
+        training_bytes(with_trials_at_once(config, trials), sizes, members=members, is_recorded=is_recorded)
+        > free_bytes
+    ):
         trials = ((trials or min(config["train"]["batch_size"], sizes.train)) + 1) // 2
         if trials < LEAST_TRIALS:
             return None

@@ -265,7 +265,7 @@ LEGENDS = {
     "scores": "Eight seeds of LFADS and of BAND, trained as one population with either precision; on valid, at the "
     "best epoch.",
 }
-SECTIONS = ("members", "lengths", "pieces", "paths", "precision", "to_loss", "loop", "scores")
+SECTIONS = ("members", "lengths", "paths", "pieces", "precision", "to_loss", "loop", "scores")
 LENGTHS = ("small-B16", "small-B256", "small-T100", "small-T140")
 
 
@@ -324,9 +324,6 @@ def main() -> None:
                 print("  ".join(f"{cell:>9}" for cell in rows[-1]), flush=True)
         lines += ["", "## Lengths and batches", "", LEGENDS["lengths"]]
         lines += table(("case", "members", "reference ms", "ours ms", "x reference", "MiB"), rows)
-    if "pieces" in wanted:
-        header = ("case", "members", "trials at once", "ms", "x time", "MiB", "predicted MiB", "kernels")
-        lines += ["", "## Fewer trials at once", "", LEGENDS["pieces"], *table(header, bench.pieces())]
     if "paths" in wanted:
         lines += [
             "",
@@ -335,6 +332,9 @@ def main() -> None:
             LEGENDS["paths"],
             *table(("case", "members", "path", "ms", "kernels"), bench.paths()),
         ]
+    if "pieces" in wanted:
+        header = ("case", "members", "trials at once", "ms", "x time", "MiB", "predicted MiB", "kernels")
+        lines += ["", "## Fewer trials at once", "", LEGENDS["pieces"], *table(header, bench.pieces())]
     if "precision" in wanted:
         lines += ["", "## Precision of products", "", LEGENDS["precision"]]
         lines += table(("case", "members", "highest ms", "high (TF32) ms", "ratio"), bench.precision())

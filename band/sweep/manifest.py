@@ -138,8 +138,8 @@ def _is(kind: type[Any], value: Any) -> Any:
 
 
 def _name(name: Any) -> str:
-    """Return the name of a sweep: that of any folder that can be printed."""
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or not name.isprintable():
+    """Return the name of a sweep: that of any folder."""
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
         raise TypeError(f"{str(name)[:80]!r} is no name of a sweep")
     return name
 

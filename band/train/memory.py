@@ -29,7 +29,8 @@ def trials_at_once(config: RunConfig, trials: Trials, *, members: int, gpu_bytes
         return own
     gpu_bytes = gpu_bytes or torch.cuda.get_device_properties(trials.device).total_memory
     free = int(SHARE * gpu_bytes) - CONTEXT_BYTES
-    found = trials_that_fit(to_dict(config), _sizes(trials, config), members=members, free_bytes=free)
+    sizes = _sizes(trials, config)
+    found = trials_that_fit(to_dict(config), sizes, members=members, free_bytes=free, is_recorded=True)
     if found != 0:
         found = found or LEAST_TRIALS
         print(f"{members} members are too much for {gpu_bytes / 2**30:.1f} GiB: {found} trials at once", flush=True)

@@ -93,7 +93,6 @@ def test_a_sweep_is_found_by_path_name_and_file(tmp_path: Path, monkeypatch: pyt
             lambda lines: [lines[0].replace('"schema": 1', '"schema": 9'), *lines[1:]],
             "schema 9 of a sweep; .* reads up to 1",
         ),
-        (lambda lines: [lines[0].replace('"s"', '"\\u001b[31m"'), *lines[1:]], r"manifest\.jsonl:1: .*no name"),
         (lambda lines: [lines[0].replace('"pack": 4', '"pack": 1e999'), *lines[1:]], r"manifest\.jsonl:1: .*not JSON"),
         (lambda lines: [lines[0].replace('"digest": "', '"dig": "'), *lines[1:]], r"manifest\.jsonl:1: .*KeyError"),
         (lambda lines: [*lines[:2], lines[2][:20], *lines[3:]], r"manifest\.jsonl:3: not a line of a manifest"),

@@ -47,6 +47,16 @@ def test_what_a_gpu_was_measured_to_take_was_predicted():
         assert 0.75 < predicted_bytes(name, members) / (mib * 2**20) < 1.33, f"{members} x {name}: {mib} MiB measured"
 
 
+def test_what_a_gpu_was_measured_to_take_in_pieces_was_predicted():
+    table = GPU_TABLE.read_text().partition("## Fewer trials at once")[2].partition("##")[0]
+    rows = re.findall(r"^\| ([\w-]+) \| (\d+) \| (\d+) \| [\d.]+ \| [\d.]+ \| (\d+) \| \d+ \|", table, re.MULTILINE)
+    assert len(rows) >= 12
+    for name, *numbers in rows:
+        members, trials, mib = map(int, numbers)
+        predicted = predicted_bytes(name, members, trials_at_once=trials)
+        assert 0.85 < predicted / (mib * 2**20) < 1.2, f"{members} x {name}, {trials} at once: {mib} MiB measured"
+
+
 @pytest.mark.parametrize(("name", "members", "at_once"), [("large", 2, 0), ("large", 2, 32), ("maze", 8, 16)])
 def test_what_a_process_takes_was_predicted(name, members, at_once):
     command = [sys.executable, "-c", STEPS, name, str(members), str(at_once)]
@@ -71,7 +81,7 @@ def test_a_gpu_with_too_little_memory_has_fewer_trials_at_once_and_what_is_confi
     assert trials_at_once(run, trials, members=64) == 0, "a CPU is not asked"
     assert trials_at_once(run, trials, members=64, gpu_bytes=80 * 2**30) == 0
     assert not capsys.readouterr().out
-    need = training_bytes(to_dict(run), _sizes_of(trials), members=64)
+    need = training_bytes(to_dict(run), _sizes_of(trials), members=64, is_recorded=True)
     tight = int((CONTEXT_BYTES + 0.99 * need) / 0.9)
     assert trials_at_once(run, trials, members=64, gpu_bytes=tight) == 8
     assert "64 members are too much for 0.7 GiB: 8 trials at once" in capsys.readouterr().out
