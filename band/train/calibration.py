@@ -20,7 +20,7 @@ from band.train.device import device_of
 from band.train.loop import Loop
 from band.train.start import start_population
 from band.train.trials import Trials
-from band.train.worker import error_name, keep_freed_memory
+from band.train.worker import LACKS_MEMORY, OF_THE_GPU, error_name, keep_freed_memory
 
 WARM_UP = 2  # steps that are not counted
 PAYS = 1.05  # twice the members pay if they do so much more in all
@@ -42,7 +42,7 @@ def rates(
         try:
             rate = _rate(config, recording, device=device, members=members, seconds=seconds)
         except (RuntimeError, MemoryError) as error:
-            if error_name(error) != "OutOfMemory":
+            if error_name(error) not in (LACKS_MEMORY, OF_THE_GPU):
                 raise
             return
         yield members, rate

@@ -24,6 +24,11 @@ from band.errors import BandError, StageError, VersionMismatch
 from band.train.provenance import versions
 
 SUPERVISOR_GONE = 3
+LACKS_MEMORY, OF_THE_GPU = "OutOfMemory", "OutOfMemoryError"  # names of failures; a population is halved after either
+GPU_IS_FULL = (
+    "the GPU's memory does not hold it; less is taken by fewer trials at once (train.trials_at_once), by a smaller "
+    "train.batch_size or by fewer members of a search"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,9 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         text = str(error) if isinstance(error, BandError) else traceback.format_exc()
         print(text, file=sys.stderr, flush=True)
-        events.send(
-            "failed", runs=arguments.runs.split(","), error=error_name(error), message=str(error), traceback=text
-        )
+        name = error_name(error)
+        message = f"{GPU_IS_FULL}: {error}" if name == OF_THE_GPU else str(error)
+        events.send("failed", runs=arguments.runs.split(","), error=name, message=message, traceback=text)
         return 1
 
 
@@ -101,13 +106,14 @@ def check_source(data: Path, *, home: Path) -> None:
 
 
 def error_name(error: Exception) -> str:
-    """Return the name that a failure goes by: that of its class, or one for all that lack of memory is called."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"MemoryError", "OutOfMemoryError"}:
-        return "OutOfMemory"
-    if isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error)):
-        return "OutOfMemory"
-    return type(error).__name__
+    """Return the name that a failure goes by: that of its class, or one for all that lack of memory is called.
+
+    Of a GPU's memory, unlike a job's, more cannot be asked for: lack of it has another name.
+    """
+    is_known = isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error))
+    if is_known and re.search("CUDA|HIP", str(error)):
+        return OF_THE_GPU
+    return LACKS_MEMORY if is_known or isinstance(error, MemoryError) else type(error).__name__
 
 
 class Events:

@@ -18,6 +18,7 @@ from tiny import Worker, config, write_recording, write_task
 
 from band.run_dir import verify
 from band.train.checkpoint import checkpoint_path, newest_checkpoint
+from band.train.worker import error_name
 
 TIMING = ("seconds",)
 
@@ -217,6 +218,25 @@ def test_an_error_is_told_to_the_supervisor_with_its_reason(recording, tmp_path)
     assert worker.wait() == 1
     assert events[-1]["event"] == "failed" and "empty.h5" in events[-1]["message"]
     assert "Traceback" not in events[-1]["traceback"], "a user's mistake has no traceback"
+
+
+@pytest.mark.parametrize(
+    ("fail", "name"),
+    [
+        (lambda: torch.empty(2**60), "OutOfMemory"),
+        (lambda: np.empty(2**55), "OutOfMemory"),
+        (lambda: torch.ones(2) @ torch.ones(3), "RuntimeError"),
+    ],
+)
+def test_lack_of_memory_has_one_name(fail, name):
+    with pytest.raises((RuntimeError, MemoryError)) as raised:
+        fail()
+    assert error_name(raised.value) == name
+
+
+def test_lack_of_a_gpus_memory_has_a_name_of_its_own():
+    assert error_name(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.53 GiB.")) == "OutOfMemoryError"
+    assert error_name(RuntimeError("CUDA error: out of memory")) == "OutOfMemoryError"
 
 
 def test_a_gpu_that_is_not_there_is_told_in_words_of_ours(recording, tmp_path, monkeypatch):
