@@ -3,6 +3,7 @@
     pip install cosmic-ray
     python scripts/mutants.py band/files.py tests/test_files.py tests/test_attempts.py --number 150 --seed 1
     python scripts/mutants.py band/files.py tests/test_files.py --again          # what survived, with tests added since
+    python scripts/mutants.py band/files.py tests/test_files.py --number 0 --since v1.0     # lines that changed since
 
 It works in a copy of the tree, under the temporary folder. First the tests run once on a module that notes which of
 its statements a test comes to, in whatever process. Then mutants are drawn by seed, and each is met by the tests that
@@ -25,8 +26,10 @@ import json
 import mmap
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -314,6 +317,16 @@ def occasions(source: str, *, seed: int, cache: Path) -> list[tuple[str, Mutant]
     return named
 
 
+def changed_lines(module: str, *, since: str) -> set[int]:
+    """Return the numbers of the lines that a module did not have at a revision."""
+    command = ["git", "diff", "--unified=0", since, "--", module]
+    text = subprocess.run(command, cwd=TREE, check=True, capture_output=True, text=True).stdout
+    found: set[int] = set()
+    for first, count in re.findall(r"^@@ \S+ \+(\d+)(?:,(\d+))? @@", text, re.MULTILINE):
+        found.update(range(int(first), int(first) + int(count or 1)))
+    return found
+
+
 def main() -> int:
     """Try mutants, print each that is not killed as a change, and at the end a line of figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -324,12 +337,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--slowest", type=float, default=3.0, metavar="SECONDS", help="no test that takes longer")
     parser.add_argument("--again", action="store_true", help="only those that were not killed before")
+    parser.add_argument("--since", metavar="REVISION", help="only lines of which git says that they changed since")
     parser.add_argument("--count", action="store_true", help="only say how many there are")
     wanted = parser.parse_args()
     source = (TREE / wanted.module).read_text()
     record = TREE / "build/mutants" / f"{wanted.module.replace('/', '.').removesuffix('.py')}.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
     named = occasions(source, seed=wanted.seed, cache=record.parent)
+    if wanted.since:
+        lines = changed_lines(wanted.module, since=wanted.since)
+        named = [(name, mutant) for name, mutant in named if mutant.line in lines]
     if wanted.count:
         print(f"{wanted.module}: {len(named)}")
         return 0
