@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fake_trainer import MEMORY_CGROUPS, expected_state
+from proc import state_of
 from slurm_job import PACED_TRAINER, SlurmTask, make_slurm_task, submit
 from slurm_lab.lab import Lab
 from tiny import Worker, config, write_recording, write_task
@@ -393,7 +394,9 @@ def test_of_a_lost_node_nothing_is_lost_and_what_it_does_on_waking_changes_nothi
         lab.wait_for(frozen.published, timeout_s=PATIENCE_S, what="the second attempt at the frozen task")
         director.wait_for_state(["frozen", "alive", "lost"], "COMPLETED")
         before = tree(frozen.sweep.runs)
-        for pid in asleep:
+        stopped = [pid for pid in asleep if state_of(pid) == "T"]  # and not what was about to end as it was stopped
+        assert len(stopped) >= 2, "supervisor and trainer"
+        for pid in stopped:
             os.kill(pid, signal.SIGCONT)
         lab.wait_for(frozen.endings, timeout_s=PATIENCE_S, what="the frozen attempt to give way")
         lab.wait_for(lambda: not lab.nodes["c1"].pids(job=director.jobs["frozen"]), what="its processes to end")

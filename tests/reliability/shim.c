@@ -185,7 +185,15 @@ static ino_t folder_of(const char *path) {
     return status_of(AT_FDCWD, above, &status) ? 0 : status.stx_ino;
 }
 
-static void know(ino_t name) { seen_names[num_names++ % MOST] = name; }
+static int is_known(ino_t name) {
+    for (unsigned place = 0; place < (num_names < MOST ? num_names : MOST); place++)
+        if (seen_names[place] == name) return 1;
+    return 0;
+}
+
+static void know(ino_t name) {
+    if (!is_known(name)) seen_names[num_names++ % MOST] = name;
+}
 
 /* When this process last looked into a folder; it looks anew if that is too long ago, or if it is told to. */
 static double look_at(ino_t folder, int is_anew) {
@@ -200,11 +208,18 @@ static double look_at(ino_t folder, int is_anew) {
     return now;
 }
 
-/* After a call on a name: what this process sees from now on. */
+/* After a call on a name: what this process sees from now on, the folders on the way there among it. */
 static void learn(const char *path, int is_done) {
+    char name[PATH_MAX];
     struct statx status;
     if (stale_s <= 0 || (!is_done && errno != EEXIST)) return;
-    if (!status_of(AT_FDCWD, path, &status)) know(status.stx_ino);
+    snprintf(name, sizeof name, "%s", path);
+    while (strcmp(name, root)) {
+        if (!status_of(AT_FDCWD, name, &status)) know(status.stx_ino);
+        char *slash = strrchr(name, '/');
+        if (!slash) break;
+        *slash = 0;
+    }
     if (is_done) look_at(folder_of(path), 1);
 }
 
@@ -215,8 +230,7 @@ static int is_hidden(int folder, const char *path) {
     if (stale_s <= 0 || !is_meant(folder, path, found) || !strcmp(found, root)) return 0;
     double looked_t = look_at(folder_of(found), 0);
     if (status_of(AT_FDCWD, found, &status)) return 0;
-    for (unsigned place = 0; place < (num_names < MOST ? num_names : MOST); place++)
-        if (seen_names[place] == status.stx_ino) return 0;
+    if (is_known(status.stx_ino)) return 0;
     if (status.stx_ctime.tv_sec + status.stx_ctime.tv_nsec / 1e9 <= looked_t) {
         know(status.stx_ino);
         return 0;

@@ -25,6 +25,7 @@ STALE_S = 0.1
 def together(works: Sequence[Callable[[], Any]], *, shim: Shim, root: Path, seed: int) -> list[dict[str, Any]]:
     """Do works at once, each in a process with a view of its own; return what each came to, and what was hidden."""
     start, started = os.pipe()
+    looked, has_looked = os.pipe()
     children = []
     for place, work in enumerate(works):
         ear, mouth = os.pipe()
@@ -38,6 +39,7 @@ def together(works: Sequence[Callable[[], Any]], *, shim: Shim, root: Path, seed
             try:
                 for path in (root, *root.rglob("*")):  # what it will be slow to see a change of
                     path.is_dir() and os.listdir(path)
+                os.close(has_looked)
                 os.read(start, 1)
                 answer["value"] = work()
             except BaseException as error:
@@ -48,8 +50,10 @@ def together(works: Sequence[Callable[[], Any]], *, shim: Shim, root: Path, seed
             os._exit(0)
         os.close(mouth)
         children.append((pid, ear))
-    os.close(start)
-    os.close(started)
+    os.close(has_looked)
+    os.read(looked, 1)  # its end: none has that open any more
+    for end in (looked, start, started):
+        os.close(end)
     answers = []
     for pid, ear in children:
         said = b""

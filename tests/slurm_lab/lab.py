@@ -128,7 +128,8 @@ class Lab:
             self._boot()
             self._start_munged()
             if self.plan.accounting:
-                self._start_accounts()
+                self._start_database()
+                self.start_dbd()
             self.start_controller()
             for node in self.nodes.values():
                 node.start(login=self.login)
@@ -218,21 +219,11 @@ class Lab:
         # Force: the folders of a test may be closed to all but their owner.
         self._start_daemon(["munged", "--foreground", "--force", *files], is_ready=socket_path.exists)
 
-    def _start_accounts(self) -> None:
-        """Start mariadbd and slurmdbd; once more where mariadbd 10.11 fell to a null pointer of its own as it began."""
-        for is_last in (False, True):
-            try:
-                self._start_database()
-                return self.start_dbd()
-            except LabError:
-                if is_last or self._daemons["mariadbd"].is_up(wait_s=1):
-                    raise
-
     def _start_database(self) -> None:
         root, socket_path = self.plan.root, self.plan.database_socket
-        socket_path.unlink(missing_ok=True)  # of one that has died
         small = ["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=16M"]
-        where = ["--no-defaults", "--user=root", f"--datadir={root}/database", *small]
+        # Its temporary tables are named by its process id, which in namespaces of their own all labs' servers have.
+        where = ["--no-defaults", "--user=root", f"--datadir={root}/database", f"--tmpdir={root}/run", *small]
         install = [
             "mariadb-install-db",
             *where,
@@ -240,8 +231,7 @@ class Lab:
             "--skip-test-db",
             "--force",
         ]
-        if not (root / "database/mysql").exists():
-            self.run(install, check=True)
+        self.run(install, check=True)
         quick = ["--skip-networking", "--innodb-flush-log-at-trx-commit=0"]
         files = [f"--socket={socket_path}", f"--pid-file={root}/run/mysql.pid"]
         self._start_daemon(["mariadbd", *where, *quick, *files], is_ready=socket_path.exists)
