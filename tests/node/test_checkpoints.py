@@ -106,13 +106,22 @@ def test_a_copy_that_comes_home_late_takes_the_place_of_none_of_the_attempt_that
 def test_copies_of_earlier_attempts_go_once_there_are_two_newer_ones(node: Node) -> None:
     for attempt in range(4):
         node.take_over(claim=2 * attempt)
+        before = node.at_home()
+        node.checkpoints.mirror([["a"]])
+        assert node.at_home() == before, "it has nothing of its own yet"
         for step in range(3):
             node.train(3 * attempt + step, "a", slot=step % 2)
             node.checkpoints.mirror([["a"]])
-            newest = sorted((int(text.split()[0]) for text in node.at_home().values()), reverse=True)
-            assert newest[:2] == [3 * attempt + step, 3 * attempt + step - 1][: len(newest)] and len(newest) <= 3
+            newest = 3 * attempt + step
+            expected = [newest, newest - 1][: step + 1] + ([newest - 1, newest - 2] if attempt and not step else [])
+            assert sorted((int(text.split()[0]) for text in node.at_home().values()), reverse=True) == expected
     node.checkpoints.clear_home()
     assert node.at_home() == {}
+
+
+def test_each_attempt_has_a_thousand_slots_and_no_two_have_one_in_common(node: Node) -> None:
+    slots = [slot for claim in range(30) for slot in node.attempt(claim=claim)._own]
+    assert len(slots) == len(set(slots)) == 30 * 1000
 
 
 def test_each_part_keeps_its_newest_copy_at_home_while_others_go_on(node: Node) -> None:

@@ -122,7 +122,7 @@ def test_the_work_of_an_attempt_that_has_taken_over_is_not_swept_up(make: Any, m
     assert not earlier.exists() and (later / "metrics.csv").exists()
 
 
-@pytest.mark.parametrize("holder", ["alive", "dead", "done", "of another node"])
+@pytest.mark.parametrize("holder", ["alive", "dead", "done", "of another node", "of another job"])
 def test_of_other_tasks_that_are_done_the_work_goes_unless_an_attempt_here_is_at_it(make: Any, holder: str) -> None:
     task = make("a")
     other = task.sweep.task("0001")
@@ -137,5 +137,8 @@ def test_of_other_tasks_that_are_done_the_work_goes_unless_an_attempt_here_is_at
         claim.release()
     elif holder == "of another node":
         take(other.path, attempt=dataclasses.replace(mine, restart=1, host="c2"))
+    elif holder == "of another job":
+        claim.release()
+        take(other.path, attempt=Attempt.current({"SLURM_JOB_ID": "6"}))
     assert task.attempt() == 0
     assert (task.work / f"0001.{mine.name}").exists() == (holder == "alive")
