@@ -76,8 +76,10 @@ class Allocation:
         excluded = fields.get("ExcNodeList", "")
         begin_t, end_t = (jobs.unix_time(fields.get(name, "")) for name in ("StartTime", "EndTime"))
         if begin_t is not None and end_t is not None:
-            # This node's clock may be behind Slurm's; the job is older than this process, by whatever clock.
-            end_t = min(end_t, self.start_t + (end_t - begin_t))
+            # This node's clock may be behind Slurm's; the job is older than this process, by whatever clock. Or so far
+            # ahead that the limit would have been over before this process began.
+            own_end_t = self.start_t + (end_t - begin_t)
+            end_t = own_end_t if end_t <= self.start_t else min(end_t, own_end_t)
         return Look(
             state=fields["JobState"],
             restarts=jobs.whole(fields.get("Restarts", "")) or 0,

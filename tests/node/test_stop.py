@@ -70,6 +70,19 @@ def test_a_node_whose_clock_is_behind_slurms_does_not_outstay_the_limit(
         assert stop.is_asked()
 
 
+@pytest.mark.parametrize("limit_s", [60, 240])
+def test_a_node_whose_clock_is_ahead_by_more_than_the_limit_has_the_limit_all_the_same(
+    slurm: TimedController, limit_s: float
+) -> None:
+    begin = START - 240
+    slurm.fields |= {"StartTime": f"{begin:.0f}", "EndTime": f"{begin + limit_s:.0f}"}
+    with in_slurm() as stop:
+        slurm.now = limit_s - limit_s / 4 - 1
+        assert not stop.is_asked()
+        slurm.now += 2
+        assert stop.is_asked()
+
+
 @pytest.mark.parametrize(
     ("environment", "end_s"),
     [({}, 3600), ({"SLURM_JOB_END_TIME": f"{START + 600:.0f}"}, 600), ({"BAND_TIME_LIMIT_S": ""}, None)],
