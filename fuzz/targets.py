@@ -135,10 +135,10 @@ def _signed(data: bytes) -> bytes:
     first, *lines = data.decode().splitlines()
     try:
         head = dict(json.loads(first))
+        head.pop("digest", None)
+        digest = manifest._digest(head, lines)
     except (ValueError, TypeError):
         return data
-    head.pop("digest", None)
-    digest = hashlib.sha256("\n".join([json.dumps(head), *lines]).encode()).hexdigest()
     return "\n".join([json.dumps({**head, "digest": digest}), *lines, ""]).encode()
 
 
